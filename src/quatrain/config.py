@@ -1,0 +1,323 @@
+"""Config: every number of a run, in frozen sections that say what they mean.
+
+A Config knows its own rules and reports all broken ones at once. Not for finding and merging
+recipes (recipe.py) nor for the Hugging Face spelling of a model (model/hf_config.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of fields; unknown names are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """Make a copy with some fields changed; fields that were derived are derived again."""
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
+
+    def problems(self) -> list[str]:
+        """List every rule between fields that is broken, each as one sentence with its remedy."""
+        return []
+
+    @model_validator(mode="after")
+    def _obey(self) -> Self:
+        if found := self.problems():
+            raise ValueError("\n".join(found))
+        return self
+
+
+class RopeScaling(Section):
+    """Llama 3's frequency scaling, which Scout uses (llama4.md section 1.2)."""
+
+    factor: float = Field(16.0, ge=1)
+    low_freq_factor: float = Field(1.0, gt=0)
+    high_freq_factor: float = Field(1.0, gt=0)
+    original_max_position_embeddings: int = Field(8192, gt=0)
+
+
+def _default_rope_layers(data: dict[str, Any]) -> tuple[int, ...]:
+    interval = data["no_rope_layer_interval"]
+    return tuple(int((layer + 1) % interval != 0) for layer in range(data["n_layers"]))
+
+
+def _default_moe_layers(data: dict[str, Any]) -> tuple[int, ...]:
+    step = data["interleave_moe_layer_step"]
+    return tuple(range(step - 1, data["n_layers"], step)) if step else ()
+
+
+class ModelConfig(Section):
+    """The architecture: Llama4TextConfig under the papers' names, and where weights come from."""
+
+    init: str | None = None
+    """A model directory, a run directory or a Hub id to start from; its architecture is used."""
+    preset: str | None = None
+    """A shipped architecture to start from at random."""
+
+    vocab_size: int = Field(8192, ge=2)
+    d_model: int = Field(256, ge=1)
+    n_layers: int = Field(4, ge=1)
+    n_heads: int = Field(8, ge=1)
+    n_kv_heads: int = Field(default_factory=lambda data: data["n_heads"], ge=1)
+    """Key and value heads; each serves n_heads / n_kv_heads query heads."""
+    d_k: int = Field(default_factory=lambda data: data["d_model"] // data["n_heads"], ge=2)
+    """Width of a head; Llama 4 allows n_heads x d_k != d_model."""
+
+    num_local_experts: int = Field(8, ge=1)
+    num_experts_per_tok: int = Field(1, ge=1)
+    intermediate_size_expert: int = Field(default_factory=lambda data: 2 * data["d_model"], ge=1)
+    """Inner width of each routed expert."""
+    intermediate_size_shared: int = Field(
+        default_factory=lambda data: data["intermediate_size_expert"], ge=1
+    )
+    """Inner width of the shared expert; Llama 4 makes it that of a routed one."""
+    intermediate_size_mlp: int = Field(default_factory=lambda data: 4 * data["d_model"], ge=1)
+    """Inner width of the feed-forward of layers without experts."""
+    interleave_moe_layer_step: int = Field(1, ge=0)
+    """Every how many layers has experts; 0 for none."""
+
+    no_rope_layer_interval: int = Field(4, ge=1)
+    rope_layers: tuple[int, ...] = Field(default_factory=_default_rope_layers)
+    """For each layer 1 where it uses RoPE and chunks, 0 where it is NoPE and global."""
+    moe_layers: tuple[int, ...] = Field(default_factory=_default_moe_layers)
+    """Indices of the layers with experts."""
+
+    max_position_embeddings: int = Field(8192, ge=1)
+    """The longest context in tokens."""
+    rms_norm_eps: float = Field(1e-5, gt=0, lt=1)
+    rope_theta: float = Field(500000.0, gt=0)
+    rope_scaling: RopeScaling | None = None
+    use_qk_norm: bool = True
+    attention_chunk_size: int | None = Field(8192, ge=1)
+    attn_temperature_tuning: bool = True
+    floor_scale: int = Field(8192, ge=1)
+    attn_scale: float = 0.1
+    attention_bias: bool = False
+    tie_word_embeddings: bool = False
+    initializer_range: float = Field(0.02, gt=0)
+
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the checkpoint's config.json that the maths does not read; written back as read."""
+
+    def problems(self) -> list[str]:
+        """See Section."""
+        found = []
+        leaves = self.d_model % self.n_heads
+        if "d_k" not in self.model_fields_set and leaves:
+            better = self.d_model + self.n_heads - leaves
+            found.append(
+                f"n_heads must divide d_model: d_model={self.d_model}, n_heads={self.n_heads} "
+                f"leaves {leaves}. Use d_model={better}, or set d_k."
+            )
+        if self.d_k % 2:
+            found.append(f"d_k must be even, since RoPE turns pairs: d_k={self.d_k}.")
+        if self.n_heads % self.n_kv_heads:
+            found.append(
+                f"n_kv_heads must divide n_heads: n_heads={self.n_heads}, "
+                f"n_kv_heads={self.n_kv_heads}."
+            )
+        if self.num_experts_per_tok > self.num_local_experts:
+            found.append(
+                f"num_experts_per_tok={self.num_experts_per_tok} exceeds "
+                f"num_local_experts={self.num_local_experts}."
+            )
+        if self.intermediate_size_shared != self.intermediate_size_expert:
+            found.append(
+                "intermediate_size_shared must equal intermediate_size_expert, since a Llama 4 "
+                f"checkpoint has one width for both: {self.intermediate_size_shared} and "
+                f"{self.intermediate_size_expert}."
+            )
+        if len(self.rope_layers) != self.n_layers or set(self.rope_layers) - {0, 1}:
+            found.append(
+                f"rope_layers needs a 0 or a 1 for each of the {self.n_layers} layers: "
+                f"{list(self.rope_layers)}."
+            )
+        if any(not 0 <= layer < self.n_layers for layer in self.moe_layers):
+            found.append(
+                f"moe_layers must lie in 0..{self.n_layers - 1}: {list(self.moe_layers)}."
+            )
+        return found
+
+
+class TokenizerConfig(Section):
+    """The tokenizer trained for a model that starts at random; ignored when model.init has one."""
+
+    path: str | None = None
+    """A directory with tokenizer.json; None trains one on the training data."""
+    kind: Literal["bpe", "char"] = "bpe"
+    elisions: bool = False
+    """Split l'|eau before merging; such a tokenizer cannot leave as GGUF."""
+
+
+class DataConfig(Section):
+    """What is read, and how it fills rows."""
+
+    train: tuple[str, ...] = ("AIffl/Alpaca_french_mixtral",)
+    """Files, or names of datasets on the Hub."""
+    eval: tuple[str, ...] = ()
+    """Files to judge on; empty with holdout=0 judges nothing."""
+    holdout: float = Field(0.0, ge=0, lt=1)
+    """The share of training groups (a context, a question) kept for judging."""
+    shape: Literal["auto", "alpaca", "messages", "sharegpt", "squad", "text"] = "auto"
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Where the file says otherwise: question, context, answer, text -> the file's column."""
+    hub_split: str = "train"
+    document: Literal["file", "line"] = "file"
+    """For plain text: whether a file or each line is a document."""
+    limit: int | None = Field(None, ge=1)
+    """Use the first so many training records."""
+    block_size: int = Field(512, ge=8)
+    """Tokens in a row."""
+    packing: Literal["best_fit", "padded"] = "best_fit"
+    max_bad_fraction: float = Field(0.01, ge=0, le=1)
+    """The share of unreadable records above which nothing starts."""
+    max_cut_fraction: float = Field(0.05, ge=0, le=1)
+    """The share of conversations longer than a row above which nothing starts."""
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+
+class TrainConfig(Section):
+    """How a run learns; a field left at None is settled from the data and recorded."""
+
+    task: Literal["sft", "pretrain"] = "sft"
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the data."""
+    max_steps: int | None = Field(None, ge=1)
+    budget: str | None = None
+    """A time box such as 20m or 1h30m, turned once into a number of steps."""
+    batch_size: int | None = Field(None, ge=1)
+    """Rows a step."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Rows at a time; the gradients of a step are summed over its micro-batches."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    min_learning_rate_ratio: float = Field(0.05, ge=0, le=1)
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, le=1)
+    decay_ratio: float = Field(0.2, ge=0, le=1)
+    """The share of steps in which WSD's rate falls."""
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    balance_loss_coef: float | None = Field(None, ge=0)
+    """Weight of the load-balancing loss; by default 0.01 in pretraining, 0 in SFT."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes under autocast; the weights stay fp32."""
+    activation_checkpointing: bool = False
+    loss_chunk_size: int = Field(1024, ge=1)
+    """Positions whose logits exist at one time."""
+    eval_interval: int | None = Field(None, ge=1)
+    """Steps between evaluations."""
+    save_interval: int | None = Field(None, ge=1)
+    """Steps between checkpoints; one is also kept at each evaluation."""
+    keep_last: int = Field(2, ge=2)
+    log_interval: int = Field(1, ge=1)
+    early_stop: int | None = Field(None, ge=1)
+    """End after so many evaluations without a better one."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1)
+
+    @field_validator("budget")
+    @classmethod
+    def _read_budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            seconds(value)
+        return value
+
+    def problems(self) -> list[str]:
+        """See Section."""
+        batch, micro = self.batch_size, self.micro_batch_size
+        if batch and micro and batch % micro:
+            return [
+                f"micro_batch_size must divide batch_size: batch_size={batch}, "
+                f"micro_batch_size={micro} leaves {batch % micro}."
+            ]
+        return []
+
+
+class EvalConfig(Section):
+    """How answers are judged while training."""
+
+    questions: int = Field(200, ge=0)
+    """How many held-out questions are answered at each evaluation."""
+    samples: int = Field(5, ge=0)
+    """How many of them are written to samples.jsonl."""
+
+
+class GenerateConfig(Section):
+    """How answers are drawn; temperature 0 is greedy."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.0, ge=0, le=100, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=1)
+    top_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    seed: int = Field(0, ge=0, lt=2**63)
+    batch_size: int = Field(32, ge=1)
+    """Prompts answered side by side."""
+
+
+class Config(Section):
+    """A run: its directory and its sections."""
+
+    run_dir: Path = Path("runs/run")
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvalConfig = EvalConfig()
+    generate: GenerateConfig = GenerateConfig()
+
+    @field_validator("run_dir", mode="before")
+    @classmethod
+    def _refuse_an_empty_name(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "":
+            raise ValueError("run_dir needs a name, such as runs/mine.")
+        return value
+
+    def problems(self) -> list[str]:
+        """See Section."""
+        row, context = self.data.block_size, self.model.max_position_embeddings
+        if row > context and self.model.init is None:
+            return [
+                f"data.block_size={row} exceeds model.max_position_embeddings={context}. "
+                f"Use data.block_size={context}."
+            ]
+        return []
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(budget: str) -> float:
+    """Read a length of time: `90s`, `20m`, `1h30m`."""
+    total, number = 0.0, ""
+    for letter in budget.strip().lower():
+        if letter in _UNITS and number:
+            total, number = total + float(number) * _UNITS[letter], ""
+        elif letter.isdigit() or (letter == "." and "." not in number):
+            number += letter
+        else:
+            break
+    else:
+        if total > 0 and not number:
+            return total
+    raise ValueError(f"a budget is a length of time such as 90s, 20m or 1h30m: {budget!r}.")

@@ -1,0 +1,136 @@
+"""Write beside, hash, rename: the only way files and directories get their final names.
+
+A directory written here carries `manifest.json`, which names every file with its size and SHA-256.
+A reader that calls `verify` knows that the directory is whole. Not for knowing what is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+TEMPORARY_MARK = ".tmp-"
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Push a file, or a directory's names, to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a directory
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step; a reader sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        fsync_path(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_path(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step, indented, keys in the order given."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_directory(final: Path, manifest: dict[str, Any]) -> Iterator[Path]:
+    """Give a temporary directory to fill; seal it with a manifest and rename it to `final`.
+
+    Nothing is left behind when the body raises. An older `final` is replaced only once the new one
+    is whole.
+
+    Args:
+        final: the name that the directory gets.
+        manifest: what the manifest says besides `files`; may be filled while the body runs.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        seal(temporary, manifest)
+        if final.exists():
+            remove_directory(final)
+        os.rename(temporary, final)
+        fsync_path(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def seal(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a filled directory and push everything to the disk."""
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            fsync_path(path)
+            name = path.relative_to(directory).as_posix()
+            files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    write_json(directory / MANIFEST, {**manifest, "files": files})
+    fsync_path(directory)
+
+
+def remove_directory(directory: Path) -> None:
+    """Delete a directory: renamed first, so that a half-deleted one never bears its old name."""
+    trash = directory.with_name(f".{directory.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
+    os.rename(directory, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Delete what killed writers left behind in `parent`."""
+    for path in parent.glob(f".*{TEMPORARY_MARK}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """Read a directory's manifest, or None where there is none that can be read."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
+
+
+def damage(directory: Path) -> str | None:
+    """Say what is wrong with a sealed directory, or None when every byte is as it was written."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return f"{MANIFEST} is missing or unreadable"
+    for name, expected in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{name}: {path.stat().st_size} bytes, {expected['size']} were written"
+        if sha256(path) != expected["sha256"]:
+            return f"{name}: its SHA-256 differs from the manifest's"
+    return None

@@ -1,0 +1,44 @@
+"""The two kinds of record that the line carries: a Conversation and a Document.
+
+Not for reading files (data/read.py) nor for guessing shapes (data/parse.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Questions and answers in their order, and what is needed to judge the last answer."""
+
+    messages: tuple[Message, ...]
+    """Alternating user and assistant turns, after at most one system turn; ends with the assistant."""
+    answers: tuple[str, ...]
+    """Every gold answer to the last question; the first is the last message's content."""
+    group: str
+    """What must not be split between training and evaluation: a context's title, or the question."""
+    source: str
+    """Where it came from, as `file:line` or `file:index`."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """The row's other columns (family, theme, level ...), for scores by field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain text to pretrain on."""
+
+    text: str
+    group: str
+    source: str
