@@ -1,11 +1,11 @@
-"""User errors: a code, what came, the rule, the remedy. Not for our own mistakes: those are asserts.
+"""User errors: a code, what came, the rule, the remedy. Our own mistakes are asserts.
 
-    QuatrainError
-    +-- ConfigError       Q2xx  exit 2   a recipe, an override, a command line
-    +-- DataError         Q3xx  exit 3   a question file, a dataset, prepared rows
-    +-- CheckpointError   Q4xx  exit 4   a run or model directory
-    +-- NonFiniteError    Q5xx  exit 5   a loss or gradient that is not a number
-    +-- ResourceError     Q6xx  exit 6   disk or memory
+QuatrainError
++-- ConfigError       Q2xx  exit 2   a recipe, an override, a command line
++-- DataError         Q3xx  exit 3   a question file, a dataset, prepared rows
++-- CheckpointError   Q4xx  exit 4   a run or model directory
++-- NonFiniteError    Q5xx  exit 5   a loss or gradient that is not a number
++-- ResourceError     Q6xx  exit 6   disk or memory
 """
 
 from __future__ import annotations

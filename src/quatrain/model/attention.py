@@ -1,0 +1,170 @@
+"""Attention: grouped-query, with RoPE and QK-norm on chunks, or without and on everything.
+
+`attend` is the joint: runs of tokens that see each other causally, however they are computed
+(plain causal, a mask, run by run, variable-length kernels, a cache); the ways agree, as the tests
+hold. Facts: llama4.md section 1.2.
+
+Shapes: B rows, T tokens, S keys, N query heads, K key heads, D width of a head, H model width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quatrain.config import ModelConfig
+from quatrain.model.cache import LayerCache
+from quatrain.model.layout import Layout, Runs
+from quatrain.model.norm import rms_normalise
+from quatrain.model.rope import rotate
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
+    """Let each query see its run's keys up to itself.
+
+    Args:
+        q: queries [B, N, T, D].
+        k: keys [B, K, T, D]; head n of q reads head n // (N / K).
+        v: values [B, K, T, D].
+        runs: which tokens belong together.
+
+    Returns:
+        [B, N, T, D].
+    """
+    if runs.one_per_row:
+        return _causal(q, k, v)
+    if _variable_length_kernel_serves(q):
+        return attend_variable_length(q, k, v, runs)
+    if _run_by_run_is_cheaper(runs):
+        return attend_run_by_run(q, k, v, runs)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=runs.mask, enable_gqa=True)
+
+
+def attend_run_by_run(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
+    """Compute each run on its own: no work outside the runs, no mask."""
+    rows = []
+    for row, lengths in enumerate(runs.lengths):
+        parts = [torch.split(x[row : row + 1], lengths, dim=2) for x in (q, k, v)]
+        done = [_causal(*part) for part in zip(*parts, strict=True)]
+        rows.append(torch.cat(done, dim=2))
+    return torch.cat(rows)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def attend_variable_length(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
+    """Compute all runs in one kernel of CUDA's flash attention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    batch, _, length, _ = q.shape
+    groups = q.shape[1] // k.shape[1]
+    flat_q, flat_k, flat_v = (
+        x.transpose(1, 2).flatten(0, 1) for x in (q, _repeat(k, groups), _repeat(v, groups))
+    )
+    bounds, longest = runs.cumulative, max(runs.flat)
+    out = varlen_attn(flat_q, flat_k, flat_v, bounds, bounds, longest, longest, window_size=(-1, 0))
+    assert isinstance(out, Tensor)
+    return out.view(batch, length, *out.shape[1:]).transpose(1, 2)
+
+
+def _repeat(x_BKTD: Tensor, groups: int) -> Tensor:
+    return x_BKTD.repeat_interleave(groups, dim=1) if groups > 1 else x_BKTD
+
+
+def _variable_length_kernel_serves(q: Tensor) -> bool:
+    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
+
+
+def _run_by_run_is_cheaper(runs: Runs) -> bool:
+    """Weigh the pairs that a mask wastes against the cost of a call for each run."""
+    length = sum(runs.lengths[0])
+    pairs_masked = len(runs.lengths) * length * length
+    pairs_needed = sum(n * n for n in runs.flat)
+    return pairs_masked - pairs_needed > len(runs.flat) * _PAIRS_PER_CALL
+
+
+_PAIRS_PER_CALL = 4096
+"""Query-key pairs that cost about as much as one more call."""
+
+
+def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: LayerCache) -> Tensor:
+    """Append new keys and values, then let each query see its row's past (and its chunk only).
+
+    Args:
+        q: queries [B, N, T, D].
+        k: keys [B, K, T, D].
+        v: values [B, K, T, D].
+        positions: of the new tokens [B, T].
+        cache: of this layer; its chunk bounds what is seen.
+    """
+    keys, values, held_BS = cache.extend(k, v, positions)
+    visible = (held_BS[:, None] >= 0) & (held_BS[:, None] <= positions[..., None])
+    if cache.chunk is not None:
+        visible &= held_BS[:, None] // cache.chunk == positions[..., None] // cache.chunk
+    return F.scaled_dot_product_attention(
+        q, keys, values, attn_mask=visible.unsqueeze(1), enable_gqa=True
+    )
+
+
+class Attention(nn.Module):
+    """The attention of one layer; whether it uses RoPE follows from config.rope_layers."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        heads, kv_heads, bias = config.n_heads, config.n_kv_heads, config.attention_bias
+        self.d_k, self.eps = config.d_k, config.rms_norm_eps
+        self.uses_rope = bool(config.rope_layers[layer])
+        self.uses_qk_norm = config.use_qk_norm and self.uses_rope
+        self.tunes_temperature = config.attn_temperature_tuning and not self.uses_rope
+        self.floor_scale, self.attn_scale = config.floor_scale, config.attn_scale
+        self.q_proj = nn.Linear(config.d_model, heads * config.d_k, bias=bias)
+        self.k_proj = nn.Linear(config.d_model, kv_heads * config.d_k, bias=bias)
+        self.v_proj = nn.Linear(config.d_model, kv_heads * config.d_k, bias=bias)
+        self.o_proj = nn.Linear(heads * config.d_k, config.d_model, bias=bias)
+
+    def forward(
+        self, x_BTH: Tensor, rotation: Tensor, layout: Layout, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Map [B, T, H] to [B, T, H].
+
+        Args:
+            x_BTH: normalised hidden states.
+            rotation: from RotaryPositionalEmbedding, for the layout's positions.
+            layout: positions and runs; without runs, the tokens continue what the cache holds.
+            cache: this layer's, or None.
+        """
+        q, k, v = self._heads(x_BTH, rotation, layout.positions)
+        runs = layout.chunks if self.uses_rope else layout.documents
+        if runs is not None:
+            out = attend(q, k, v, runs)
+            if cache is not None:
+                cache.store(k, v, layout.last_document_positions)
+        else:
+            assert cache is not None
+            out = attend_cached(q, k, v, layout.positions, cache)
+        joined: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
+        return joined
+
+    def _heads(
+        self, x_BTH: Tensor, rotation: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project to q [B, N, T, D], k and v [B, K, T, D], with positions applied."""
+        q, k, v = (
+            projection(x_BTH).unflatten(-1, (-1, self.d_k))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.uses_rope:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if self.uses_qk_norm:
+            q, k = rms_normalise(q, self.eps), rms_normalise(k, self.eps)
+        if self.tunes_temperature:
+            q = q * self._temperature(positions).to(q.dtype)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _temperature(self, positions_BT: Tensor) -> Tensor:
+        """Scale late queries up: 1 + attn_scale ln(1 + floor((p+1) / floor_scale))."""
+        steps = torch.floor((positions_BT.float() + 1) / self.floor_scale)
+        return (1 + self.attn_scale * torch.log1p(steps))[..., None, None]

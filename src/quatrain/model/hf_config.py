@@ -1,0 +1,164 @@
+"""The Hugging Face spelling of a model: config.json to ModelConfig and back.
+
+Every spelling of llama4.md section 1.1 is read: nested under `text_config` or flat, old
+`rope_scaling` and `rope_theta` or new `rope_parameters`, `no_rope_layers: []`, an integer
+`attn_temperature_tuning`. What is written is what transformers 5 writes for `llama4_text`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from quatrain.config import ModelConfig
+from quatrain.errors import CheckpointError
+
+_SAME_MEANING = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "head_dim": "d_k",
+    "num_local_experts": "num_local_experts",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "intermediate_size": "intermediate_size_expert",
+    "intermediate_size_mlp": "intermediate_size_mlp",
+    "interleave_moe_layer_step": "interleave_moe_layer_step",
+    "moe_layers": "moe_layers",
+    "no_rope_layer_interval": "no_rope_layer_interval",
+    "no_rope_layers": "rope_layers",
+    "max_position_embeddings": "max_position_embeddings",
+    "rms_norm_eps": "rms_norm_eps",
+    "use_qk_norm": "use_qk_norm",
+    "attention_chunk_size": "attention_chunk_size",
+    "attn_temperature_tuning": "attn_temperature_tuning",
+    "floor_scale": "floor_scale",
+    "attn_scale": "attn_scale",
+    "attention_bias": "attention_bias",
+    "tie_word_embeddings": "tie_word_embeddings",
+    "initializer_range": "initializer_range",
+    "bos_token_id": "bos_token_id",
+    "pad_token_id": "pad_token_id",
+}
+"""Hugging Face's name -> ours. Their `no_rope_layers` holds 1 where RoPE *is* used."""
+
+_DEFAULTS = {
+    "vocab_size": 202048, "hidden_size": 5120, "num_hidden_layers": 48,
+    "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+    "num_local_experts": 16, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+    "max_position_embeddings": 131072, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+"""Llama4TextConfig's values for fields that a config.json leaves out, where ours differ."""
+
+_DERIVED = {
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "layer_types",
+    "rope_scaling", "rope_theta", "rope_parameters", "eos_token_id", "hidden_act",
+    "attention_dropout", "auto_map", "_attn_implementation_autoset", "quantization_config",
+    "for_llm_compressor", "cache_implementation", "_name_or_path",
+}  # fmt: skip
+_TEMPERATURE_AS_INTEGER = 4  # what transformers 4.51 wrote for True
+
+
+def from_hf(config: dict[str, Any]) -> ModelConfig:
+    """Read the content of a config.json.
+
+    Raises:
+        CheckpointError: Q410 for another architecture, a quantised checkpoint, or a field whose
+            value this model cannot have.
+    """
+    text = _text_part(config)
+    _refuse_what_we_lack(config, text)
+    stated = {**_DEFAULTS, **{name: value for name, value in text.items() if value is not None}}
+    values = {ours: stated[theirs] for theirs, ours in _SAME_MEANING.items() if theirs in stated}
+    if "attention_chunk_size" in text:  # None means no chunks; absent means the default
+        values["attention_chunk_size"] = text["attention_chunk_size"]
+    if not values.get("rope_layers"):
+        values.pop("rope_layers", None)
+    values["attn_temperature_tuning"] = bool(values.get("attn_temperature_tuning", True))
+    values.update(_rope(text))
+    eos = stated["eos_token_id"]
+    values["eos_token_ids"] = tuple(eos) if isinstance(eos, list) else (eos,)
+    values["extra"] = {
+        name: value
+        for name, value in text.items()
+        if name not in _SAME_MEANING and name not in _DERIVED
+    }
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CheckpointError("Q410", f"config.json breaks the model's rules: {found}") from None
+
+
+def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+    kind = config.get("model_type")
+    if kind == "llama4" and isinstance(config.get("text_config"), dict):
+        text = dict(config["text_config"])
+        text.setdefault("tie_word_embeddings", config.get("tie_word_embeddings", False))
+        return text
+    if kind == "llama4_text":
+        return config
+    raise CheckpointError(
+        "Q410",
+        f"config.json says model_type {kind!r}; this trainer's models are llama4 and llama4_text.",
+        "Give a Llama 4 directory.",
+    )
+
+
+def _refuse_what_we_lack(config: dict[str, Any], text: dict[str, Any]) -> None:
+    if config.get("quantization_config") or text.get("quantization_config"):
+        raise CheckpointError(
+            "Q410",
+            "config.json has a quantization_config; quantised checkpoints are not read.",
+            "Use the bf16 checkpoint of the same model.",
+        )
+    if text.get("hidden_act", "silu") != "silu":
+        raise CheckpointError("Q410", f"hidden_act must be silu: {text['hidden_act']!r}.")
+    if text.get("attention_dropout"):
+        raise CheckpointError(
+            "Q410", f"attention_dropout must be 0: {text['attention_dropout']!r}."
+        )
+
+
+def _rope(text: dict[str, Any]) -> dict[str, Any]:
+    """Read both spellings of theta and scaling."""
+    new = text.get("rope_parameters") or {}
+    old = text.get("rope_scaling") or {}
+    scaling = {**old, **new}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    values: dict[str, Any] = {
+        "rope_theta": scaling.get("rope_theta") or text.get("rope_theta") or 500000.0
+    }
+    if kind == "llama3":
+        names = ("factor", "low_freq_factor", "high_freq_factor",
+                 "original_max_position_embeddings")  # fmt: skip
+        values["rope_scaling"] = {name: scaling[name] for name in names if name in scaling}
+    elif kind != "default":
+        raise CheckpointError("Q410", f"rope_type must be default or llama3: {kind!r}.")
+    return values
+
+
+def to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
+    """Spell a model as transformers' Llama4TextConfig does."""
+    fields: dict[str, Any] = {"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text"}
+    fields.update(config.extra)
+    for theirs, ours in _SAME_MEANING.items():
+        value = getattr(config, ours)
+        fields[theirs] = list(value) if isinstance(value, tuple) else value
+    scaling = config.rope_scaling
+    fields["rope_parameters"] = {
+        "rope_type": "llama3" if scaling else "default",
+        "rope_theta": config.rope_theta,
+        **(scaling.model_dump() if scaling else {}),
+    }
+    fields["layer_types"] = [
+        "chunked_attention" if rope else "full_attention" for rope in config.rope_layers
+    ]
+    fields["hidden_act"] = "silu"
+    fields["attention_dropout"] = 0.0
+    eos = list(config.eos_token_ids)
+    fields["eos_token_id"] = eos[0] if len(eos) == 1 else eos or None
+    fields["dtype"] = dtype
+    return fields

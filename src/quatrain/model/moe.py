@@ -1,0 +1,181 @@
+"""Mixture of experts: a router chooses, a dispatch sorts, the experts multiply.
+
+    1. router      logits in float32; the k best experts of each token; score = sigmoid(logit)
+    2. dispatch    copy each token k times, scale the copy by its score, sort by expert
+    3. experts     SwiGLU on each expert's own rows; an expert without rows does nothing
+    4. combine     unsort, then sum the k results of each token, and add the shared expert
+
+The score multiplies the expert's *input* and the k scores are not normalised: SwiGLU is not
+homogeneous, so scaling the output would be another model (llama4.md section 1.2).
+
+Shapes: B rows, T tokens, N = B x T, K experts a token, R = N x K, E experts, H model width,
+I inner width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quatrain.config import ModelConfig
+from quatrain.model.weights import grouped_linear
+
+
+class Routing(NamedTuple):
+    """What the router of one layer did, for statistics and the balance loss."""
+
+    load_E: Tensor
+    """Tokens that chose each expert, padding left out, int64."""
+    balance: Tensor
+    """Sum over rows of tokens x imbalance (see `imbalance`), a scalar; 1 a token when even."""
+
+
+class SharedMLP(nn.Module):
+    """SwiGLU for every token: the shared expert, and the feed-forward of layers without experts."""
+
+    def __init__(self, d_model: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(d_model, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(d_model, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., H] to [..., H]."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class ExpertMLP(nn.Module):
+    """The stack of all routed experts, each a SwiGLU on its own rows."""
+
+    def __init__(self, num_experts: int, d_model: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, d_model, 2 * intermediate_size))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, d_model))
+
+    def forward(self, x_RH: Tensor, counts_E: Tensor) -> Tensor:
+        """Map rows sorted by expert [R, H] to [R, H]; counts [E] says how many each has."""
+        gate_RI, up_RI = grouped_linear(x_RH, self.gate_up_proj, counts_E).chunk(2, dim=-1)
+        return grouped_linear(F.silu(gate_RI) * up_RI, self.down_proj, counts_E)
+
+
+class Router(nn.Module):
+    """Choose k experts for each token, in float32 whatever the model's dtype.
+
+    Differs from transformers, which chooses in the model's dtype: bfloat16 logits tie.
+    """
+
+    def __init__(self, d_model: int, num_experts: int, num_experts_per_tok: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+        self.num_experts_per_tok = num_experts_per_tok
+
+    def forward(self, x_NH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores [N, K] in (0, 1), the experts' indices [N, K], all logits [N, E]."""
+        with torch.autocast(x_NH.device.type, enabled=False):
+            logits_NE = F.linear(x_NH.float(), self.weight.float())
+            chosen_NK, experts_NK = logits_NE.topk(self.num_experts_per_tok, dim=-1)
+            return chosen_NK.sigmoid(), experts_NK, logits_NE
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """The order that brings each token's copies to their experts, on this process."""
+
+    order_R: Tensor
+    """Which copy comes at each sorted place."""
+    inverse_R: Tensor
+    counts_E: Tensor
+
+    @classmethod
+    def sort(cls, experts_NK: Tensor, num_experts: int) -> Dispatch:
+        """Sort copies by expert, tokens in order within an expert."""
+        flat_R = experts_NK.flatten()
+        order_R = flat_R.argsort(stable=True)
+        inverse_R = torch.empty_like(order_R)
+        inverse_R[order_R] = torch.arange(len(order_R), device=order_R.device)
+        return cls(order_R, inverse_R, torch.bincount(flat_R, minlength=num_experts))
+
+    def bring(self, x_NH: Tensor, scores_NK: Tensor) -> Tensor:
+        """Scale each copy by its score and sort: [N, H] to [R, H]."""
+        copies_RH = (x_NH[:, None] * scores_NK[..., None].to(x_NH.dtype)).flatten(0, 1)
+        sorted_RH: Tensor = _Permute.apply(copies_RH, self.order_R, self.inverse_R)
+        return sorted_RH
+
+    def combine(self, y_RH: Tensor, num_per_token: int) -> Tensor:
+        """Unsort, then sum each token's copies: [R, H] to [N, H]; the order of sums is fixed."""
+        unsorted_RH: Tensor = _Permute.apply(y_RH, self.inverse_R, self.order_R)
+        return unsorted_RH.view(-1, num_per_token, unsorted_RH.shape[1]).sum(1)
+
+
+class _Permute(torch.autograd.Function):
+    """Gather by a permutation; the gradient is gathered by its inverse, not scattered."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x[order]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0][inverse], None, None
+
+
+def imbalance(logits_BTE: Tensor, experts_BTK: Tensor, real_BT: Tensor | None) -> Tensor:
+    """Measure how unevenly each row uses the experts: 1 when even, E when all choose one.
+
+    For a row, E x sum over experts of (share of choices) x (mean softmax probability), padding
+    left out (Fedus et al., 2021, equation 4; there over a batch, here over a row, so that how
+    rows are batched changes nothing).
+
+    Returns:
+        [B]; the gradient flows through the probabilities.
+    """
+    num_experts = logits_BTE.shape[-1]
+    chosen_BTE = F.one_hot(experts_BTK, num_experts).sum(2).float()
+    probability_BTE = logits_BTE.softmax(-1)
+    if real_BT is not None:
+        chosen_BTE = chosen_BTE * real_BT[..., None]
+        probability_BTE = probability_BTE * real_BT[..., None]
+        tokens_B1 = real_BT.sum(1, keepdim=True).clamp(min=1).float()
+    else:
+        tokens_B1 = logits_BTE.new_full((len(logits_BTE), 1), logits_BTE.shape[1])
+    share_BE = chosen_BTE.sum(1) / (tokens_B1 * experts_BTK.shape[-1])
+    return num_experts * (share_BE * probability_BTE.sum(1) / tokens_B1).sum(-1)
+
+
+class MoE(nn.Module):
+    """The feed-forward of a layer with experts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_experts = config.num_local_experts
+        width = config.intermediate_size_expert
+        self.router = Router(config.d_model, self.num_experts, config.num_experts_per_tok)
+        self.experts = ExpertMLP(self.num_experts, config.d_model, width)
+        self.shared_expert = SharedMLP(config.d_model, config.intermediate_size_shared)
+
+    def forward(self, x_BTH: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Routing]:
+        """Map [B, T, H] to [B, T, H], and say what the router did; real_BT is False on padding."""
+        x_NH = x_BTH.flatten(0, 1)
+        scores_NK, experts_NK, logits_NE = self.router(x_NH)
+        dispatch = Dispatch.sort(experts_NK, self.num_experts)
+        routed_RH = self.experts(dispatch.bring(x_NH, scores_NK), dispatch.counts_E)
+        out_NH = self.shared_expert(x_NH) + dispatch.combine(routed_RH, experts_NK.shape[1])
+        by_row = x_BTH.shape[:2]
+        routing = self._describe(
+            logits_NE.unflatten(0, by_row), experts_NK.unflatten(0, by_row), real_BT
+        )
+        return out_NH.view_as(x_BTH), routing
+
+    def _describe(self, logits_BTE: Tensor, experts_BTK: Tensor, real_BT: Tensor | None) -> Routing:
+        counted = experts_BTK if real_BT is None else experts_BTK[real_BT]
+        load_E = torch.bincount(counted.flatten(), minlength=self.num_experts)
+        batch, length = logits_BTE.shape[:2]
+        tokens_B = logits_BTE.new_full((batch,), length) if real_BT is None else real_BT.sum(1)
+        return Routing(load_E, (tokens_B * imbalance(logits_BTE, experts_BTK, real_BT)).sum())
