@@ -1,0 +1,115 @@
+"""Batches: which rows a step learns from, as a pure function of seed, step and rank.
+
+There is no state to save: a run that stops anywhere and starts again asks for the next step.
+
+    sample g = step * batch_size + i      epoch = g // R      row = order(seed, epoch)[g % R]
+
+Not for moving arrays to a device. Shapes: B rows of this rank, T positions, R rows in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from quatrain.data.rows import Row, Rows
+from quatrain.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows side by side."""
+
+    ids: npt.NDArray[np.int64]
+    """Token ids, [B, T]."""
+    mask: npt.NDArray[np.bool_]
+    """True on target tokens, [B, T]; not shifted."""
+    segments: list[list[int]]
+    """For each row its documents' lengths, then its padding's; each sums to T."""
+    indices: npt.NDArray[np.int64]
+    """Which rows these are, [B]."""
+    epoch: float
+    """Passes over the rows completed once the whole step, on all ranks, is learnt."""
+
+
+class Batches:
+    """The order in which rows are learnt."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+        """Read `rows` in an order that `seed` fixes, `batch_size` rows a step on all ranks."""
+        if not len(rows):
+            raise DataError(
+                "Q303",
+                f"no rows to learn from: {rows.directory} holds none.",
+                "Check data.train: every record was rejected or set aside.",
+            )
+        if batch_size < 1:
+            raise ConfigError("Q201", f"batch_size must be at least 1: {batch_size}.")
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in one pass over the rows; need not be whole, a step may straddle two epochs."""
+        return len(self.rows) / self.batch_size
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Make the part of step `step` that rank `rank` of `world` learns.
+
+        Ranks take consecutive slices, so that their parts, joined in order, are the batch of one
+        process. In padded rows the padding that all rows of the part share is cut off.
+        """
+        if self.batch_size % world:
+            raise ConfigError(
+                "Q201",
+                f"the number of processes must divide batch_size: batch_size={self.batch_size}, "
+                f"{world} processes leave {self.batch_size % world}.",
+                f"Use train.batch_size={-(-self.batch_size // world) * world}.",
+            )
+        assert 0 <= rank < world, f"rank {rank} of {world}"
+        share = self.batch_size // world
+        first = step * self.batch_size + rank * share
+        indices = self._indices(first, share)
+        ended = (step + 1) * self.batch_size / len(self.rows)
+        return self._collate([self.rows[int(index)] for index in indices], indices, ended)
+
+    def _indices(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Look up the rows of samples `first` and following."""
+        num_rows = len(self.rows)
+        samples = range(first, first + count)
+        return np.array([self._order(g // num_rows)[g % num_rows] for g in samples], np.int64)
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Permute the rows for an epoch.
+
+        Sorts raw random words, since numpy promises that a bit generator's words stay the same in
+        later versions, and makes no such promise for `Generator.permutation`.
+        """
+        if epoch not in self._orders:
+            words = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.rows))
+            while len(self._orders) > 1:
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = np.argsort(words, kind="stable")
+        return self._orders[epoch]
+
+    def _collate(self, rows: list[Row], indices: npt.NDArray[np.int64], epoch: float) -> Batch:
+        """Stack rows; trim the shared padding where each row holds one record."""
+        size = self.rows.block_size
+        if self.rows.packing == "padded":
+            size = max(row.num_used for row in rows)
+        return Batch(
+            ids=np.stack([row.ids[:size] for row in rows]).astype(np.int64),
+            mask=np.stack([row.mask[:size] for row in rows]),
+            segments=[_trimmed(row, size) for row in rows],
+            indices=indices,
+            epoch=epoch,
+        )
+
+
+def _trimmed(row: Row, size: int) -> list[int]:
+    """Shorten a row's padding so that its segments sum to `size`."""
+    documents = row.segments if row.num_used == len(row.ids) else row.segments[:-1]
+    padding = [size - row.num_used] if row.num_used < size else []
+    return documents + padding

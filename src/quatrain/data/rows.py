@@ -1,0 +1,247 @@
+"""Rows on disk: packed tokens, their mask and their documents, memory-mapped and sealed.
+
+    manifest.json   schema, counts, and each file's size and SHA-256 (quatrain.files)
+    ids.bin         int32 [R, T]   token ids, little-endian
+    mask.bin        uint8 [R, T]   1 where the token is a target: its prediction is trained
+    documents.bin   int32 [D]      the documents' lengths, row after row
+    offsets.bin     int64 [R + 1]  row r has documents[offsets[r]:offsets[r + 1]]
+
+The mask is not shifted: that is done once, in training. Not for choosing a row's records (pack.py).
+
+Shapes: R rows, T block_size, D documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quatrain.data.pack import pack, padded
+from quatrain.errors import DataError
+from quatrain.files import damage, new_directory, read_manifest
+
+SCHEMA = 1
+ID_TYPE = np.dtype("<i4")
+MASK_TYPE = np.dtype("u1")
+OFFSET_TYPE = np.dtype("<i8")
+Packing = Literal["best_fit", "padded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: what the model reads, what it is judged on, and where documents end."""
+
+    ids: npt.NDArray[np.int32]
+    """Token ids, [T]."""
+    mask: npt.NDArray[np.bool_]
+    """True on target tokens, [T]."""
+    segments: list[int]
+    """The documents' lengths, then the padding's if there is any; their sum is T."""
+    num_targets: int
+    """How many tokens are targets."""
+    num_used: int
+    """How many positions hold a document's token; what follows is padding."""
+
+
+class Rows:
+    """A directory of rows, read from the disk as they are asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open without reading the files through; `open` also verifies them."""
+        self.directory = directory
+        self.manifest = _manifest(directory)
+        self.block_size = int(self.manifest["block_size"])
+        self.packing: Packing = self.manifest["packing"]
+        self.pad_id = int(self.manifest["pad_id"])
+        shape = (int(self.manifest["rows"]), self.block_size)
+        self._ids = _map(directory / "ids.bin", ID_TYPE, shape)
+        self._mask = _map(directory / "mask.bin", MASK_TYPE, shape)
+        self._offsets = _map(directory / "offsets.bin", OFFSET_TYPE, (shape[0] + 1,))
+        self._documents = _map(directory / "documents.bin", ID_TYPE, (int(self._offsets[-1]),))
+
+    @classmethod
+    def open(cls, directory: Path, verify: bool = True) -> Rows:
+        """Open rows; with `verify`, hash every file first and raise Q305 naming a damaged one."""
+        if verify and read_manifest(directory) is not None and (what := damage(directory)):
+            raise _damaged(directory, what)
+        return cls(directory)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Row:
+        """Copy row `index` out of the file."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        index %= len(self)
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        documents: list[int] = self._documents[begin:end].tolist()
+        num_used = sum(documents)
+        padding = [self.block_size - num_used] if num_used < self.block_size else []
+        mask = np.array(self._mask[index], dtype=np.bool_)
+        ids = np.array(self._ids[index], dtype=np.int32)
+        return Row(ids, mask, documents + padding, int(mask.sum()), num_used)
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens in all rows."""
+        return int(self.manifest["targets"])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all rows, padding left out."""
+        return int(self.manifest["tokens"])
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in all rows."""
+        return len(self._documents)
+
+
+def write_rows(
+    directory: Path,
+    records: Iterable[tuple[Sequence[int], Sequence[bool]]],
+    *,
+    block_size: int,
+    packing: Packing,
+    pad_id: int,
+    manifest: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Rows:
+    """Pack encoded records into rows, and give the directory its name once it is whole.
+
+    Args:
+        directory: what is written; an older one is replaced at the very end.
+        records: (ids, mask) of each record, none longer than block_size. Read once, streamed
+            through a file, so that they need not fit in memory. What they raise passes through
+            and leaves nothing behind.
+        block_size: positions in a row.
+        packing: best_fit, or padded for one record a row.
+        pad_id: the id that fills a row's end.
+        manifest: what the manifest says besides; read after the last record was drawn.
+        texts: files to seal along with the rows, by name.
+    """
+    sealed: dict[str, Any] = {}
+    with new_directory(directory, sealed) as temporary:
+        with _spooled(temporary, records) as (ids, mask, lengths):
+            arrange = pack if packing == "best_fit" else padded
+            rows = arrange(lengths, block_size)
+            starts = np.cumsum(lengths) - lengths
+            for name, values, fill in (("ids.bin", ids, pad_id), ("mask.bin", mask, 0)):
+                with (temporary / name).open("wb") as file:
+                    _write(file, values, fill, rows, starts, lengths, block_size)
+            num_targets = int(np.count_nonzero(mask))
+        _write_documents(temporary, rows, lengths)
+        for name, text in (texts or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        sealed |= {
+            "schema": SCHEMA,
+            "block_size": block_size,
+            "packing": packing,
+            "pad_id": pad_id,
+            "rows": len(rows),
+            "documents": len(lengths),
+            "tokens": int(lengths.sum()),
+            "targets": num_targets,
+            **(manifest or {}),
+        }
+    return Rows(directory)
+
+
+@contextmanager
+def _spooled(
+    directory: Path, records: Iterable[tuple[Sequence[int], Sequence[bool]]]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]]:
+    """Lay all records end to end in two files that vanish afterwards: ids, mask and lengths."""
+    ids_path, mask_path = directory / "spool-ids", directory / "spool-mask"
+    lengths: list[int] = []
+    with ids_path.open("wb") as ids_file, mask_path.open("wb") as mask_file:
+        for ids, mask in records:
+            assert len(ids) == len(mask), "a mask says one thing a token"
+            assert not mask[0], "nothing predicts a document's first token"
+            ids_file.write(np.asarray(ids, dtype=ID_TYPE).tobytes())
+            mask_file.write(np.asarray(mask, dtype=MASK_TYPE).tobytes())
+            lengths.append(len(ids))
+    total = (sum(lengths),)
+    yield (
+        _map(ids_path, ID_TYPE, total),
+        _map(mask_path, MASK_TYPE, total),
+        np.array(lengths, dtype=np.int64),
+    )
+    ids_path.unlink()
+    mask_path.unlink()
+
+
+def _write(
+    file: BinaryIO,
+    values: npt.NDArray[Any],
+    fill: int,
+    rows: Sequence[npt.NDArray[np.int64]],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    block_size: int,
+) -> None:
+    """Write each row: the values of its records in turn, then the fill."""
+    row = np.empty(block_size, dtype=values.dtype)
+    first, last = starts.tolist(), (starts + lengths).tolist()
+    for indices in rows:
+        position = 0
+        for index in indices.tolist():
+            size = last[index] - first[index]
+            row[position : position + size] = values[first[index] : last[index]]
+            position += size
+        row[position:] = fill
+        file.write(row.tobytes())
+
+
+def _write_documents(
+    directory: Path, rows: Sequence[npt.NDArray[np.int64]], lengths: npt.NDArray[np.int64]
+) -> None:
+    offsets = np.zeros(len(rows) + 1, dtype=OFFSET_TYPE)
+    offsets[1:] = np.cumsum([len(indices) for indices in rows])
+    order = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+    (directory / "offsets.bin").write_bytes(offsets.tobytes())
+    (directory / "documents.bin").write_bytes(lengths[order].astype(ID_TYPE).tobytes())
+
+
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Map a file as an array; an empty file cannot be mapped and gives an empty array."""
+    wanted = int(np.prod(shape)) * dtype.itemsize
+    size = path.stat().st_size if path.is_file() else -1
+    if size != wanted:
+        came = f"{size} bytes" if size >= 0 else "no such file"
+        raise _damaged(path.parent, f"{path.name}: {came}, {wanted} bytes were written")
+    if not wanted:
+        return np.empty(shape, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=shape)
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise _damaged(directory, "manifest.json is missing or unreadable")
+    if manifest.get("schema") != SCHEMA:
+        raise DataError(
+            "Q305",
+            f"prepared rows have schema {manifest.get('schema')}, this version reads {SCHEMA}: "
+            f"{directory}.",
+            f"Remove {directory} and prepare again.",
+        )
+    return manifest
+
+
+def _damaged(directory: Path, what: str) -> DataError:
+    return DataError(
+        "Q305",
+        f"prepared rows are damaged: {directory}: {what}.",
+        f"Remove {directory} and run the same command again: the rows are made anew.",
+    )

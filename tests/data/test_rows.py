@@ -1,0 +1,154 @@
+"""Rows on disk: what is written is read, and damage is named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quatrain.data.rows import Rows, write_rows
+from quatrain.errors import DataError
+
+RECORDS = [
+    ([1, 11, 12, 13, 14], [False, False, True, True, True]),
+    ([1, 21, 22], [False, True, True]),
+    ([1, 31], [False, True]),
+]
+
+
+def written(directory: Path, packing: str = "best_fit") -> Rows:
+    return write_rows(
+        directory / "rows",
+        iter(RECORDS),
+        block_size=8,
+        packing=packing,  # type: ignore[arg-type]
+        pad_id=9,
+        manifest={"key": "k"},
+        texts={"questions.jsonl": "é\n"},
+    )
+
+
+def test_a_packed_row_holds_its_records_then_padding(tmp_path: Path) -> None:
+    rows = written(tmp_path)
+    assert len(rows) == 2
+    assert rows[0].ids.tolist() == [1, 11, 12, 13, 14, 1, 21, 22]
+    assert rows[0].mask.astype(int).tolist() == [0, 0, 1, 1, 1, 0, 1, 1]
+    assert rows[0].segments == [5, 3]
+    assert rows[1].ids.tolist() == [1, 31, 9, 9, 9, 9, 9, 9]
+    assert rows[1].segments == [2, 6]
+    assert (rows[1].num_used, rows[1].num_targets) == (2, 1)
+
+
+def test_padded_rows_hold_one_record_each(tmp_path: Path) -> None:
+    rows = written(tmp_path, "padded")
+    assert [row.segments for row in rows] == [[5, 3], [3, 5], [2, 6]]
+
+
+def test_the_counts_are_those_of_the_records(tmp_path: Path) -> None:
+    rows = written(tmp_path)
+    assert (rows.num_tokens, rows.num_targets, rows.num_documents) == (10, 6, 3)
+    assert (rows.block_size, rows.pad_id, rows.manifest["key"]) == (8, 9, "k")
+
+
+def test_ids_and_masks_have_the_promised_types(tmp_path: Path) -> None:
+    row = written(tmp_path)[-1]
+    assert row.ids.dtype == np.int32
+    assert row.mask.dtype == np.bool_
+
+
+def test_an_index_beyond_the_rows_is_an_index_error(tmp_path: Path) -> None:
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        written(tmp_path)[2]
+
+
+def test_only_named_files_are_left(tmp_path: Path) -> None:
+    written(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == [
+        "documents.bin",
+        "ids.bin",
+        "manifest.json",
+        "mask.bin",
+        "offsets.bin",
+        "questions.jsonl",
+    ]
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    written(tmp_path / "b")
+    for path in (tmp_path / "a" / "rows").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / "rows" / path.name).read_bytes()
+
+
+def test_a_failure_while_encoding_keeps_the_old_rows_and_leaves_nothing(tmp_path: Path) -> None:
+    written(tmp_path)
+
+    def broken() -> Iterator[tuple[list[int], list[bool]]]:
+        yield RECORDS[0]
+        raise DataError("Q314", "answers would be cut")
+
+    with pytest.raises(DataError, match="answers would be cut"):
+        write_rows(tmp_path / "rows", broken(), block_size=8, packing="best_fit", pad_id=9)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    assert len(Rows.open(tmp_path / "rows")) == 2
+
+
+@pytest.mark.parametrize("name", ["ids.bin", "mask.bin", "offsets.bin", "documents.bin"])
+def test_a_flipped_bit_is_found_and_its_file_named(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
+    path = tmp_path / "rows" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"damaged.*{name}: its SHA-256 differs") as caught:
+        Rows.open(tmp_path / "rows")
+    assert caught.value.code == "Q305"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_cut_file_is_found_even_unverified(tmp_path: Path, verify: bool) -> None:
+    written(tmp_path)
+    path = tmp_path / "rows" / "ids.bin"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"ids\.bin: 60 bytes, 64"):
+        Rows.open(tmp_path / "rows", verify=verify)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "rows" / "mask.bin").unlink()
+    with pytest.raises(DataError, match=r"mask\.bin"):
+        Rows.open(tmp_path / "rows")
+
+
+def test_files_swapped_between_two_directories_are_found(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    write_rows(
+        tmp_path / "b" / "rows",
+        [(ids[::-1][-1:] + ids[1:][::-1], mask) for ids, mask in RECORDS],
+        block_size=8,
+        packing="best_fit",
+        pad_id=9,
+    )
+    (tmp_path / "b" / "rows" / "ids.bin").replace(tmp_path / "a" / "rows" / "ids.bin")
+    with pytest.raises(DataError, match=r"ids\.bin"):
+        Rows.open(tmp_path / "a" / "rows")
+
+
+def test_a_missing_manifest_and_another_schema_are_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    manifest = tmp_path / "rows" / "manifest.json"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace('"schema": 1', '"schema": 7'), encoding="utf-8")
+    with pytest.raises(DataError, match="have schema 7, this version reads 1"):
+        Rows(tmp_path / "rows")
+    manifest.unlink()
+    with pytest.raises(DataError, match=r"manifest\.json is missing"):
+        Rows(tmp_path / "rows")
+
+
+def test_no_records_give_no_rows(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows", [], block_size=8, packing="best_fit", pad_id=0)
+    assert len(rows) == 0
+    assert list(rows) == []
