@@ -1,0 +1,74 @@
+"""How text is cut into words before byte-level BPE, and the names of these cuts.
+
+A cut has a name because converters must know it: llama.cpp rebuilds the pre-tokeniser from a name
+alone, and knows only some. Not for the tokenizers themselves (text/tokenizer.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from tokenizers import Regex, pre_tokenizers
+
+SplitName = Literal["o200k", "o200k+elisions", "char", "other"]
+
+# The published pattern of OpenAI's o200k_base encoding, which Llama 4 shares; llama.cpp names it
+# `gpt-4o` and `llama4`. A change of one character changes ids, so the parts stay as they are.
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _SUFFIX,
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _SUFFIX,
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+# An elided word keeps its apostrophe: "l'|eau", " qu'|il", "jusqu'|à"; o200k alone cuts "l|'eau".
+ELISION = (
+    r"[^\r\n\p{L}\p{N}]?(?i:lorsqu|puisqu|quoiqu|jusqu|presqu|quelqu|qu|[cdjlmnst])['’](?=\p{L})"
+)
+O200K_ELISIONS = f"{ELISION}|{O200K}"
+
+# Every code point, newlines too: in this regex dialect a dot leaves them out.
+EACH_CHARACTER = r"[\s\S]"
+
+
+def byte_level(pattern: str) -> Any:
+    """Cut by `pattern`, then write each byte as one printable character."""
+    cut = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence(
+        [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+
+
+def each_character() -> Any:
+    """Cut between all code points."""
+    return pre_tokenizers.Split(Regex(EACH_CHARACTER), "isolated")
+
+
+def split_name(pre_tokenizer: Any) -> SplitName:
+    """Name a pre-tokenizer by what it is, whoever made it; `other` when it is not one of ours."""
+    if pre_tokenizer is None:
+        return "other"
+    stored = json.loads(pre_tokenizer.__getstate__())
+    if stored == json.loads(each_character().__getstate__()):
+        return "char"
+    parts = stored.get("pretokenizers", [])
+    if len(parts) != 2 or not _is_plain_byte_level(parts[1]) or not _is_plain_split(parts[0]):
+        return "other"
+    names: dict[str, SplitName] = {O200K: "o200k", O200K_ELISIONS: "o200k+elisions"}
+    return names.get(parts[0]["pattern"].get("Regex", ""), "other")
+
+
+def _is_plain_split(part: dict[str, Any]) -> bool:
+    return part["type"] == "Split" and part["behavior"] == "Isolated" and not part["invert"]
+
+
+def _is_plain_byte_level(part: dict[str, Any]) -> bool:
+    plain = not part.get("add_prefix_space", True) and not part.get("use_regex", True)
+    return part["type"] == "ByteLevel" and plain

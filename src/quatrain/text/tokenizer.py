@@ -1,0 +1,317 @@
+"""Text to ids and back: byte-level BPE, one token a character, and any Hugging Face tokenizer.
+
+Content is only content here: no string, however hostile, becomes a control token, and none is
+added. Control tokens are placed by name, by the chat format alone (text/chat.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+
+from quatrain.errors import CheckpointError, ConfigError, DataError
+from quatrain.text import splits
+from quatrain.text.stream import HALF, StreamDecoder
+from quatrain.text.tokenizer_files import read_tokenizer_files, write_tokenizer_files
+
+CONTROL_TOKENS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|header_start|>",
+    "<|header_end|>",
+    "<|eom|>",
+    "<|eot|>",
+    "<|finetune_right_pad|>",
+    *(f"<|reserved_special_token_{number}|>" for number in range(9)),
+)
+"""Llama 4's names; the reserved ones are there so that a new use needs no new embedding row."""
+
+UNKNOWN = "<|unk|>"
+"""What a character tokenizer writes for a character that it has never seen."""
+
+_NUM_BYTES = 256
+_NUM_NAMED = 5  # how many unknown characters, or missing names, an error lists
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What `tokenizer_config.json` says: names that other programs look for there."""
+
+    bos: str | None = "<|begin_of_text|>"
+    eos: str | None = "<|eot|>"
+    pad: str | None = "<|finetune_right_pad|>"
+    unk: str | None = None
+    model_max_length: int | None = None
+    """The longest text that the model takes, in tokens; nothing is cut to it here."""
+    unknown: Literal["unk", "error"] = "unk"
+    """What an unknown character does: become `unk`, or raise."""
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` that never takes text for a control token."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, names: Names | None = None) -> None:
+        self.backend = backend
+        self.names = names if names is not None else Names()
+        backend.no_truncation()
+        backend.no_padding()
+        # Neither the file nor a pickle of the backend keeps this flag, hence also __reduce__.
+        backend.encode_special_tokens = True
+        self._refuse_forgeable_names()
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[tokenizers.Tokenizer, Names]]:
+        return Tokenizer, (self.backend, self.names)
+
+    def encode(self, text: str) -> list[int]:
+        """Turn content into ids; nothing is added, and no id is a control token's."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode many texts on all cores, each as `encode` would."""
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            raise _unreadable(texts, error) from error
+        all_ids: list[list[int]] = [encoding.ids for encoding in encodings]
+        if self.names.unknown == "error":
+            self._refuse_unknown(texts, all_ids)
+        return all_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into text without control tokens; broken UTF-8 becomes U+FFFD."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def stream(self) -> StreamDecoder:
+        """Start decoding ids that come one at a time."""
+        return StreamDecoder(self.decode, self.backend.id_to_token, self.control_ids)
+
+    def control_id(self, name: str) -> int:
+        """Find a control token; an ordinary token of this name does not count."""
+        return self.require([name])[name]
+
+    def require(self, names: Iterable[str], needed_by: str = "") -> dict[str, int]:
+        """Find several control tokens.
+
+        Raises:
+            CheckpointError: some are absent; it names them all, and `needed_by`.
+        """
+        wanted = list(dict.fromkeys(names))
+        missing = [name for name in wanted if name not in self._control]
+        if missing:
+            wish = f", which {needed_by} needs" if needed_by else ""
+            present = ", ".join(list(self._control)[:_NUM_NAMED]) or "none"
+            raise CheckpointError(
+                "Q412",
+                f"the tokenizer has no control token {', '.join(missing)}{wish}; it has {present} "
+                f"({len(self._control)} in all)",
+                "Use the chat format that belongs to this tokenizer, or the model's own tokenizer.",
+            )
+        return {name: self._control[name] for name in wanted}
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that text can never give."""
+        return self._control_ids
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The number of rows that an embedding needs: one more than the highest id."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id for characters outside the alphabet; byte-level tokenizers have none."""
+        name = getattr(self.backend.model, "unk_token", None)
+        return None if name is None else self.backend.token_to_id(name)
+
+    @cached_property
+    def split(self) -> splits.SplitName:
+        """The name of the cut before BPE; exporters refuse those that a format cannot say."""
+        return splits.split_name(self.backend.pre_tokenizer)
+
+    def save(self, directory: Path, model_max_length: int | None = None) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can open too."""
+        names = self.names
+        if model_max_length is not None:
+            names = replace(names, model_max_length=model_max_length)
+        write_tokenizer_files(Path(directory), self.backend, asdict(names))
+
+    @classmethod
+    def load(cls, directory: Path) -> Tokenizer:
+        """Open the tokenizer of a model directory, ours or anyone's; always as a plain Tokenizer.
+
+        Raises:
+            CheckpointError: a file is missing, too large, or not what it should be.
+        """
+        backend, names = read_tokenizer_files(Path(directory))
+        return Tokenizer(backend, Names(**names))
+
+    @cached_property
+    def _control(self) -> dict[str, int]:
+        """Control tokens by name. The unknown token is content: a strange character gives it."""
+        added = self.backend.get_added_tokens_decoder()
+        unknown = self.unknown_id
+        return {
+            token.content: token_id
+            for token_id, token in sorted(added.items())
+            if token.special and token_id != unknown
+        }
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self._control.values())
+
+    def _refuse_forgeable_names(self) -> None:
+        """Make sure that no control token is a piece of the model, which plain text could give."""
+        names = list(self._control)
+        encodings = self.backend.encode_batch_fast(names, add_special_tokens=False)
+        for name, encoding in zip(names, encodings, strict=True):
+            if not self._control_ids.isdisjoint(encoding.ids):
+                raise CheckpointError(
+                    "Q413",
+                    f"the text {name!r} encodes to a control token: content could forge it",
+                    "Give control tokens names that the model's own vocabulary lacks.",
+                )
+
+    def _refuse_unknown(self, texts: Sequence[str], all_ids: list[list[int]]) -> None:
+        unknown_id = self.unknown_id
+        for text, ids in zip(texts, all_ids, strict=True):
+            if unknown_id in ids:
+                normal = _normalise(text)
+                strange = [c for c in normal if self.backend.model.token_to_id(c) is None]
+                named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in _first_different(strange))
+                raise DataError(
+                    "Q311",
+                    f"characters outside the tokenizer's alphabet: {named} in {text[:60]!r}; with "
+                    'unknown="error" the alphabet must hold every character',
+                    'Add them to the corpus, or build the tokenizer with unknown="unk".',
+                )
+
+
+class SimpleCharTokenizer(Tokenizer):
+    """One token a character (a code point after NFC); accents are kept.
+
+    The alphabet is the corpus's, sorted, with the newline and the letters of the role names; then
+    come the unknown token and the control tokens, so padding is never a real character.
+    """
+
+    def __init__(
+        self, corpus: str | Iterable[str], unknown: Literal["unk", "error"] = "unk"
+    ) -> None:
+        if unknown not in ("unk", "error"):
+            raise ConfigError(
+                "Q211", f"unknown={unknown!r}: it must be 'unk' or 'error'", "Use unknown='unk'."
+            )
+        alphabet = {*"\nsystemuserassistant"}
+        for text in _texts(corpus):
+            alphabet.update(_normalise(text))
+        backend = _character_backend(sorted(alphabet))
+        backend.add_special_tokens(_added(CONTROL_TOKENS))
+        super().__init__(backend, Names(unk=UNKNOWN, unknown=unknown))
+
+
+def train_bpe(
+    texts: str | Iterable[str],
+    vocab_size: int,
+    *,
+    elisions: bool = False,
+    control_tokens: Sequence[str] = CONTROL_TOKENS,
+) -> Tokenizer:
+    """Learn a byte-level BPE: no unknown character exists, and equal corpora give equal ids.
+
+    Args:
+        texts: the corpus; a small one gives fewer ids than asked, see the result's vocab_size.
+        vocab_size: of the whole vocabulary, control tokens included; these take the last ids.
+        elisions: cut "l'|eau" rather than o200k's "l|'eau"; GGUF has no name for that cut.
+        control_tokens: their names, for a chat format other than Llama 4's.
+    """
+    smallest = _NUM_BYTES + len(control_tokens)
+    if vocab_size < smallest:
+        raise ConfigError(
+            "Q210",
+            f"vocab_size={vocab_size} is too small: {_NUM_BYTES} bytes and {len(control_tokens)} "
+            f"control tokens come first",
+            f"Use vocab_size={smallest} or more.",
+        )
+    backend = _byte_level_backend(splits.O200K_ELISIONS if elisions else splits.O200K)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(control_tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator((_readable(text) for text in _texts(texts)), trainer)
+    backend.add_special_tokens(_added(control_tokens))
+    return Tokenizer(backend, _names_among(control_tokens))
+
+
+def _byte_level_backend(pattern: str) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = splits.byte_level(pattern)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _character_backend(alphabet: list[str]) -> tokenizers.Tokenizer:
+    vocabulary = {token: token_id for token_id, token in enumerate([*alphabet, UNKNOWN])}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = splits.each_character()
+    backend.decoder = decoders.Sequence([decoders.Replace(UNKNOWN, HALF), decoders.Fuse()])
+    return backend
+
+
+def _added(names: Iterable[str]) -> list[AddedToken]:
+    return [AddedToken(name, special=True, normalized=False) for name in names]
+
+
+def _names_among(control_tokens: Sequence[str]) -> Names:
+    """Keep Llama 4's usual names where the tokenizer has them; a chat format says the rest."""
+    usual = Names()
+    bos, eos, pad = (
+        name if name in control_tokens else None for name in (usual.bos, usual.eos, usual.pad)
+    )
+    return Names(bos=bos, eos=eos, pad=pad)
+
+
+def _texts(corpus: str | Iterable[str]) -> Iterable[str]:
+    """Take a lone string for one text, not for many of one letter each."""
+    return [corpus] if isinstance(corpus, str) else corpus
+
+
+def _normalise(text: str) -> str:
+    normal: str = normalizers.NFC().normalize_str(_readable(text))
+    return normal
+
+
+def _readable(text: str) -> str:
+    """Refuse half a surrogate pair: JSON can write it, UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "Q312",
+            f"text that is not Unicode: {text[max(0, error.start - 30) : error.start + 1]!r} ends "
+            "with half of a surrogate pair, which no character is",
+            "Mend the file: it was cut or converted in the middle of an emoji.",
+        ) from error
+    return text
+
+
+def _unreadable(texts: Sequence[str], error: TypeError) -> Exception:
+    """Say which text the library refused; anything but text is our own mistake."""
+    for text in texts:
+        if isinstance(text, str):
+            _readable(text)
+    return error
+
+
+def _first_different(characters: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(characters))[:_NUM_NAMED]

@@ -1,0 +1,116 @@
+"""The two files of a tokenizer, as Hugging Face writes them, read with care and written plainly.
+
+    tokenizer.json          the whole pipeline and vocabulary
+    tokenizer_config.json   names of control tokens, and how transformers is to open the other
+
+Not for chat templates: those lie in a file of their own (text/chat.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from quatrain.errors import CheckpointError
+from quatrain.files import write_json, write_text
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+MAX_TOKENIZER_BYTES = 256 * 2**20
+MAX_CONFIG_BYTES = 2**20
+
+_TOKEN_KEYS = ("bos", "eos", "pad", "unk")
+_NO_LIMIT = 10**12  # transformers writes about 1e30 for "no limit"
+
+
+def write_tokenizer_files(
+    directory: Path, backend: tokenizers.Tokenizer, names: dict[str, Any]
+) -> None:
+    """Write both files; `names` has the fields of `tokenizer.Names`."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    config |= {f"{key}_token": names[key] for key in _TOKEN_KEYS if names[key] is not None}
+    if names["model_max_length"] is not None:
+        config["model_max_length"] = names["model_max_length"]
+    if names["unknown"] != "unk":
+        config["unknown_characters"] = names["unknown"]
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / TOKENIZER_FILE, backend.to_str(pretty=False) + "\n")
+    write_json(directory / CONFIG_FILE, config)
+
+
+def read_tokenizer_files(directory: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """Read both files, and give the fields of `tokenizer.Names`."""
+    text = read_capped(directory / TOKENIZER_FILE, MAX_TOKENIZER_BYTES)
+    names = _read_names(directory / CONFIG_FILE)
+    try:
+        return tokenizers.Tokenizer.from_str(text), names
+    except Exception as error:  # the library raises no narrower kind
+        raise broken(directory / TOKENIZER_FILE, str(error)) from error
+
+
+def read_capped(path: Path, max_bytes: int) -> str:
+    """Read a text file of a model directory, unless it is larger than such a file can be."""
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise CheckpointError(
+                "Q411",
+                f"{path} has {size} bytes; at most {max_bytes} are read",
+                "Check where this directory comes from.",
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "Q410",
+            f"{path} is missing: a model directory has a {path.name}",
+            "Give the directory of a model, or copy the file there from where the model came.",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise broken(path, str(error)) from error
+
+
+def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
+    """Read a JSON object of a model directory."""
+    try:
+        value = json.loads(read_capped(path, max_bytes))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise broken(path, f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise broken(path, f"a JSON object is expected, {type(value).__name__} came")
+    return value
+
+
+def broken(path: Path, reason: str) -> CheckpointError:
+    """Say that a file of a model directory cannot be used, and why."""
+    return CheckpointError(
+        "Q411",
+        f"{path} cannot be read: {reason[:300]}",
+        "Copy the file again from where the model came, or train the tokenizer anew.",
+    )
+
+
+def _read_names(path: Path) -> dict[str, Any]:
+    config = read_object(path, MAX_CONFIG_BYTES)
+    names = {key: _token_name(config.get(f"{key}_token"), key, path) for key in _TOKEN_KEYS}
+    limit = config.get("model_max_length")
+    known_limit = isinstance(limit, int) and 0 < limit < _NO_LIMIT
+    unknown = config.get("unknown_characters", "unk")
+    if unknown not in ("unk", "error"):
+        raise broken(path, f"unknown_characters is {unknown!r}, it must be 'unk' or 'error'")
+    return {**names, "model_max_length": limit if known_limit else None, "unknown": unknown}
+
+
+def _token_name(value: Any, key: str, path: Path) -> str | None:
+    """Read a token that is written as its name or, by older programs, as an object."""
+    name = value.get("content") if isinstance(value, dict) else value
+    if name is None or isinstance(name, str):
+        return name
+    raise broken(path, f"{key}_token must be a string, {name!r} came")
