@@ -1,0 +1,169 @@
+"""Rows of JSON and JSON Lines files, refusing what JSON lets pass: duplicate keys, NaN, half pairs.
+
+Not for what a row means (parse.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from quatrain.data.lines import RawRow, encoding_of_bom, read_lines, read_whole
+from quatrain.errors import DataError
+
+
+def jsonl_rows(path: Path) -> Iterator[RawRow]:
+    """Read one object a line; blank lines are not rows."""
+    for line in read_lines(path, encoding_of_bom(path) or "utf-8"):
+        location = f"{path.name}:{line.number}"
+        if line.text is None:
+            yield RawRow(location, None, line.error)
+        elif line.text.strip():
+            yield _row_of_line(location, line.text)
+
+
+def json_rows(path: Path) -> Iterator[RawRow]:
+    """Read a list of objects, `{"data": [...]}`, or an object of columns."""
+    text = _text(path)
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise _broken(path, "nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise _broken(path, f"line {error.lineno} column {error.colno}: {error.msg}") from None
+    except ValueError as error:
+        raise _broken(path, str(error)) from None
+    for number, item in enumerate(_items(path, value), 1):
+        yield _row(f"{path.name}:{number}", item)
+
+
+def find_flaw(value: Any) -> str | None:
+    """Look through a decoded value for what the decoder marked, and for text that is not text."""
+    held = [value]
+    while held:
+        item = held.pop()
+        if isinstance(item, _Flaw):
+            return item.reason
+        if isinstance(item, str):
+            if reason := flaw_of_text(item):
+                return reason
+        elif isinstance(item, dict):
+            held += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            held += item
+    return None
+
+
+def flaw_of_text(text: str) -> str | None:
+    """Say why a string is not text: a NUL, or half of a surrogate pair."""
+    if "\0" in text:
+        return "contains a NUL character"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return "contains half of a surrogate pair, which is no character"
+    return None
+
+
+class _Flaw:
+    """Stands in a decoded value where the file had something that is not JSON."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> Any:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return _Flaw(f"duplicate key {key[:40]!r}")
+        seen.add(key)
+    raise AssertionError("fewer keys than pairs, yet none is twice")
+
+
+def _number(digits: str) -> Any:
+    value = float(digits)
+    return value if abs(value) != float("inf") else _Flaw(f"{digits[:40]} is too large a number")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_pairs,
+    parse_float=_number,
+    parse_constant=lambda name: _Flaw(f"{name} is not JSON"),
+)
+
+
+def _row_of_line(location: str, text: str) -> RawRow:
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        return RawRow(location, None, "nested too deeply")
+    except json.JSONDecodeError as error:
+        return RawRow(location, None, f"not JSON: {error.msg} at column {error.colno}")
+    except ValueError as error:
+        return RawRow(location, None, f"not JSON: {str(error)[:80]}")
+    return _row(location, value)
+
+
+def _row(location: str, value: Any) -> RawRow:
+    flaw = find_flaw(value)
+    if flaw is None and not isinstance(value, dict | str):
+        flaw = f"a row must be an object, this is {kind_of(value)}"
+    return RawRow(location, None, flaw) if flaw else RawRow(location, value)
+
+
+def kind_of(value: Any) -> str:
+    """Name a JSON value's type as JSON does."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_whole(path, encoding_of_bom(path) or "utf-8")
+    except UnicodeDecodeError as error:
+        raise _broken(path, f"byte {error.start} is not {error.encoding.upper()}") from None
+
+
+def _items(path: Path, value: Any) -> Iterable[Any]:
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        return list(value["data"])
+    if isinstance(value, dict) and value and all(isinstance(c, list) for c in value.values()):
+        return _rows_of_columns(path, value)
+    if isinstance(value, list):
+        return value
+    if isinstance(value, _Flaw):
+        raise _broken(path, value.reason)
+    raise DataError(
+        "Q311",
+        f"{path} holds {kind_of(value)}; a .json file must hold a list of objects, "
+        '{"data": [...]} or an object of columns of equal length.',
+        "If it has one object a line, name it .jsonl.",
+    )
+
+
+def _rows_of_columns(path: Path, columns: dict[str, list[Any]]) -> Iterable[Any]:
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise DataError(
+            "Q311",
+            f"{path}: columns must have equal lengths, these have {sizes}.",
+            "Write the file again, or as .jsonl.",
+        )
+    return (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
+
+
+def _broken(path: Path, what: str) -> DataError:
+    return DataError(
+        "Q311",
+        f"{path} is not JSON: {what}.",
+        "Mend the file there; if it has one object a line, name it .jsonl, "
+        "of which only the bad lines are set aside.",
+    )
