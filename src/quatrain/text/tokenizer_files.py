@@ -60,14 +60,14 @@ def read_capped(path: Path, max_bytes: int) -> str:
         size = path.stat().st_size
         if size > max_bytes:
             raise CheckpointError(
-                "Q411",
+                "Q431",
                 f"{path} has {size} bytes; at most {max_bytes} are read",
                 "Check where this directory comes from.",
             )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise CheckpointError(
-            "Q410",
+            "Q430",
             f"{path} is missing: a model directory has a {path.name}",
             "Give the directory of a model, or copy the file there from where the model came.",
         ) from error
@@ -91,7 +91,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
 def broken(path: Path, reason: str) -> CheckpointError:
     """Say that a file of a model directory cannot be used, and why."""
     return CheckpointError(
-        "Q411",
+        "Q431",
         f"{path} cannot be read: {reason[:300]}",
         "Copy the file again from where the model came, or train the tokenizer anew.",
     )

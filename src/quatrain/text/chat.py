@@ -1,0 +1,292 @@
+r"""The prompt contract: how conversations become ids and a loss mask, here and nowhere else.
+
+Training, asking, serving and every export read one ChatFormat, stored with the model. Segment by
+segment: control tokens by name, each content on its own, so that content never becomes a control
+token. For Llama 4, with `1` where the loss looks:
+
+    <begin> <header_start> user <header_end> \n\n Bonjour ! <eot>        0 0 0 0 0 0 0 0
+            <header_start> assistant <header_end> \n\n Salut . <eot>       0 0 0 0 1 1 1
+
+Content loses the whitespace around it, as in the exported template: "\n\n" would merge with a
+newline at its front, and the ids would then depend on who joined the text.
+Differs from Llama 4: its own template trims the system message alone, and so gives other ids for
+user or assistant content with whitespace around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from quatrain.files import write_json, write_text
+from quatrain.text.conversation import Conversation, Message
+from quatrain.text.roles import ROLES, check
+from quatrain.text.template import chat_template
+from quatrain.text.tokenizer import Tokenizer
+from quatrain.text.tokenizer_files import broken, read_object
+
+__all__ = [
+    "CHATML",
+    "CONTEXT_SEPARATOR",
+    "LLAMA3",
+    "LLAMA4",
+    "ChatFormat",
+    "Encoded",
+    "check",
+    "user_content",
+]
+
+CHAT_FORMAT_FILE = "chat_format.json"
+TEMPLATE_FILE = "chat_template.jinja"
+CONTEXT_SEPARATOR = "\n\n"
+"""What stands between a question and the text that it is about."""
+
+_MAX_FORMAT_BYTES = 2**20
+
+
+def user_content(question: str, context: str | None = None) -> str:
+    """Join a question and its context, in training as in asking; a blank context is none."""
+    if context is None or not context.strip():
+        return question
+    return question + CONTEXT_SEPARATOR + context
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids, and for each whether the model learns to say it."""
+
+    ids: list[int]
+    mask: list[bool]
+
+
+class ChatFormat(BaseModel):
+    r"""A chat format as a value: `header_start role header_end after_header content end_of_turn`.
+
+    `after_header`, `after_turn` and the names of roles are text, the others are control tokens. An
+    empty string leaves that piece out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    begin: str = "<|begin_of_text|>"
+    """Once, before everything."""
+    header_start: str = "<|header_start|>"
+    """Before each role's name."""
+    header_end: str = "<|header_end|>"
+    """After each role's name."""
+    after_header: str = "\n\n"
+    """Text between header and content."""
+    end_of_turn: str = "<|eot|>"
+    """Closes each message; the model learns to say it."""
+    after_turn: str = ""
+    """Text between messages."""
+    end_of_text: str = "<|end_of_text|>"
+    """Closes a document of pretraining."""
+    stop: tuple[str, ...] = ("<|end_of_text|>", "<|eom|>", "<|eot|>")
+    """Generation stops at any of these."""
+    pad: str = "<|finetune_right_pad|>"
+    """Fills rows; never closes a turn. Masks go by position, so no meaning hangs on it."""
+    system_role: str = "system"
+    user_role: str = "user"
+    assistant_role: str = "assistant"
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Self:
+        empty = [
+            name
+            for name in ("header_start", "end_of_turn", "end_of_text", "pad")
+            if not getattr(self, name)
+        ]
+        if empty:
+            raise ValueError(f"{', '.join(empty)} must name a control token")
+        unstopped = {self.end_of_turn, self.end_of_text} - set(self.stop)
+        if unstopped:
+            raise ValueError(f"stop must contain {', '.join(sorted(unstopped))}")
+        if self.pad == self.end_of_turn:
+            raise ValueError(f"pad and end_of_turn must differ, both are {self.pad}")
+        return self
+
+    def role_name(self, role: str) -> str:
+        """Spell a role as the format does."""
+        name: str = getattr(self, f"{role}_role")
+        return name
+
+    def header(self, role: str) -> str:
+        """Write what precedes a role's content, as one string for templates."""
+        return self.header_start + self.role_name(role) + self.header_end + self.after_header
+
+    def control_tokens(self) -> tuple[str, ...]:
+        """Name every control token that the format needs, each once."""
+        names = (
+            self.begin,
+            self.header_start,
+            self.header_end,
+            self.end_of_turn,
+            self.end_of_text,
+            *self.stop,
+            self.pad,
+        )
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def encode_conversation(self, conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
+        """Encode a conversation to train on; see `encode_conversations`."""
+        return self.encode_conversations([conversation], tokenizer)[0]
+
+    def encode_conversations(
+        self, conversations: Iterable[Conversation], tokenizer: Tokenizer
+    ) -> list[Encoded]:
+        """Encode conversations to train on; the mask covers each answer and its end of turn.
+
+        Raises:
+            DataError: turns break a rule of `check`.
+            CheckpointError: the tokenizer lacks control tokens of this format; it names them.
+        """
+        conversations = list(conversations)
+        for conversation in conversations:
+            check(conversation.messages, ends_with="assistant", source=conversation.source)
+        said = [_said(conversation.messages) for conversation in conversations]
+        contents = iter(_encode_contents(chain.from_iterable(said), tokenizer))
+        pieces = _Pieces.of(self, tokenizer)
+        return [
+            pieces.join([(message.role, next(contents)) for message in messages])
+            for messages in said
+        ]
+
+    def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+        """Encode what comes before the answer: the ids with which a trained conversation begins."""
+        check(messages, ends_with="user")
+        said = _said(messages)
+        contents = _encode_contents(said, tokenizer)
+        pieces = _Pieces.of(self, tokenizer)
+        turns = [(message.role, ids) for message, ids in zip(said, contents, strict=True)]
+        return pieces.join(turns).ids + pieces.headers["assistant"]
+
+    def encode_document(self, text: str, tokenizer: Tokenizer) -> Encoded:
+        """Encode a text to pretrain on; see `encode_documents`."""
+        return self.encode_documents([text], tokenizer)[0]
+
+    def encode_documents(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
+        """Encode texts to pretrain on; the mask covers all ids but the first."""
+        control = tokenizer.require(self.control_tokens(), needed_by="the chat format")
+        begin = [control[self.begin]] if self.begin else []
+        end = control[self.end_of_text]
+        all_ids = [[*begin, *ids, end] for ids in tokenizer.encode_batch(texts)]
+        return [Encoded(ids, [False] + [True] * (len(ids) - 1)) for ids in all_ids]
+
+    def stop_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """Find the ids at which generation stops."""
+        return frozenset(tokenizer.require(self.stop, needed_by="the chat format").values())
+
+    def pad_id(self, tokenizer: Tokenizer) -> int:
+        """Find the id that fills rows."""
+        return tokenizer.require([self.pad], needed_by="the chat format")[self.pad]
+
+    def chat_template(self) -> str:
+        """Write the same format as a Jinja template, for other programs."""
+        return chat_template(self)
+
+    def save(self, directory: Path) -> None:
+        """Write `chat_format.json` and `chat_template.jinja`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / CHAT_FORMAT_FILE, self.model_dump(mode="json"))
+        write_text(directory / TEMPLATE_FILE, self.chat_template())
+
+    @classmethod
+    def load(cls, directory: Path) -> ChatFormat:
+        """Read `chat_format.json`; the template is never read back.
+
+        Raises:
+            CheckpointError: the file is missing, too large, or breaks a rule.
+        """
+        path = Path(directory) / CHAT_FORMAT_FILE
+        value = read_object(path, _MAX_FORMAT_BYTES)
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip()
+                for problem in error.errors()
+            )
+            raise broken(path, problems) from error
+
+
+LLAMA4 = ChatFormat()
+"""Llama 4's format, and that of models born here."""
+
+LLAMA3 = ChatFormat(
+    header_start="<|start_header_id|>",
+    header_end="<|end_header_id|>",
+    end_of_turn="<|eot_id|>",
+    stop=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+    pad="<|finetune_right_pad_id|>",
+)
+"""Llama 3.1's format and later ones', without its date line."""
+
+CHATML = ChatFormat(
+    begin="",
+    header_start="<|im_start|>",
+    header_end="",
+    after_header="\n",
+    end_of_turn="<|im_end|>",
+    after_turn="\n",
+    end_of_text="<|endoftext|>",
+    stop=("<|im_end|>", "<|endoftext|>"),
+    pad="<|endoftext|>",
+)
+"""The format of Qwen and many others, without a default system message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """A format's fixed parts as ids, encoded once for many conversations."""
+
+    begin: list[int]
+    headers: dict[str, list[int]]
+    end_of_turn: int
+    after_turn: list[int]
+
+    @classmethod
+    def of(cls, chat: ChatFormat, tokenizer: Tokenizer) -> _Pieces:
+        """Look up the control tokens; encode the text between any two of them as one piece."""
+        control = tokenizer.require(chat.control_tokens(), needed_by="the chat format")
+
+        def header(role: str) -> list[int]:
+            start = [control[chat.header_start]]
+            name = chat.role_name(role)
+            if not chat.header_end:
+                return start + tokenizer.encode(name + chat.after_header)
+            middle = [*tokenizer.encode(name), control[chat.header_end]]
+            return start + middle + tokenizer.encode(chat.after_header)
+
+        return cls(
+            begin=[control[chat.begin]] if chat.begin else [],
+            headers={role: header(role) for role in ROLES},
+            end_of_turn=control[chat.end_of_turn],
+            after_turn=tokenizer.encode(chat.after_turn),
+        )
+
+    def join(self, turns: Iterable[tuple[str, list[int]]]) -> Encoded:
+        """Put roles and their encoded contents together, with the mask."""
+        ids, mask = list(self.begin), [False] * len(self.begin)
+        for role, content in turns:
+            learned = role == "assistant"
+            header = self.headers[role]
+            ids += [*header, *content, self.end_of_turn, *self.after_turn]
+            mask += [False] * len(header) + [learned] * (len(content) + 1)
+            mask += [False] * len(self.after_turn)
+        return Encoded(ids, mask)
+
+
+def _said(messages: Sequence[Message]) -> list[Message]:
+    """Leave out an empty system message."""
+    return [message for message in messages if message.content.strip()]
+
+
+def _encode_contents(messages: Iterable[Message], tokenizer: Tokenizer) -> list[list[int]]:
+    return tokenizer.encode_batch([message.content.strip() for message in messages])

@@ -1,0 +1,57 @@
+r"""The chat format as a Jinja template, for programs that know nothing else of it.
+
+An export only: Quatrain itself never runs a template. On ordinary text its ids are the encoder's;
+but a template joins control tokens and content into one string, so *content that contains control
+tokens can forge turns* in programs that use it. For Llama 4:
+
+    {{- '<|begin_of_text|>' }}
+    {%- for message in messages %} ... {{- '<|header_start|>' + message['role'] + ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quatrain.text.roles import ROLES
+
+if TYPE_CHECKING:
+    from quatrain.text.chat import ChatFormat
+
+
+def chat_template(chat: ChatFormat) -> str:
+    """Write the template; blocks are trimmed on their left, so its line ends print nothing."""
+    known = ", ".join(_literal(role) for role in ROLES)
+    before = f"{_literal(chat.header_start)} + {_role_name(chat)} + "
+    after_role = _literal(chat.header_end + chat.after_header)
+    lines = [
+        "{%- for message in messages %}",
+        f"{{%- if message['role'] not in [{known}] %}}",
+        "{{- raise_exception('roles are " + ", ".join(ROLES) + "') }}",
+        "{%- endif %}",
+        "{%- set content = message['content'] | trim %}",
+        "{%- if content or message['role'] != 'system' %}",
+        "{{- " + before + after_role + " + content + "
+        f"{_literal(chat.end_of_turn + chat.after_turn)}" + " }}",
+        "{%- endif %}",
+        "{%- endfor %}",
+        "{%- if add_generation_prompt %}",
+        "{{- " + _literal(chat.header("assistant")) + " }}",
+        "{%- endif %}",
+    ]
+    if chat.begin:
+        lines.insert(0, "{{- " + _literal(chat.begin) + " }}")
+    return "\n".join(lines)
+
+
+def _role_name(chat: ChatFormat) -> str:
+    """Give the expression of a role's name: itself, or looked up where a format renames it."""
+    names = {role: chat.role_name(role) for role in ROLES}
+    if all(role == name for role, name in names.items()):
+        return "message['role']"
+    pairs = ", ".join(f"{_literal(role)}: {_literal(name)}" for role, name in names.items())
+    return "{" + pairs + "}[message['role']]"
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"
