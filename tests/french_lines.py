@@ -9,7 +9,7 @@ WORDS = (
     "le la les un une des l'eau l’eau l'été d'Île-de-France qu'il qu’elle jusqu'à aujourd'hui "
     "Où où ça cœur œuvre naïve Noël élève élèves ÉCOLE À Ça bœuf maïs garçon forêt hôtel été "
     "peut-être va-t-il arc-en-ciel Molière Besançon Nîmes 1789 3,14 12 000 14h30 €50 50 % n° 1er "
-    "voilà déjà très où est sont était mange mangent chantait c'est n'est s'il m'appelle t'aime "
+    "voilà déjà très où est sont était danse mangent chantait c'est n'est s'il m'appelle t'aime "
     "ouvre ferme pourquoi comment quand combien quel quelle système user assistant system"
 ).split(" ")
 ENDINGS = (".", " !", " ?", "…", " ;", " : «\u00a0oui\u00a0»", " (non)", ", etc.", " – fin", ' "x"')
