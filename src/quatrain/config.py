@@ -119,7 +119,7 @@ class ModelConfig(Section):
                 f"n_heads must divide d_model: d_model={self.d_model}, n_heads={self.n_heads} "
                 f"leaves {leaves}. Use d_model={better}, or set d_k."
             )
-        if self.d_k % 2:
+        elif self.d_k % 2:
             found.append(f"d_k must be even, since RoPE turns pairs: d_k={self.d_k}.")
         if self.n_heads % self.n_kv_heads:
             found.append(
@@ -143,9 +143,7 @@ class ModelConfig(Section):
                 f"{list(self.rope_layers)}."
             )
         if any(not 0 <= layer < self.n_layers for layer in self.moe_layers):
-            found.append(
-                f"moe_layers must lie in 0..{self.n_layers - 1}: {list(self.moe_layers)}."
-            )
+            found.append(f"moe_layers must lie in 0..{self.n_layers - 1}: {list(self.moe_layers)}.")
         return found
 
 
@@ -205,7 +203,8 @@ class TrainConfig(Section):
     """Rows a step."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows at a time; the gradients of a step are summed over its micro-batches."""
-    learning_rate: float = Field(1e-3, gt=0, le=1)
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    """The peak; by default 0.256 / d_model, and 0.4 of that when weights come from model.init."""
     min_learning_rate_ratio: float = Field(0.05, ge=0, le=1)
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, le=1)

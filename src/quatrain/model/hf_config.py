@@ -7,6 +7,8 @@ Every spelling of llama4.md section 1.1 is read: nested under `text_config` or f
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +16,8 @@ from pydantic import ValidationError
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 
+CONFIG = "config.json"
+_LARGEST_JSON = 64 << 20
 _SAME_MEANING = {
     "vocab_size": "vocab_size",
     "hidden_size": "d_model",
@@ -59,6 +63,30 @@ _DERIVED = {
     "for_llm_compressor", "cache_implementation", "_name_or_path",
 }  # fmt: skip
 _TEMPERATURE_AS_INTEGER = 4  # what transformers 4.51 wrote for True
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a model directory.
+
+    Raises:
+        CheckpointError: Q401 when it is missing, oversized or not an object.
+    """
+    if not path.is_file():
+        raise CheckpointError("Q401", f"{path} is missing.", "Give a model or run directory.")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise CheckpointError("Q401", f"{path} exceeds {_LARGEST_JSON} bytes.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("Q401", f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError("Q401", f"{path} must hold a JSON object.")
+    return value
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Read the architecture of a model directory; needs no torch. Raises as `from_hf`."""
+    return from_hf(read_json(directory / CONFIG))
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:

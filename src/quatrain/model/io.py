@@ -6,7 +6,6 @@ held twice. No pickle: `.bin` and `.pt` are refused. Not for tokenizers (text/to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,33 +17,13 @@ from torch import Tensor, nn
 
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.model.hf_config import from_hf, to_hf
+from quatrain.model.hf_config import CONFIG, read_config, read_json, to_hf
 from quatrain.model.llama import LlamaModel
 
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+GENERATION_CONFIG = "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SKIPPED = ("vision_model.", "multi_modal_projector.")
 _PREFIX = "language_model."
-_LARGEST_JSON = 64 << 20
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a model directory.
-
-    Raises:
-        CheckpointError: Q401 when it is missing, oversized or not an object.
-    """
-    if not path.is_file():
-        raise CheckpointError("Q401", f"{path} is missing.", "Give a model or run directory.")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise CheckpointError("Q401", f"{path} exceeds {_LARGEST_JSON} bytes.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("Q401", f"{path} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError("Q401", f"{path} must hold a JSON object.")
-    return value
 
 
 def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> LlamaModel:
@@ -58,7 +37,7 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
     Raises:
         CheckpointError: Q401 for files, Q404 for names or shapes, Q410 for the config.
     """
-    config = from_hf(read_json(directory / CONFIG))
+    config = read_config(directory)
     with torch.device("meta"):
         model = LlamaModel(config)
     wanted = {name: parameter.shape for name, parameter in model.state_dict().items()}

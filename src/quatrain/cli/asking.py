@@ -1,0 +1,95 @@
+"""`quatrain ask`: one question, or a conversation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from quatrain.errors import DataError
+from quatrain.recipe import load_config
+
+_LEAVE = {"/quit", "/exit", "/q"}
+
+
+def run_asking(
+    model: str, question: str | None, context_file: str | None, options: list[str], as_json: bool
+) -> None:
+    """Answer a question, streamed; or talk until the input ends."""
+    overrides = [o if o.startswith("generate.") else f"generate.{o}" for o in options]
+    settings = load_config(None, overrides).generate.model_dump(exclude_unset=True)
+    context = _read(context_file) if context_file else None
+    from quatrain.generate.answer import Answer, Answerer
+
+    answerer = Answerer(model)
+    if question is None:
+        _talk(answerer, context, settings)
+        return
+    if as_json:
+        answer = answerer.answer(question, context, **settings)
+        print(json.dumps(_described(answer), ensure_ascii=False))
+        return
+    from quatrain.text.chat import user_content
+    from quatrain.text.conversation import Message
+
+    for piece in answerer.stream([Message("user", user_content(question, context))], **settings):
+        if not isinstance(piece, Answer):
+            print(piece, end="", flush=True)
+    print()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "Q301", f"the context {path} cannot be read: {error}.", "Give a UTF-8 text file."
+        ) from None
+
+
+def _described(answer: Any) -> dict[str, Any]:
+    return {
+        "answer": str(answer),
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+    }
+
+
+def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
+    """Hold a conversation; the context belongs to the first question."""
+    from quatrain.generate.answer import Answer
+    from quatrain.text.chat import user_content
+    from quatrain.text.conversation import Message
+
+    messages: list[Message] = []
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print("/quit leaves, /new forgets what was said", file=sys.stderr)
+    while (line := _next_line(interactive)) is not None and line not in _LEAVE:
+        if line == "/new":
+            messages = []
+        if not line or line == "/new":
+            continue
+        content = user_content(line, context if not messages else None)
+        asked = [*messages, Message("user", content)]
+        try:
+            for piece in answerer.stream(asked, **settings):
+                if isinstance(piece, Answer):
+                    said = str(piece)
+                else:
+                    print(piece, end="", flush=True)
+        except DataError as error:
+            print(f"error{error}\n(/new starts again)", file=sys.stderr)
+            continue
+        print()
+        if said.strip():
+            messages = [*asked, Message("assistant", said)]
+
+
+def _next_line(interactive: bool) -> str | None:
+    try:
+        return input("> " if interactive else "").strip()
+    except EOFError:
+        return None

@@ -1,0 +1,52 @@
+"""`quatrain eval`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from quatrain.errors import DataError
+from quatrain.recipe import load_config
+
+
+def run_evaluation(
+    model: str, file: str, by: str | None, limit: int | None, overrides: list[str], as_json: bool
+) -> None:
+    """Answer every question of a file and print the scores."""
+    config = load_config(None, [f"data.limit={limit}"] * (limit is not None) + overrides)
+    from quatrain.data.records import load_records
+
+    conversations = load_records((file,), config.data).conversations
+    if not conversations:
+        raise DataError("Q303", f"{file} has no question with an answer.", "Check its columns.")
+    if by and not any(by in one.fields for one in conversations):
+        known = sorted({name for one in conversations for name in one.fields})
+        raise DataError("Q304", f"no record has a column {by!r} to score by.",
+                        f"Columns: {', '.join(known) or 'none'}.")  # fmt: skip
+    from quatrain.evaluate.run import grade, held_out_loss, padded_batches, scores_by, total_score
+    from quatrain.generate.answer import Answerer
+
+    answerer = Answerer(model)
+    encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
+    loss, _ = held_out_loss(answerer.model, padded_batches(encoded))
+    graded = grade(answerer, conversations, config.generate)
+    found: dict[str, Any] = {"count": len(graded), "loss": loss}
+    found |= {name: value for name, value in asdict(total_score(graded)).items() if name != "count"}
+    found["by"] = {key: asdict(one) for key, one in scores_by(graded, by).items()} if by else {}
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "questions", "exact match %", "F1 %")
+    for name, row in [*found["by"].items(), ("all", found)]:
+        table.add_row(name, str(row["count"]), f"{row['exact_match']:.1f}", f"{row['f1']:.1f}")
+    Console(file=sys.stdout).print(table)
+    print(f"loss of the gold answers: {found['loss']:.3f} nats a token")

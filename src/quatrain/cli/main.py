@@ -1,0 +1,136 @@
+"""The `quatrain` command: its verbs, how errors are shown, and exit codes.
+
+Every verb imports what it needs when it runs, so that help and errors in a recipe come at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from quatrain.errors import QuatrainError, ResourceError
+
+app = typer.Typer(
+    name="quatrain",
+    help="Fine-tune a Llama 4 to answer questions, French first.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
+]
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
+Model = Annotated[str, typer.Argument(help="A run, a model directory or a Hub id.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
+) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if debug:
+        os.environ["QUATRAIN_DEBUG"] = "1"
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    for chatty in ("filelock", "urllib3", "httpx", "huggingface_hub"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@app.command()
+def demo(overrides: Overrides = None, json: Json = False) -> None:
+    """Run the main job on the embedded questions: pretrain, fine-tune, exam, answers."""
+    from quatrain.cli.demo import run_demo
+
+    run_demo(overrides or [], json)
+
+
+@app.command()
+def pretrain(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
+    """Train on text. The same command again resumes."""
+    from quatrain.cli.training import run_training
+
+    run_training(recipe, overrides or [], "pretrain", json)
+
+
+@app.command()
+def sft(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
+    """Fine-tune on questions and answers. The same command again resumes."""
+    from quatrain.cli.training import run_training
+
+    run_training(recipe, overrides or [], "sft", json)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Model,
+    file: Annotated[str, typer.Argument(help="Questions with their answers, in any known shape.")],
+    by: Annotated[str | None, typer.Option(help="Also score apart by this column.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first so many questions.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="data.* and generate.* fields."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score a model's answers: loss, exact match and F1 with French normalising."""
+    from quatrain.cli.evaluating import run_evaluation
+
+    run_evaluation(model, file, by, limit, options or [], json)
+
+
+@app.command()
+def ask(
+    model: Model,
+    question: Annotated[str | None, typer.Argument(help="Without one, a conversation.")] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A text that the question is about.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Fields such as temperature=0.7."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer one question, or hold a conversation; the answer streams."""
+    from quatrain.cli.asking import run_asking
+
+    run_asking(model, question, context, options or [], json)
+
+
+def main() -> None:
+    """Run the command line; every error that a user can mend is one short message."""
+    try:
+        app()
+    except QuatrainError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+            raise
+        _fail(
+            ResourceError(
+                "Q601",
+                f"memory ran out: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
+                "Halve train.micro_batch_size, set train.activation_checkpointing=true, or lower "
+                "data.block_size. The last checkpoint is whole.",
+            )
+        )
+
+
+def _fail(error: QuatrainError) -> None:
+    if os.environ.get("QUATRAIN_DEBUG"):
+        raise error
+    print(f"error{error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""`quatrain sft` and `quatrain pretrain`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Any
+
+from quatrain.recipe import load_config
+
+
+def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) -> None:
+    """Build the Config, train, and say where the model is."""
+    config = load_config(recipe, overrides, train={"task": task})
+    from quatrain.train.start import resolve
+
+    resolve(config)  # what a recipe gets wrong is said before torch is imported
+    from quatrain.train.run import run
+
+    result = run(config)
+    if as_json:
+        print(json.dumps(summary(result), ensure_ascii=False))
+    if result.stopped_by is not None:
+        command = shlex.join(["quatrain", task, recipe, *overrides])
+        print(f"stopped and saved; to go on: {command}", file=sys.stderr)
+        sys.exit(128 + result.stopped_by)
+    if not as_json:
+        _say_what_next(result)
+
+
+def summary(result: Any) -> dict[str, Any]:
+    """Describe a finished run as plain values."""
+    state = result.state
+    return {
+        "run_dir": str(result.run_dir),
+        "finished": state.finished,
+        "step": state.step,
+        "tokens": state.tokens,
+        "best_step": state.best_step,
+        "evaluation": result.last_evaluation,
+    }
+
+
+def _say_what_next(result: Any) -> None:
+    print(f"best checkpoint: step {result.state.best_step}", file=sys.stderr)
+    print(f'ask it: quatrain ask {shlex.quote(str(result.run_dir))} "..."', file=sys.stderr)

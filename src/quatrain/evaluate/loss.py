@@ -1,0 +1,122 @@
+"""The loss: a sum over answer tokens and their count, divided once by the global count.
+
+The one shift lives here: the hidden state at t is judged on the id at t + 1, where the mask marks
+that id as a target.
+
+    ids       <bos>  Oui  ?  Non  <eot>
+    mask        0     0   0   1     1
+    judged                ^   ^          hidden states that predict Non and <eot>
+
+Shapes: B rows, T tokens, M targets, H model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quatrain.model.layout import Segments
+from quatrain.model.llama import LlamaModel
+
+
+class Judged(NamedTuple):
+    """Sums over one batch; whoever divides knows the global counts."""
+
+    loss_sum: Tensor
+    """Summed negative log-likelihood of the targets, in nats, a float32 scalar."""
+    num_targets: int
+    balance_sum: Tensor
+    """Summed over layers with experts: tokens x imbalance; a scalar."""
+    loads: dict[int, Tensor]
+    """By layer: how many tokens chose each expert."""
+
+
+def judge(
+    model: LlamaModel, ids_BT: Tensor, mask_BT: Tensor, segments: Segments | None, chunk_size: int
+) -> Judged:
+    """Run the model on a batch and sum its loss over the targets.
+
+    Args:
+        model: the model; its gradient flows through both sums.
+        ids_BT: token ids.
+        mask_BT: True on each id that is a target.
+        segments: document lengths, or None.
+        chunk_size: how many positions' logits exist at one time.
+    """
+    hidden = model.model(ids_BT, segments)
+    targets_BT = mask_BT[:, 1:]
+    states_MH = hidden.states[:, :-1][targets_BT]
+    targets_M = ids_BT[:, 1:][targets_BT]
+    loss_sum = summed_cross_entropy(states_MH, model.lm_head.weight, targets_M, chunk_size)
+    balances = [routing.balance for routing in hidden.routing.values()]
+    balance_sum = torch.stack(balances).sum() if balances else loss_sum.new_zeros(())
+    loads = {layer: routing.load_E for layer, routing in hidden.routing.items()}
+    return Judged(loss_sum, len(targets_M), balance_sum, loads)
+
+
+def count_targets(mask_BT: Any) -> int:
+    """Count the targets that `judge` will find in a batch; the first id of a row is never one."""
+    return int(mask_BT[:, 1:].sum())
+
+
+def summed_cross_entropy(
+    states_MH: Tensor, weight_VH: Tensor, targets_M: Tensor, chunk_size: int
+) -> Tensor:
+    """Sum -log p(target) with float32 logits, a chunk of positions at a time.
+
+    Both gradients are computed with the loss, so that no logits are kept.
+    """
+    dtype = states_MH.dtype
+    if torch.is_autocast_enabled(states_MH.device.type):
+        dtype = torch.get_autocast_dtype(states_MH.device.type)
+    with torch.autocast(states_MH.device.type, enabled=False):
+        total: Tensor = _ChunkedCrossEntropy.apply(
+            states_MH, weight_VH, targets_M, chunk_size, dtype, torch.is_grad_enabled()
+        )
+    return total
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states_MH: Tensor,
+        weight_VH: Tensor,
+        targets_M: Tensor,
+        chunk_size: int,
+        dtype: torch.dtype,
+        learns: bool,
+    ) -> Tensor:
+        weight = weight_VH.to(dtype)
+        total = states_MH.new_zeros((), dtype=torch.float32)
+        grad_states = torch.empty_like(states_MH) if learns else None
+        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if learns else None
+        for start in range(0, len(targets_M), chunk_size):
+            part = slice(start, start + chunk_size)
+            states, targets = states_MH[part].to(dtype), targets_M[part]
+            log_p = (states @ weight.T).float().log_softmax(-1)
+            total += F.nll_loss(log_p, targets, reduction="sum")
+            if grad_states is not None and grad_weight is not None:
+                grad_logits = log_p.exp_()
+                grad_logits[torch.arange(len(targets), device=targets.device), targets] -= 1
+                grad_logits = grad_logits.to(dtype)
+                grad_states[part] = grad_logits @ weight
+                grad_weight += grad_logits.T @ states
+        ctx.save_for_backward(grad_states, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return (
+            grad_states * scale.to(grad_states.dtype),
+            grad_weight * scale,
+            None,
+            None,
+            None,
+            None,
+        )

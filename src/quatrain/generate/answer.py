@@ -1,0 +1,98 @@
+"""The Answerer: a question to an answer, by the prompt contract stored with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quatrain.config import GenerateConfig
+from quatrain.generate.engine import Completion, FinishReason, complete, stream
+from quatrain.model.llama import LlamaModel
+from quatrain.model.locate import locate
+from quatrain.text.chat import ChatFormat, user_content
+from quatrain.text.conversation import Message
+from quatrain.text.tokenizer import Tokenizer
+
+
+class Answer(str):
+    """An answer's text, which also knows how it came about."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of(cls, text: str, completion: Completion, prompt_tokens: int) -> Answer:
+        """Join a text and its counts; the stop token counts as one."""
+        answer = cls(text)
+        answer.finish_reason = completion.finish_reason
+        answer.prompt_tokens = prompt_tokens
+        answer.completion_tokens = len(completion.ids) + (completion.finish_reason == "stop")
+        return answer
+
+
+class Answerer:
+    """A model with its tokenizer and its ChatFormat, ready to be asked."""
+
+    def __init__(self, model: str | Path, device: str | None = None) -> None:
+        """Open MODEL: a run (its best checkpoint), a model directory or a Hub id."""
+        directory = locate(model)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = LlamaModel.from_pretrained(directory, device=device).eval()
+        self.tokenizer = Tokenizer.load(directory)
+        self.chat = ChatFormat.load(directory)
+
+    @classmethod
+    def of(cls, model: LlamaModel, tokenizer: Tokenizer, chat: ChatFormat) -> Answerer:
+        """Wrap a model that is in memory already."""
+        answerer = cls.__new__(cls)
+        answerer.model, answerer.tokenizer, answerer.chat = model, tokenizer, chat
+        return answerer
+
+    def answer(self, question: str, context: str | None = None, **options: Any) -> Answer:
+        """Answer one question.
+
+        Args:
+            question: as a person writes it.
+            context: a text that holds the answer, or None.
+            options: fields of GenerateConfig (max_new_tokens, temperature, seed ...).
+
+        Raises:
+            DataError: Q320 when the prompt fills the model's context; Q30x for an empty question.
+        """
+        return self.reply([Message("user", user_content(question, context))], **options)
+
+    def reply(self, messages: Sequence[Message], **options: Any) -> Answer:
+        """Answer the last user turn of a conversation."""
+        return self.replies([messages], GenerateConfig(**options))[0]
+
+    def replies(
+        self, conversations: Sequence[Sequence[Message]], options: GenerateConfig
+    ) -> list[Answer]:
+        """Answer several conversations side by side, each as it would be alone."""
+        prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
+        completions = complete(self.model, prompts, options, self.chat.stop_ids(self.tokenizer))
+        return [
+            Answer.of(self.tokenizer.decode(completion.ids), completion, len(prompt))
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    def stream(self, messages: Sequence[Message], **options: Any) -> Iterator[str | Answer]:
+        """Yield pieces of the answer's text as they are final, then the whole as an Answer."""
+        prompt = self.chat.encode_prompt(list(messages), self.tokenizer)
+        stop_ids, decoder = self.chat.stop_ids(self.tokenizer), self.tokenizer.stream()
+        completion, pieces = Completion(), []
+        for step in stream(self.model, [prompt], GenerateConfig(**options), stop_ids):
+            completion.finish_reason = step.finish_reason or completion.finish_reason
+            if step.finish_reason != "stop":
+                completion.ids.append(step.token_id)
+                if piece := decoder.push(step.token_id):
+                    pieces.append(piece)
+                    yield piece
+        if rest := decoder.finish():
+            pieces.append(rest)
+            yield rest
+        yield Answer.of("".join(pieces), completion, len(prompt))

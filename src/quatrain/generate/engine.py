@@ -1,0 +1,128 @@
+"""The decoding loop: prompt ids to answer ids, several prompts side by side, with a cache.
+
+Knows ids only; text is answer.py's. Prompts of different lengths are padded on the left: the
+padding is a document of its own, which the prompt cannot see, so that each row's tokens are those
+it would get alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from quatrain.config import GenerateConfig
+from quatrain.errors import DataError
+from quatrain.generate.sampling import choose, generators
+from quatrain.model.llama import LlamaModel
+
+FinishReason = Literal["stop", "length"]
+
+
+class Step(NamedTuple):
+    """One new token of one prompt."""
+
+    prompt: int
+    """Index of the prompt."""
+    token_id: int
+    finish_reason: FinishReason | None
+    """Why this prompt ends here, or None when it goes on. A stop token ends it and is not text."""
+
+
+@dataclass
+class Completion:
+    """The tokens that answer one prompt, the stop token left out."""
+
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+
+def complete(
+    model: LlamaModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerateConfig,
+    stop_ids: Collection[int],
+) -> list[Completion]:
+    """Answer every prompt, options.batch_size at a time; the longest first wastes least."""
+    completions = [Completion() for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for start in range(0, len(order), options.batch_size):
+        block = order[start : start + options.batch_size]
+        for step in stream(model, [prompts[i] for i in block], options, stop_ids):
+            completion = completions[block[step.prompt]]
+            if step.finish_reason != "stop":
+                completion.ids.append(step.token_id)
+            if step.finish_reason:
+                completion.finish_reason = step.finish_reason
+    return completions
+
+
+@torch.inference_mode()
+def stream(
+    model: LlamaModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerateConfig,
+    stop_ids: Collection[int],
+) -> Iterator[Step]:
+    """Yield each new token as it is known; prompts that end leave the batch.
+
+    Raises:
+        DataError: Q320 for an empty prompt or one that fills the model's context.
+    """
+    context = model.config.max_position_embeddings
+    _check(prompts, context)
+    rows = list(range(len(prompts)))
+    history = [list(prompt) for prompt in prompts]
+    draws = generators(options, len(prompts))
+    cache = model.new_cache()
+    ids_BT, segments = _pad_left(prompts, model.lm_head.weight.device)
+    states = model.model(ids_BT, segments, cache).states
+    for count in range(1, options.max_new_tokens + 1):
+        logits_BV = model.lm_head(states[:, -1])
+        chosen = choose(
+            logits_BV, options, [history[i] for i in rows], [draws[i] for i in rows]
+        ).tolist()
+        going_on = []
+        for place, (prompt, token_id) in enumerate(zip(rows, chosen, strict=True)):
+            history[prompt].append(token_id)
+            reason: FinishReason | None = None
+            if token_id in stop_ids:
+                reason = "stop"
+            elif count == options.max_new_tokens or len(history[prompt]) >= context:
+                reason = "length"
+            else:
+                going_on.append(place)
+            yield Step(prompt, token_id, reason)
+        if not going_on:
+            return
+        if len(going_on) < len(rows):
+            cache.select(torch.tensor(going_on, device=ids_BT.device))
+            rows = [rows[place] for place in going_on]
+        next_ids = torch.tensor([[history[i][-1]] for i in rows], device=ids_BT.device)
+        states = model.model(next_ids, None, cache).states
+
+
+def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
+    for number, prompt in enumerate(prompts):
+        if not prompt:
+            raise DataError("Q320", f"prompt {number} is empty; it needs at least one token.")
+        if len(prompt) >= context:
+            raise DataError(
+                "Q320",
+                f"prompt {number} has {len(prompt)} tokens; the model's context is {context} and "
+                "an answer needs room.",
+                "Shorten the context or the question; nothing is cut in silence.",
+            )
+
+
+def _pad_left(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, list[list[int]]]:
+    """Align prompts on the right: ids [B, T], and the segments that keep the padding apart."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    segments = [[n for n in (longest - len(prompt), len(prompt)) if n] for prompt in prompts]
+    return torch.tensor(ids, device=device), segments

@@ -1,0 +1,82 @@
+"""How the next token is drawn from logits.
+
+In this order: repetition penalty, temperature, top-k, top-p, then one draw. Each row draws from
+its own generator, so that what stands beside it in a batch changes nothing.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from quatrain.config import GenerateConfig
+
+
+def generators(options: GenerateConfig, rows: int) -> list[torch.Generator]:
+    """Make a generator for each row, from the seed and the row's number."""
+    return [torch.Generator().manual_seed(options.seed + row) for row in range(rows)]
+
+
+def choose(
+    logits_BV: Tensor,
+    options: GenerateConfig,
+    history: Sequence[Sequence[int]],
+    draws: Sequence[torch.Generator],
+) -> Tensor:
+    """Choose a token for each row, [B] int64; temperature 0 takes the most likely one.
+
+    Args:
+        logits_BV: of the next token.
+        options: temperature, top_k, top_p, repetition_penalty.
+        history: the ids of each row so far, for the repetition penalty.
+        draws: a generator for each row.
+    """
+    logits_BV = logits_BV.float()
+    if options.repetition_penalty != 1:
+        logits_BV = penalise(logits_BV, history, options.repetition_penalty)
+    if options.temperature == 0:
+        return logits_BV.argmax(-1)
+    probabilities = keep_likely(logits_BV / options.temperature, options.top_k, options.top_p)
+    return _draw(probabilities, draws)
+
+
+def penalise(logits_BV: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Divide the positive logits of ids already there by the penalty, multiply the negative ones.
+
+    Keskar et al., 2019, section 4.1, in the form that signs need.
+    """
+    logits_BV = logits_BV.clone()
+    for row, ids in enumerate(history):
+        seen = torch.tensor(sorted(set(ids)), device=logits_BV.device, dtype=torch.int64)
+        values = logits_BV[row, seen]
+        logits_BV[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
+    return logits_BV
+
+
+def keep_likely(logits_BV: Tensor, top_k: int | None, top_p: float) -> Tensor:
+    """Turn logits into probabilities [B, V] that are 0 outside top-k and top-p (the nucleus).
+
+    The nucleus is the smallest set of most likely tokens whose probabilities reach top_p
+    (Holtzman et al., 2020); it holds at least one token. Ties beyond k are left out.
+    """
+    ordered, order = logits_BV.sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        ordered[:, top_k:] = -torch.inf
+    probabilities = ordered.softmax(-1)
+    if top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= top_p, 0.0)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    return torch.zeros_like(probabilities).scatter(-1, order, probabilities)
+
+
+def _draw(probabilities_BV: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Draw by the inverse of the cumulative distribution, on the CPU in float64."""
+    cumulative = probabilities_BV.double().cpu().cumsum(-1)
+    uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in draws])
+    reached = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
+    return reached[:, 0].clamp(max=probabilities_BV.shape[1] - 1).to(probabilities_BV.device)

@@ -1,0 +1,198 @@
+"""Recipes: YAML files and `section.field=value` overrides become a Config, or all their errors.
+
+Order of precedence: defaults, then the preset, then the recipe, then the overrides. An unknown
+name is an error that proposes the nearest one. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from quatrain.config import Config, Section
+from quatrain.errors import ConfigError
+
+_UNHELPFUL = "default_factory_not_called"  # follows from another error of the same section
+
+
+def shipped(folder: str = "") -> list[str]:
+    """Name the recipes that come with quatrain; or, in `presets`, its architectures."""
+    found = (resources.files("quatrain") / "recipes" / folder).iterdir()
+    return sorted(p.name.removesuffix(".yaml") for p in found if p.name.endswith(".yaml"))
+
+
+def load_config(recipe: str | None, overrides: Sequence[str], **fixed: Any) -> Config:
+    """Build the Config of a run.
+
+    Args:
+        recipe: a shipped name, the path of a YAML file, or None for the defaults.
+        overrides: `section.field=value`, the value in YAML.
+        fixed: what the command itself settles, as `train={"task": "sft"}`.
+
+    Raises:
+        ConfigError: Q201 for a recipe that cannot be read, Q202 listing every broken rule.
+    """
+    values = read_recipe(recipe) if recipe else {}
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    _merge(values, fixed)
+    return build(_with_preset(values))
+
+
+def build(values: dict[str, Any]) -> Config:
+    """Validate nested values; every problem is reported at once (Q202)."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = list(dict.fromkeys(_problems(error, values)))
+    listed = "\n".join(f"  - {problem}" for problem in problems)
+    plural = "s" if len(problems) > 1 else ""
+    raise ConfigError("Q202", f"the configuration has {len(problems)} problem{plural}:\n{listed}")
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Read a recipe by shipped name or path."""
+    path = Path(recipe)
+    if recipe in shipped():
+        text = (resources.files("quatrain") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
+    elif path.suffix in (".yaml", ".yml") and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            "Q201",
+            f"recipe {recipe!r} is neither shipped nor a YAML file.",
+            f"Shipped: {', '.join(shipped())}.{_nearest(recipe, shipped())}",
+        )
+    return _read_yaml(text, recipe)
+
+
+def to_yaml(config: Config) -> str:
+    """Write a Config such that `build` reads it back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without duplicate keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.YAMLError(f"these keys are there twice: {', '.join(sorted(twice))}")
+        return dict(super().construct_mapping(node, deep))
+
+
+def _read_yaml(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError("Q201", f"{name} is not YAML: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError("Q201", f"{name} must be a mapping of sections: {type(value).__name__}.")
+    return value
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """Turn `a.b=1` into {"a": {"b": 1}}."""
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError("Q201", f"{override!r} is not an override.", "Write section.field=value.")
+    try:
+        value: Any = yaml.load(text, _Loader) if text.strip() else ""
+    except yaml.YAMLError:
+        value = text
+    for name in reversed(path.strip().split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], more: dict[str, Any]) -> None:
+    for name, value in more.items():
+        if isinstance(value, dict) and isinstance(base.get(name), dict):
+            _merge(base[name], value)
+        else:
+            base[name] = value
+
+
+def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Put the preset's architecture under what the recipe says; `init` takes its place."""
+    model = values.get("model")
+    if not isinstance(model, dict) or not model.get("preset") or model.get("init"):
+        return values
+    name = model["preset"]
+    if name not in shipped("presets"):
+        raise ConfigError(
+            "Q201",
+            f"model.preset={name!r} is not shipped.",
+            f"Shipped: {', '.join(shipped('presets'))}.{_nearest(str(name), shipped('presets'))}",
+        )
+    file = resources.files("quatrain") / "recipes" / "presets" / f"{name}.yaml"
+    return {**values, "model": {**_read_yaml(file.read_text("utf-8"), name), **model}}
+
+
+def _problems(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
+    """Say each error in one line; add the rules between fields that pydantic did not get to."""
+    for one in error.errors():
+        place = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            yield _unknown(one["loc"])
+        elif one["type"] == "value_error":
+            prefix = "" if len(one["loc"]) < 2 else f"{place}: "
+            yield from (prefix + line for line in str(one["ctx"]["error"]).splitlines())
+        elif one["type"] != _UNHELPFUL:
+            yield f"{place}={one['input']!r}: {_lower_first(one['msg'])}."
+    yield from _rules_between_good_fields(error, values)
+
+
+def _rules_between_good_fields(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
+    bad = {tuple(one["loc"][:2]) for one in error.errors()}
+    for name, section in _sections().items():
+        given = values.get(name)
+        if not isinstance(given, dict) or not any(loc[:1] == (name,) for loc in bad):
+            continue
+        good = {k: v for k, v in given.items()
+                if k in section.model_fields and (name, k) not in bad}  # fmt: skip
+        try:
+            section.model_validate(good)
+        except ValidationError as inner:
+            for one in inner.errors():
+                if one["type"] == "value_error" and not one["loc"]:
+                    yield from str(one["ctx"]["error"]).splitlines()
+
+
+def _sections() -> dict[str, type[Section]]:
+    fields = Config.model_fields.items()
+    return {
+        name: field.annotation
+        for name, field in fields
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _unknown(loc: tuple[int | str, ...]) -> str:
+    """Name an unknown field and the nearest known one, in its section or in another."""
+    place = ".".join(str(part) for part in loc)
+    known = [*Config.model_fields]
+    for name, section in _sections().items():
+        known += [f"{name}.{field}" for field in section.model_fields]
+    by_leaf = [path for path in known if path.split(".")[-1] == str(loc[-1])]
+    same_section = [path for path in known if path.split(".")[:-1] == place.split(".")[:-1]]
+    hint = f" Did you mean {by_leaf[0]!r}?" if by_leaf else _nearest(place, same_section)
+    return f"{place} is not a field.{hint or _nearest(place, known)}"
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

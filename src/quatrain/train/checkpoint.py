@@ -1,0 +1,202 @@
+"""Checkpoints: a model directory that also holds what the next step needs.
+
+    checkpoints/step-000120/  manifest.json          sizes and SHA-256 of everything below
+                              config.json, model.safetensors, tokenizer.json, ...
+                              optimizer.safetensors  AdamW's two moments by parameter name
+                              state.json             step, tokens, best, the run's length
+    checkpoints/best          -> the step with the best answers
+
+One is written beside its name, hashed, then renamed; killed at any instant, the newest whole one
+is resumed. There is no loader or RNG state: batches are a function of the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+
+from quatrain.errors import CheckpointError, ResourceError
+from quatrain.files import damage, new_directory, remove_directory, remove_leftovers, write_json
+from quatrain.model.llama import LlamaModel
+from quatrain.model.locate import BEST, CHECKPOINTS
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+_SCHEMA = 1
+
+
+class State(BaseModel):
+    """What a run knows besides weights and moments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = 0
+    tokens: int = 0
+    """Tokens read so far, padding left out."""
+    best_step: int | None = None
+    best_score: tuple[float, ...] = ()
+    """Of the best evaluation; larger is better, compared in order."""
+    evaluations_since_best: int = 0
+    finished: bool = False
+
+    def after_evaluation(self, score: tuple[float, ...]) -> State:
+        """Take note of an evaluation at this step."""
+        if self.best_step is None or score > self.best_score:
+            change: dict[str, Any] = {
+                "best_step": self.step,
+                "best_score": score,
+                "evaluations_since_best": 0,
+            }
+        else:
+            change = {"evaluations_since_best": self.evaluations_since_best + 1}
+        return self.model_copy(update=change)
+
+
+class Keeper:
+    """Writes, finds and thins out the checkpoints of one run."""
+
+    def __init__(
+        self, run_dir: Path, keep_last: int, extras: Callable[[Path], None], about: dict[str, Any]
+    ) -> None:
+        """Prepare the run's checkpoint directory.
+
+        Args:
+            run_dir: the run.
+            keep_last: how many of the newest are kept, besides the best.
+            extras: writes what else belongs to a model directory (tokenizer, chat format).
+            about: facts for the manifest that bear on exact resumption (threads, versions ...).
+        """
+        self.directory = run_dir / CHECKPOINTS
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.keep_last, self.extras, self.about = keep_last, extras, about
+        remove_leftovers(self.directory)
+
+    def save(self, model: LlamaModel, optimizer: torch.optim.Optimizer, state: State) -> Path:
+        """Write the checkpoint of a step, then delete those that are no longer kept.
+
+        Raises:
+            ResourceError: Q602 when the disk is full; older checkpoints stay.
+        """
+        final = self.path(state.step)
+        manifest = {"schema": _SCHEMA, "step": state.step, **self.about}
+        try:
+            with new_directory(final, manifest) as directory:
+                model.save_pretrained(directory)
+                self.extras(directory)
+                save_file(_moments(model, optimizer), directory / OPTIMIZER)
+                write_json(directory / STATE, state.model_dump())
+        except OSError as error:
+            free = shutil.disk_usage(self.directory).free >> 20
+            raise ResourceError(
+                "Q602",
+                f"checkpoint {final.name} could not be written ({error}); {free} MB are free on "
+                f"{self.directory}.",
+                "Free some space and run the same command again; older checkpoints are whole.",
+            ) from error
+        self._thin(state)
+        return final
+
+    def path(self, step: int) -> Path:
+        """Name a step's checkpoint."""
+        return self.directory / f"step-{step:06d}"
+
+    def newest(self) -> Path | None:
+        """Find the newest checkpoint that is whole, and say which ones were skipped and why."""
+        for directory in reversed(self._all()):
+            found = damage(directory)
+            if found is None:
+                return directory
+            logger.warning("checkpoint %s is damaged (%s): skipped", directory.name, found)
+        return None
+
+    def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
+        """Put a checkpoint's weights and moments in place; return its state."""
+        saved = LlamaModel.from_pretrained(directory).state_dict()
+        model.load_state_dict(saved)
+        moments = load_file(directory / OPTIMIZER)
+        state = State.model_validate_json((directory / STATE).read_text(encoding="utf-8"))
+        if state.step:
+            _restore_moments(model, optimizer, moments, state.step)
+        self._say_what_differs(directory)
+        self.mark_best(state)
+        return state
+
+    def mark_best(self, state: State) -> None:
+        """Let `best` lead to the best step: a link, or a copy where links are not allowed."""
+        if state.best_step is None:
+            return
+        link, target = self.directory / BEST, self.path(state.best_step)
+        if link.is_symlink() and os.readlink(link) == target.name:
+            return
+        temporary = self.directory / f".{BEST}.tmp-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            temporary.symlink_to(target.name, target_is_directory=True)
+            os.replace(temporary, link)
+        except OSError:  # Windows without the right to make links
+            if link.exists():
+                remove_directory(link)
+            shutil.copytree(target, link)
+
+    def _thin(self, state: State) -> None:
+        self.mark_best(state)
+        kept = {path.name for path in self._all()[-self.keep_last :]}
+        if state.best_step is not None:
+            kept.add(self.path(state.best_step).name)
+        for directory in self._all():
+            if directory.name not in kept:
+                remove_directory(directory)
+
+    def _all(self) -> list[Path]:
+        found = (path for path in self.directory.glob("step-*") if path.is_dir())
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def _say_what_differs(self, directory: Path) -> None:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        for name, now in self.about.items():
+            if manifest.get(name) != now:
+                logger.warning(
+                    "not bit-identical to an uninterrupted run: %s was %s, is %s",
+                    name, manifest.get(name), now,
+                )  # fmt: skip
+
+
+def _moments(model: LlamaModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, parameter in model.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in optimizer.state.get(parameter, {}):
+                value = optimizer.state[parameter][moment]
+                found[f"{moment}.{name}"] = value.contiguous().cpu()
+    return found
+
+
+def _restore_moments(
+    model: LlamaModel,
+    optimizer: torch.optim.Optimizer,
+    moments: dict[str, torch.Tensor],
+    step: int,
+) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        try:
+            pair = {m: moments[f"{m}.{name}"] for m in ("exp_avg", "exp_avg_sq")}
+        except KeyError as error:
+            raise CheckpointError("Q404", f"{OPTIMIZER} has no {error}.") from None
+        count = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
+        optimizer.state[parameter] = {
+            "step": count, **{m: value.to(parameter.device) for m, value in pair.items()}
+        }  # fmt: skip

@@ -1,0 +1,110 @@
+"""metrics.jsonl, samples.jsonl, and what a person sees while a run goes on.
+
+metrics.jsonl is the truth: one object a line, training rows with `step, loss, lr, grad_norm,
+tokens`, evaluation rows with `step, eval_loss, exact_match, f1`. Whatever depends on the clock is
+under `seconds` and `tokens_per_second`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quatrain.files import write_text
+
+logger = logging.getLogger(__name__)
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a last line that was cut by a kill is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class Journal:
+    """The files of a run that grow by lines; a resumed run forgets what it will do again."""
+
+    def __init__(self, run_dir: Path, resumed_step: int) -> None:
+        self.run_dir = run_dir
+        self._warned = False
+        for name in (METRICS, SAMPLES):
+            kept = [row for row in read_rows(run_dir / name) if row["step"] <= resumed_step]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            write_text(run_dir / name, text)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append a row of metrics."""
+        self._append(METRICS, row)
+
+    def sample(self, row: dict[str, Any]) -> None:
+        """Append an answer given at an evaluation."""
+        self._append(SAMPLES, row)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            with (self.run_dir / name).open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            if not self._warned:
+                logger.warning("%s cannot be written (%s); training goes on", name, error)
+            self._warned = True
+
+
+class Display:
+    """Progress on stderr: a live bar on a terminal, plain lines when piped."""
+
+    def __init__(self, num_steps: int, first_step: int, quiet: bool = False) -> None:
+        self.num_steps, self.quiet = num_steps, quiet
+        self.console = Console(file=sys.stderr, highlight=False)
+        self._every = max(1, num_steps // 20)
+        self._progress: Progress | None = None
+        if self.console.is_terminal and not quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[now]}"),
+                console=self.console,
+            )  # fmt: skip
+            self._task = self._progress.add_task(
+                "training", total=num_steps, completed=first_step, now=""
+            )
+            self._progress.start()
+
+    def trained(self, row: dict[str, Any]) -> None:
+        """Show a training row."""
+        now = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['tokens_per_second']:,.0f} tok/s"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=row["step"], now=now)
+        elif not self.quiet and (row["step"] % self._every == 0 or row["step"] == 1):
+            self.say(f"step {row['step']}/{self.num_steps}  {now}")
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """Show an evaluation row."""
+        parts = [f"step {row['step']}/{self.num_steps}  held out: loss {row['eval_loss']:.3f}"]
+        if row["exact_match"] is not None:
+            parts.append(f"exact match {row['exact_match']:.1f} %  F1 {row['f1']:.1f} %")
+        self.say("  ".join(parts))
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        if not self.quiet:
+            self.console.print(line, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()

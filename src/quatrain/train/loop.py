@@ -1,0 +1,215 @@
+"""The training loop: one, for pretraining and for SFT.
+
+A step, always in this order: batch, rate, gradients, stop if anything is not finite, update, log;
+then, when due, evaluate, and save. Each batch is a function of the step and nothing draws at
+random, so a run that is killed anywhere goes on from a checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from quatrain.config import TrainConfig
+from quatrain.data.batches import Batch, Batches
+from quatrain.errors import NonFiniteError
+from quatrain.evaluate.loss import count_targets, judge
+from quatrain.files import write_json
+from quatrain.model.llama import LlamaModel
+from quatrain.train.checkpoint import Keeper, State
+from quatrain.train.log import Display, Journal
+from quatrain.train.optim import learning_rate, set_learning_rate
+
+
+@dataclass
+class Gradients:
+    """What the micro-batches of one step added up to."""
+
+    loss: float = 0.0
+    """Mean over the step's targets."""
+    num_tokens: int = 0
+    """Tokens read, padding left out."""
+    loads: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found; the score decides which checkpoint is best."""
+
+    row: dict[str, Any]
+    score: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Around:
+    """What surrounds the loop."""
+
+    evaluate: Callable[[int], Evaluation]
+    """Called with the step when an evaluation is due; leaves the model as it was."""
+    keeper: Keeper
+    journal: Journal
+    display: Display
+    stop_requested: Callable[[], bool] = lambda: False
+    """Asked after each step; True saves and returns."""
+
+
+def train(
+    model: LlamaModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    config: TrainConfig,
+    state: State,
+    around: Around,
+) -> State:
+    """Train from state.step to config.max_steps, both counted from 1.
+
+    Args:
+        model: on its device, in training mode.
+        optimizer: its moments are those of state.step.
+        batches: the data.
+        config: settled; no field that this loop reads is None.
+        state: of the checkpoint that was loaded, or a new one.
+        around: evaluation, checkpoints, metrics, display.
+
+    Returns:
+        The last state; `finished` unless the run was asked to stop.
+
+    Raises:
+        NonFiniteError: Q501 before the update; the weights are those of the step before.
+    """
+    num_steps = config.max_steps or 0
+    while state.step < num_steps and not state.finished:
+        started = time.perf_counter()
+        step = state.step + 1
+        rate = learning_rate(step, num_steps, config)
+        set_learning_rate(optimizer, rate)
+        batch = batches.batch(step - 1)
+        gradients = accumulate(model, batch, config)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal.run_dir)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state = state.model_copy(
+            update={"step": step, "tokens": state.tokens + gradients.num_tokens}
+        )
+        row = _row(state, gradients, rate, float(norm), time.perf_counter() - started)
+        if step % config.log_interval == 0 or step == num_steps:
+            around.journal.metrics(row)
+        around.display.trained(row)
+        stopping = around.stop_requested()
+        state = _evaluate_and_save(model, optimizer, config, state, around, stopping)
+        if stopping:
+            break
+    return state
+
+
+def _evaluate_and_save(
+    model: LlamaModel,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    state: State,
+    around: Around,
+    stopping: bool,
+) -> State:
+    """Do what is due after a step; the last one is always evaluated and saved."""
+    step, last = state.step, state.step == config.max_steps
+    evaluated = last or step % (config.eval_interval or step) == 0
+    if evaluated:
+        found = around.evaluate(step)
+        around.journal.metrics(found.row)
+        around.display.evaluated(found.row)
+        state = state.after_evaluation(found.score)
+        out_of_patience = state.evaluations_since_best >= (config.early_stop or step + 1)
+        state = state.model_copy(update={"finished": last or out_of_patience})
+    if evaluated or stopping or step % (config.save_interval or step) == 0:
+        around.keeper.save(model, optimizer, state)
+    return state
+
+
+def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig) -> Gradients:
+    """Add up the gradients of a batch, micro-batch by micro-batch.
+
+    The sums are divided by counts of the whole batch, known beforehand, so that how it is cut
+    into micro-batches changes nothing but the order of float additions.
+    """
+    device = model.lm_head.weight.device
+    num_targets = max(1, count_targets(batch.mask))
+    num_tokens = sum(map(sum, batch.segments))
+    coefficient = (config.balance_loss_coef or 0.0) / max(1, len(model.config.moe_layers))
+    total = Gradients(num_tokens=num_tokens)
+    loss_sum = torch.zeros((), device=device)
+    for part in _micro_batches(len(batch.ids), config.micro_batch_size):
+        ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
+        mask = torch.from_numpy(np.ascontiguousarray(batch.mask[part])).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            judged = judge(model, ids, mask, batch.segments[part], config.loss_chunk_size)
+        loss = judged.loss_sum / num_targets + coefficient * judged.balance_sum / num_tokens
+        loss.backward()
+        loss_sum += judged.loss_sum.detach()
+        for layer, load in judged.loads.items():
+            total.loads[layer] = total.loads.get(layer, 0) + load
+    total.loss = float(loss_sum) / num_targets
+    return total
+
+
+def _micro_batches(rows: int, size: int | None) -> Iterator[slice]:
+    size = size or rows
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _refuse_non_finite(
+    model: LlamaModel, loss: float, norm: torch.Tensor, step: int, batch: Batch, run_dir: Path
+) -> None:
+    """Stop before the update when the loss or any gradient is not a number."""
+    if np.isfinite(loss) and bool(torch.isfinite(norm)):
+        return
+    bad = _first_non_finite(
+        (name, p.grad) for name, p in model.named_parameters() if p.grad is not None
+    )
+    weight = _first_non_finite(model.named_parameters())
+    report = run_dir / f"nonfinite-step-{step}.json"
+    write_json(
+        report,
+        {
+            "step": step,
+            "loss": repr(loss),
+            "grad_norm": repr(float(norm)),
+            "first_bad_gradient": bad,
+            "first_bad_weight": weight,
+            "rows": batch.indices.tolist(),
+        },
+    )
+    raise NonFiniteError(
+        "Q501",
+        f"step {step}: loss {loss}, gradient norm {float(norm)}; the first gradient that is not "
+        f"finite is {bad}, the first such weight {weight}. No update was made ({report.name}).",
+        "Lower train.learning_rate, or look at the rows named in the file; the last checkpoint "
+        "is whole.",
+    )
+
+
+def _first_non_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    return next((name for name, t in tensors if not bool(torch.isfinite(t).all())), None)
+
+
+def _row(
+    state: State, gradients: Gradients, rate: float, norm: float, seconds: float
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "step": state.step,
+        "loss": gradients.loss,
+        "lr": rate,
+        "grad_norm": norm,
+        "tokens": state.tokens,
+        "tokens_per_second": gradients.num_tokens / seconds,
+        "seconds": seconds,
+    }
+    if gradients.loads:
+        row["expert_load"] = {str(layer): load.tolist() for layer, load in gradients.loads.items()}
+    return row

@@ -1,0 +1,48 @@
+"""AdamW and its learning rate, which is a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from quatrain.config import TrainConfig
+
+
+def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
+    """Compute the rate of a step, counted from 1 to num_steps.
+
+    It climbs linearly for warmup_ratio of the steps. Then, by config.schedule, `cosine` falls to
+    min_learning_rate_ratio of the peak at the last step; `wsd` stays at the peak and falls
+    linearly to the same in the last decay_ratio of the steps (Hu et al., 2024).
+    """
+    assert config.learning_rate is not None
+    peak, warmup = config.learning_rate, round(config.warmup_ratio * num_steps)
+    if step <= warmup:
+        return peak * step / warmup
+    floor = config.min_learning_rate_ratio
+    if config.schedule == "cosine":
+        done = (step - warmup) / max(1, num_steps - warmup)
+        share = floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+    else:
+        decay = max(1, round(config.decay_ratio * num_steps))
+        share = floor + (1 - floor) * min(1.0, (num_steps - step) / decay)
+    return peak * share
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Make a fused AdamW; norms and biases do not decay (Loshchilov and Hutter, 2019)."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, betas=betas, eps=config.adam_eps, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
