@@ -341,3 +341,9 @@ def test_the_command_line_prints_json_lines():
     assert rows == questions("heldout", 22, seed=4)
     assert {tuple(row) for row in rows} == {("instruction", "input", "output", "family")}
     assert "\\u" not in output.decode("utf-8")
+
+
+def test_the_command_line_refuses_a_negative_count(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--count", "-1"])
+    assert "--count must not be negative: -1" in capsys.readouterr().err

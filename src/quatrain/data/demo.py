@@ -184,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=None, help="how many; all unless given")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.count is not None and options.count < 0:
+        parser.error(f"--count must not be negative: {options.count}")
     for item in questions(options.split, options.count, options.seed):
         line = json.dumps(item, ensure_ascii=False) + "\n"
         sys.stdout.buffer.write(line.encode("utf-8"))
