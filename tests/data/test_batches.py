@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quatrain.data.batches import Batches
+from quatrain.data.batches import Batches, in_order
 from quatrain.data.rows import Rows, write_rows
 from quatrain.errors import ConfigError, DataError
 
@@ -84,8 +84,7 @@ def test_padding_that_all_rows_share_is_trimmed(rows: Rows) -> None:
     used = [int(index) + 2 for index in batch.indices]
     assert batch.ids.shape == batch.mask.shape == (3, max(used))
     assert [segments[0] for segments in batch.segments] == used
-    assert all(sum(segments) == max(used) for segments in batch.segments)
-    assert sorted(len(segments) for segments in batch.segments) == [1, 2, 2]
+    assert all(len(segments) == 1 for segments in batch.segments)
 
 
 def test_a_trimmed_batch_keeps_every_token_and_target(rows: Rows) -> None:
@@ -103,7 +102,12 @@ def test_packed_rows_keep_their_width(tmp_path: Path) -> None:
     )
     batch = Batches(packed, 1, 0).batch(0)
     assert batch.ids.shape == (1, 8)
-    assert batch.segments == [[2, 6]]
+    assert batch.segments == [[2]]
+
+
+def test_in_order_gives_every_row_once_and_a_last_smaller_batch(rows: Rows) -> None:
+    found = [batch.indices.tolist() for batch in in_order(rows, 8)]
+    assert found == [list(range(8)), list(range(8, 16)), list(range(16, 21))]
 
 
 def test_epochs_are_counted_in_passes_over_the_rows(rows: Rows) -> None:

@@ -35,13 +35,13 @@ def test_a_packed_row_holds_its_records_then_padding(tmp_path: Path) -> None:
     assert rows[0].mask.astype(int).tolist() == [0, 0, 1, 1, 1, 0, 1, 1]
     assert rows[0].segments == [5, 3]
     assert rows[1].ids.tolist() == [1, 31, 9, 9, 9, 9, 9, 9]
-    assert rows[1].segments == [2, 6]
+    assert rows[1].segments == [2]
     assert (rows[1].num_used, rows[1].num_targets) == (2, 1)
 
 
 def test_padded_rows_hold_one_record_each(tmp_path: Path) -> None:
     rows = written(tmp_path, "padded")
-    assert [row.segments for row in rows] == [[5, 3], [3, 5], [2, 6]]
+    assert [row.segments for row in rows] == [[5], [3], [2]]
 
 
 def test_the_counts_are_those_of_the_records(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_failure_while_encoding_keeps_the_old_rows_and_leaves_nothing(tmp_path
 
     def broken() -> Iterator[tuple[list[int], list[bool]]]:
         yield RECORDS[0]
-        raise DataError("Q314", "answers would be cut")
+        raise DataError("Q324", "answers would be cut")
 
     with pytest.raises(DataError, match="answers would be cut"):
         write_rows(tmp_path / "rows", broken(), block_size=8, packing="best_fit", pad_id=9)

@@ -9,12 +9,13 @@ Not for moving arrays to a device. Shapes: B rows of this rank, T positions, R r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from quatrain.data.rows import Row, Rows
+from quatrain.data.rows import Rows
 from quatrain.errors import ConfigError, DataError
 
 
@@ -27,7 +28,7 @@ class Batch:
     mask: npt.NDArray[np.bool_]
     """True on target tokens, [B, T]; not shifted."""
     segments: list[list[int]]
-    """For each row its documents' lengths, then its padding's; each sums to T."""
+    """For each row its documents' lengths; what they leave of T is padding."""
     indices: npt.NDArray[np.int64]
     """Which rows these are, [B]."""
     epoch: float
@@ -73,7 +74,7 @@ class Batches:
         first = step * self.batch_size + rank * share
         indices = self._indices(first, share)
         ended = (step + 1) * self.batch_size / len(self.rows)
-        return self._collate([self.rows[int(index)] for index in indices], indices, ended)
+        return collate(self.rows, indices, ended)
 
     def _indices(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """Look up the rows of samples `first` and following."""
@@ -94,22 +95,23 @@ class Batches:
             self._orders[epoch] = np.argsort(words, kind="stable")
         return self._orders[epoch]
 
-    def _collate(self, rows: list[Row], indices: npt.NDArray[np.int64], epoch: float) -> Batch:
-        """Stack rows; trim the shared padding where each row holds one record."""
-        size = self.rows.block_size
-        if self.rows.packing == "padded":
-            size = max(row.num_used for row in rows)
-        return Batch(
-            ids=np.stack([row.ids[:size] for row in rows]).astype(np.int64),
-            mask=np.stack([row.mask[:size] for row in rows]),
-            segments=[_trimmed(row, size) for row in rows],
-            indices=indices,
-            epoch=epoch,
-        )
+
+def collate(rows: Rows, indices: npt.NDArray[np.int64], epoch: float) -> Batch:
+    """Stack rows; trim the padding they share where each row holds one record."""
+    found = [rows[int(index)] for index in indices]
+    padded = rows.packing == "padded"
+    size = max(row.num_used for row in found) if padded else rows.block_size
+    return Batch(
+        ids=np.stack([row.ids[:size] for row in found]).astype(np.int64),
+        mask=np.stack([row.mask[:size] for row in found]),
+        segments=[row.segments for row in found],
+        indices=indices,
+        epoch=epoch,
+    )
 
 
-def _trimmed(row: Row, size: int) -> list[int]:
-    """Shorten a row's padding so that its segments sum to `size`."""
-    documents = row.segments if row.num_used == len(row.ids) else row.segments[:-1]
-    padding = [size - row.num_used] if row.num_used < size else []
-    return documents + padding
+def in_order(rows: Rows, batch_size: int) -> Iterator[Batch]:
+    """Yield all rows in their order, batch_size at a time; the last batch may be smaller."""
+    for start in range(0, len(rows), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(rows)))
+        yield collate(rows, indices, 0.0)

@@ -142,7 +142,7 @@ def _items(path: Path, value: Any) -> Iterable[Any]:
     if isinstance(value, _Flaw):
         raise _broken(path, value.reason)
     raise DataError(
-        "Q311",
+        "Q321",
         f"{path} holds {kind_of(value)}; a .json file must hold a list of objects, "
         '{"data": [...]} or an object of columns of equal length.',
         "If it has one object a line, name it .jsonl.",
@@ -153,7 +153,7 @@ def _rows_of_columns(path: Path, columns: dict[str, list[Any]]) -> Iterable[Any]
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(
-            "Q311",
+            "Q321",
             f"{path}: columns must have equal lengths, these have {sizes}.",
             "Write the file again, or as .jsonl.",
         )
@@ -162,7 +162,7 @@ def _rows_of_columns(path: Path, columns: dict[str, list[Any]]) -> Iterable[Any]
 
 def _broken(path: Path, what: str) -> DataError:
     return DataError(
-        "Q311",
+        "Q321",
         f"{path} is not JSON: {what}.",
         "Mend the file there; if it has one object a line, name it .jsonl, "
         "of which only the bad lines are set aside.",

@@ -83,7 +83,7 @@ def read_whole(path: Path, encoding: str) -> str:
     size = path.stat().st_size
     if size > FILE_CAP:
         raise DataError(
-            "Q311",
+            "Q321",
             f"{path} has {size >> 20} MiB; a file that is one record, or one JSON value, may have "
             f"{FILE_CAP >> 20} MiB.",
             "Split it, write it as .jsonl (one object a line), or for text use data.document=line.",

@@ -65,7 +65,7 @@ def data_files(path: Path, notes: list[str]) -> list[Path]:
     known = [file for file in files if file.suffix.lower() in _READERS]
     if not known:
         raise DataError(
-            "Q310",
+            "Q320",
             f"{path} holds no data file; formats are {_formats()}.",
             "Pass the path of a file, or unpack what the folder holds.",
         )
@@ -114,13 +114,13 @@ def _refuse_unknown(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix in _PACKED:
         raise DataError(
-            "Q311",
+            "Q321",
             f"{path} is packed; packed files are not read, since they may unpack to any size.",
             f"Unpack it first: {_PACKED[suffix]} {path.name}",
         )
     if suffix not in _READERS:
         raise DataError(
-            "Q311",
+            "Q321",
             f"{path} is of an unknown format {suffix or '(no extension)'}; "
             f"formats are {_formats()}.",
             "Rename it if it is one of these, or save it as .jsonl.",
@@ -136,4 +136,4 @@ def _no_such_file(source: str, path: Path) -> DataError:
     names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     remedy = f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
-    return DataError("Q310", f"no such file or folder: {source}.", remedy)
+    return DataError("Q320", f"no such file or folder: {source}.", remedy)

@@ -31,6 +31,8 @@ ID_TYPE = np.dtype("<i4")
 MASK_TYPE = np.dtype("u1")
 OFFSET_TYPE = np.dtype("<i8")
 Packing = Literal["best_fit", "padded"]
+Record = tuple[Sequence[int] | npt.NDArray[np.int32], Sequence[bool] | npt.NDArray[np.bool_]]
+"""An encoded record: its ids, and for each whether it is a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Row:
     mask: npt.NDArray[np.bool_]
     """True on target tokens, [T]."""
     segments: list[int]
-    """The documents' lengths, then the padding's if there is any; their sum is T."""
+    """The documents' lengths; what they leave of T is padding."""
     num_targets: int
     """How many tokens are targets."""
     num_used: int
@@ -86,10 +88,9 @@ class Rows:
         begin, end = self._offsets[index], self._offsets[index + 1]
         documents: list[int] = self._documents[begin:end].tolist()
         num_used = sum(documents)
-        padding = [self.block_size - num_used] if num_used < self.block_size else []
         mask = np.array(self._mask[index], dtype=np.bool_)
         ids = np.array(self._ids[index], dtype=np.int32)
-        return Row(ids, mask, documents + padding, int(mask.sum()), num_used)
+        return Row(ids, mask, documents, int(mask.sum()), num_used)
 
     @property
     def num_targets(self) -> int:
@@ -109,7 +110,7 @@ class Rows:
 
 def write_rows(
     directory: Path,
-    records: Iterable[tuple[Sequence[int], Sequence[bool]]],
+    records: Iterable[Record],
     *,
     block_size: int,
     packing: Packing,
@@ -159,7 +160,7 @@ def write_rows(
 
 @contextmanager
 def _spooled(
-    directory: Path, records: Iterable[tuple[Sequence[int], Sequence[bool]]]
+    directory: Path, records: Iterable[Record]
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]]:
     """Lay all records end to end in two files that vanish afterwards: ids, mask and lengths."""
     ids_path, mask_path = directory / "spool-ids", directory / "spool-mask"

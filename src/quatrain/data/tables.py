@@ -30,7 +30,7 @@ def csv_rows(path: Path, notes: list[str]) -> Iterator[RawRow]:
     header = next((cells for _, cells, _ in records), [])
     if len(set(header)) < len(header):
         raise DataError(
-            "Q311",
+            "Q321",
             f"{path}: two columns have one name: {', '.join(header)}.",
             "Give each column in the first line its own name.",
         )
@@ -102,7 +102,7 @@ def _next_record(reader: Any) -> list[str] | None:
 
 def _unclosed_quote(path: Path, start: int, end: int, error: csv.Error) -> DataError:
     return DataError(
-        "Q311",
+        "Q321",
         f"{path}: a quoted field that opens at line {start} is broken at line {end}: {error}.",
         'Close the quote; a quote inside a field is written twice: "".',
     )
@@ -158,7 +158,7 @@ def _refuse_a_bomb(path: Path) -> None:
         size = sum(item.file_size for item in archive.infolist())
     if size > FILE_CAP:
         raise DataError(
-            "Q311",
+            "Q321",
             f"{path} unpacks to {size >> 20} MiB; a workbook may have {FILE_CAP >> 20} MiB.",
             "Save the sheet as CSV.",
         )
@@ -196,7 +196,7 @@ def saved_dataset_rows(directory: Path, split: str) -> Iterator[RawRow]:
     if isinstance(dataset, dict):
         if split not in dataset:
             raise DataError(
-                "Q310",
+                "Q320",
                 f"{directory} has no split {split!r}; it has {', '.join(dataset)}.",
                 f"Use data.hub_split={next(iter(dataset), split)}.",
             )
@@ -217,7 +217,7 @@ def hub_dataset(name: str, split: str) -> Any:
     except Exception as error:  # the library raises whatever its parts raise
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise DataError(
-            "Q310",
+            "Q320",
             f"the dataset {name!r} (split {split!r}) could not be read from the Hugging Face Hub: "
             f"{type(error).__name__}: {first_line}",
             "Download the file and pass data.train=PATH; if this machine is online, check the "
@@ -236,7 +236,7 @@ def needed(module: str, source: Path | str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise DataError(
-            "Q318",
+            "Q328",
             f"{source} needs the {module.partition('.')[0]} library, which is not installed.",
             "pip install 'quatrain[data]', or save the data as .jsonl.",
         ) from None
@@ -245,7 +245,7 @@ def needed(module: str, source: Path | str) -> Any:
 def _unreadable(path: Path, error: Exception) -> DataError:
     first_line = (str(error).strip().splitlines() or [""])[0]
     return DataError(
-        "Q311",
+        "Q321",
         f"{path} cannot be read: {type(error).__name__}: {first_line}",
         "Save or download the file again.",
     )

@@ -1,0 +1,56 @@
+"""Fingerprint: what prepared rows depend on, as one key. Equal keys mean equal rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from quatrain.config import Config
+from quatrain.data.read import data_files, is_saved_dataset
+from quatrain.data.tables import hub_dataset
+from quatrain.files import sha256
+from quatrain.text.chat import ChatFormat
+from quatrain.text.tokenizer import Tokenizer
+
+VERSION = 1
+"""Raised when the same inputs come to give other rows."""
+
+
+def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -> str:
+    """Hash the sources' bytes and all that says how they become rows.
+
+    Args:
+        config: its data section, its task, and what a tokenizer would be trained to.
+        tokenizer: the one at hand, or None when one is to be trained.
+        chat: the prompt format.
+    """
+    data = config.data
+    parts = {
+        "version": VERSION,
+        "sources": [_source(name, data.hub_split) for name in (*data.train, *data.eval)],
+        "data": data.model_dump(mode="json"),
+        "task": config.train.task,
+        "tokenizer": _tokenizer(config, tokenizer),
+        "chat": chat.model_dump(mode="json"),
+    }
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _source(name: str, split: str) -> Any:
+    path = Path(name).expanduser()
+    if is_saved_dataset(path):
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+    elif path.exists() or path.suffix:
+        files = data_files(path, []) if path.exists() else []
+    else:
+        return hub_dataset(name, split)._fingerprint
+    return [(file.name, sha256(file)) for file in files]
+
+
+def _tokenizer(config: Config, tokenizer: Tokenizer | None) -> Any:
+    if tokenizer is not None:
+        return hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()
+    return [config.tokenizer.model_dump(mode="json"), config.model.vocab_size]

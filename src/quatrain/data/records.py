@@ -1,0 +1,189 @@
+"""Records: what all sources hold, what was rejected and why, and which part is held out.
+
+Not for encoding them (encode.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quatrain.config import DataConfig
+from quatrain.data.lines import RawRow
+from quatrain.data.parse import (
+    SHAPES,
+    Outcome,
+    Rejection,
+    check_columns,
+    guess_shape,
+    parse_row,
+)
+from quatrain.data.read import read_rows
+from quatrain.errors import DataError
+from quatrain.files import write_text
+from quatrain.text.conversation import Conversation, Document
+
+_PEEK = 100
+"""Rows among which the first of a known shape tells the file's."""
+_SHOWN = 5
+
+
+@dataclass(slots=True)
+class Records:
+    """What some sources hold, in their order."""
+
+    conversations: list[Conversation] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was assumed while reading: a shape, an encoding, a sheet."""
+
+    @property
+    def total(self) -> int:
+        """Records that were seen, good or not."""
+        return len(self) + len(self.rejected)
+
+    @property
+    def bad_fraction(self) -> float:
+        """The share of records that were rejected."""
+        return len(self.rejected) / self.total if self.total else 0.0
+
+    def __len__(self) -> int:
+        return len(self.conversations) + len(self.documents)
+
+    def __iter__(self) -> Iterator[Conversation | Document]:
+        yield from self.conversations
+        yield from self.documents
+
+    def add(self, outcome: Outcome) -> None:
+        """Put a record where it belongs."""
+        if isinstance(outcome, Conversation):
+            self.conversations.append(outcome)
+        elif isinstance(outcome, Document):
+            self.documents.append(outcome)
+        else:
+            self.rejected.append(outcome)
+
+
+def load_records(
+    sources: Sequence[str], config: DataConfig, directory: Path | None = None
+) -> Records:
+    """Read and parse sources; stop when more than max_bad_fraction of the records are bad.
+
+    Args:
+        sources: paths and names on the Hub.
+        config: shape, columns, limit (the first so many good records) and the tolerance.
+        directory: where `rejected.jsonl` is written, also when this stops.
+    """
+    records = Records()
+    for outcome in _outcomes(sources, config, records.notes):
+        records.add(outcome)
+        if config.limit is not None and len(records) >= config.limit:
+            records.notes.append(f"data.limit={config.limit}: what follows was not read")
+            break
+    if directory is not None:
+        write_rejected(directory / "rejected.jsonl", records.rejected)
+    _refuse_too_many_bad(records, sources, config, directory)
+    return records
+
+
+def holdout(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
+    """Split into (training, held out) so that no group is on both sides.
+
+    Groups are ranked by a hash of seed and group; the first `fraction` of them, and at least one,
+    are held out. Neither the order of records nor the machine matters.
+    """
+    groups = {record.group for record in records}
+    if len(groups) < 2:
+        raise DataError(
+            "Q326",
+            f"data.holdout={fraction} needs two groups at least (contexts or questions), "
+            f"so that none is on both sides; the data has {len(groups)}.",
+            "Use data.holdout=0, give data.eval=PATH, or for plain text data.document=line.",
+        )
+    ranked = sorted(groups, key=lambda group: _rank(group, seed))
+    number = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+    held_groups = set(ranked[:number])
+    kept, held = Records(rejected=records.rejected, notes=records.notes), Records()
+    for record in records:
+        (held if record.group in held_groups else kept).add(record)
+    return kept, held
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
+    """Write one object a line: location, reason, excerpt."""
+    lines = (
+        {"location": item.location, "reason": item.reason, "excerpt": item.excerpt}
+        for item in rejected
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines))
+
+
+def _outcomes(sources: Sequence[str], config: DataConfig, notes: list[str]) -> Iterator[Outcome]:
+    for source in sources:
+        rows = read_rows(source, config, notes)
+        first = list(itertools.islice(rows, _PEEK))
+        shape = _shape(source, first, config)
+        if config.shape == "auto" and first:
+            notes.append(f"{source}: read as {shape}")
+        for row in itertools.chain(first, rows):
+            yield from parse_row(row, shape, config.columns)
+
+
+def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:
+    values = [row.value for row in first if row.value is not None]
+    if values and config.columns:
+        seen = set[str]().union(*(value for value in values if isinstance(value, dict)))
+        check_columns(config.columns, seen)
+    if config.shape != "auto":
+        return config.shape
+    guesses = (guess_shape(value, config.columns) for value in values)
+    shape = next((guess for guess in guesses if guess), None)
+    if shape is None and values:
+        raise _unknown_shape(source, values[0])
+    return shape or "text"  # no row can be read: each is rejected, whatever the shape
+
+
+def _unknown_shape(source: str, value: object) -> DataError:
+    columns = ", ".join(value) if isinstance(value, dict) else ""
+    return DataError(
+        "Q322",
+        f"{source}: the columns are of no known shape: {columns or '(none)'}. "
+        f"Shapes are {', '.join(SHAPES)}: instruction, input, output; question, answer; messages; "
+        "conversations; context, question, answers; text.",
+        "Name the columns: data.columns.question=COLUMN data.columns.answer=COLUMN, "
+        "or data.columns.text=COLUMN.",
+    )
+
+
+def _refuse_too_many_bad(
+    records: Records, sources: Sequence[str], config: DataConfig, directory: Path | None
+) -> None:
+    if not records.total:
+        raise DataError(
+            "Q323",
+            f"no records in {', '.join(sources) or 'no source'}.",
+            "Check that the files are not empty, and data.train.",
+        )
+    if records.bad_fraction <= config.max_bad_fraction and len(records):
+        return
+    shown = "".join(f"\n  {item.location}: {item.reason}" for item in records.rejected[:_SHOWN])
+    more = len(records.rejected) - _SHOWN
+    listing = shown + (f"\n  and {more} more" if more > 0 else "")
+    where = f" All are listed in {directory / 'rejected.jsonl'}." if directory else ""
+    raise DataError(
+        "Q323",
+        f"{len(records.rejected)} of {records.total} records cannot be used, "
+        f"{records.bad_fraction:.2%}; data.max_bad_fraction allows "
+        f"{config.max_bad_fraction:.2%}:{listing}",
+        f"Mend them, or allow them: data.max_bad_fraction=FRACTION.{where}",
+    )
+
+
+def _rank(group: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=16).digest()

@@ -1,0 +1,469 @@
+"""Preparing: nothing is lost, nothing leaks, and what was made once is made the same again."""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quatrain.config import Config, DataConfig
+from quatrain.data.encode import cut
+from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
+from quatrain.data.records import Records, holdout, load_records
+from quatrain.errors import ConfigError, DataError
+from quatrain.files import damage
+from quatrain.text.chat import ChatFormat
+from quatrain.text.conversation import Conversation, Document, Message
+from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
+
+CHAT = ChatFormat()
+
+
+def questions(number: int) -> list[dict[str, Any]]:
+    return [
+        {"instruction": f"Combien font {i} et un ?", "input": "", "output": f"Ils font {i + 1}."}
+        for i in range(number)
+    ]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def config_for(tmp_path: Path, *train: Path, task: str = "sft", **data: Any) -> Config:
+    sources = [str(path) for path in train] or [str(write(tmp_path / "q.jsonl", questions(40)))]
+    return Config.model_validate(
+        {
+            "run_dir": tmp_path / "run",
+            "tokenizer": {"kind": "char"},
+            "data": {"train": sources, "block_size": 128, **data},
+            "train": {"task": task},
+        }
+    )
+
+
+def all_bytes(directory: Path) -> dict[str, bytes]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def mutated(number: int) -> bytes:
+    """Record `number`, sound or broken in one of ten ways by its number."""
+    row = {"instruction": f"Où est l'été {number} ?", "input": "", "output": f"Là, n° {number}."}
+    line = json.dumps(row, ensure_ascii=number % 2 == 0).encode()
+    middle = len(line) // 2
+    return {
+        1: line[:-2],
+        2: line[:middle] + b"\0" + line[middle:],
+        3: b"\xef\xbb\xbf" + line,
+        4: line.replace(b"input", b"\xe9\xff"),
+        5: line.replace(b'"input": ""', b'"input": "\\udc9f"'),
+        6: line.replace(b"input", b"output"),
+        7: line.replace(b'""', b"NaN"),
+        8: line.replace(b'""', b"[" * 3000 + b"]" * 3000),
+        9: line.decode().encode("utf-16"),
+        10: line.replace(b'""', b"{"),
+    }.get(number % 20, line)
+
+
+def test_a_hundred_thousand_mutated_records_are_each_good_or_rejected(tmp_path: Path) -> None:
+    total = 100_000
+    # UTF-16 has line feeds of two bytes, and never one inside these records
+    lines = b"".join(mutated(number) + b"\n" for number in range(total))
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    records = load_records([str(tmp_path / "a.jsonl")], DataConfig(max_bad_fraction=0.51), tmp_path)
+    assert records.total == total
+    assert len(records.rejected) == total // 2
+    assert len(records.conversations) == total // 2
+    listed = (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    numbers = [int(json.loads(line)["location"].removeprefix("a.jsonl:")) for line in listed]
+    assert numbers == [n + 1 for n in range(total) if 1 <= n % 20 <= 10]
+    assert all(json.loads(line)["reason"] for line in listed)
+
+
+def test_too_many_bad_records_stop_with_the_first_five(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*questions(20), *[{"instruction": "x", "output": ""}] * 7])
+    pattern = r"(?s)7 of 27 records cannot be used, 25\.93%; data\.max_bad_fraction allows 1\.00%:"
+    first = r"\n  a\.jsonl:21: answer \(output\) is empty.*a\.jsonl:25: .*\n  and 2 more"
+    with pytest.raises(DataError, match=pattern + first) as caught:
+        load_records([str(path)], DataConfig(), tmp_path)
+    assert "a.jsonl:26" not in caught.value.message
+    assert "rejected.jsonl" in caught.value.remedy
+    assert len((tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()) == 7
+
+
+def test_bad_records_within_the_tolerance_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*questions(99), {"instruction": "x", "output": ""}])
+    records = load_records([str(path)], DataConfig())
+    assert (records.total, len(records), len(records.rejected)) == (100, 99, 1)
+
+
+def test_a_source_without_records_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [])
+    with pytest.raises(DataError, match=r"no records in .*a\.jsonl"):
+        load_records([str(path)], DataConfig())
+
+
+def test_limit_takes_the_first_good_records_and_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", questions(10))
+    records = load_records([str(path)], DataConfig(limit=4))
+    assert [item.source for item in records.conversations] == [f"a.jsonl:{n}" for n in (1, 2, 3, 4)]
+    assert records.notes[-1] == "data.limit=4: what follows was not read"
+
+
+def grouped(*groups: str) -> Records:
+    turns = (Message("user", "q"), Message("assistant", "r"))
+    return Records([Conversation(turns, ("r",), group, f"f:{i}") for i, group in enumerate(groups)])
+
+
+def test_no_group_is_on_both_sides_of_the_holdout() -> None:
+    records = grouped(*(f"g{i % 50}" for i in range(500)))
+    train, held = holdout(records, 0.1, seed=0)
+    left, right = ({item.group for item in part} for part in (train, held))
+    assert not left & right
+    assert (len(left), len(right)) == (45, 5)
+    assert (len(train), len(held)) == (450, 50)
+
+
+def test_the_holdout_depends_on_the_seed_and_not_on_the_order() -> None:
+    names = [f"g{i}" for i in range(60)]
+    groups = {item.group for item in holdout(grouped(*names), 0.2, seed=1)[1]}
+    assert groups == {item.group for item in holdout(grouped(*names[::-1]), 0.2, seed=1)[1]}
+    assert groups != {item.group for item in holdout(grouped(*names), 0.2, seed=2)[1]}
+
+
+def test_the_smallest_holdout_is_one_group_on_each_side() -> None:
+    assert [len(part) for part in holdout(grouped("a", "b"), 0.01, 0)] == [1, 1]
+    assert [len(part) for part in holdout(grouped("a", "b"), 0.99, 0)] == [1, 1]
+    with pytest.raises(DataError, match=r"needs two groups at least .* the data has 1"):
+        holdout(grouped("a", "a"), 0.5, 0)
+
+
+# --- the whole line ------------------------------------------------------------------------------
+
+
+def test_a_row_holds_the_words_of_its_conversations_and_trains_on_answers_alone(
+    tmp_path: Path,
+) -> None:
+    config, data = load_and_prepare_french_data(config_for(tmp_path, packing="padded"))
+    row = data.train[0]
+    said = data.tokenizer.decode(row.ids[row.mask].tolist())
+    assert said == "Ils font 1."
+    assert row.ids[row.mask][-1] == data.tokenizer.control_id("<|eot|>")
+    assert row.segments == [row.num_used]
+    assert config.model.pad_token_id == row.ids[-1]
+
+
+def test_the_returned_config_is_completed_and_the_given_one_is_not(tmp_path: Path) -> None:
+    given = config_for(tmp_path)
+    config, data = load_and_prepare_french_data(given)
+    assert given.model.pad_token_id is None
+    assert config.model.vocab_size == data.tokenizer.vocab_size
+    assert config.model.bos_token_id == data.tokenizer.control_id("<|begin_of_text|>")
+    assert set(config.model.eos_token_ids) == CHAT.stop_ids(data.tokenizer)
+    assert config.model.pad_token_id not in config.model.eos_token_ids
+
+
+def test_a_loaded_models_vocabulary_is_kept(tmp_path: Path) -> None:
+    given = config_for(tmp_path)
+    given = given.replace(model=given.model.replace(init="elsewhere", vocab_size=999))
+    config, _ = load_and_prepare_french_data(given, SimpleCharTokenizer("Combien font-ils ?"))
+    assert config.model.vocab_size == 999
+
+
+def test_packed_rows_hold_every_conversation_once(tmp_path: Path) -> None:
+    _, data = load_and_prepare_french_data(config_for(tmp_path))
+    begin = data.tokenizer.control_id("<|begin_of_text|>")
+    pieces = [
+        tuple(piece.tolist())
+        for row in data.train
+        for piece in np.split(row.ids[: row.num_used], np.flatnonzero(row.ids == begin)[1:])
+    ]
+    records = load_records([str(tmp_path / "q.jsonl")], DataConfig()).conversations
+    encoded = CHAT.encode_conversations(records, data.tokenizer)
+    assert sorted(pieces) == sorted(tuple(item.ids) for item in encoded)
+
+
+def test_the_report_counts_what_happened(tmp_path: Path) -> None:
+    rows = [*questions(198), questions(1)[0]]
+    rows.append({"instruction": "Que dit <|eot|> ?", "input": "", "output": "Rien."})
+    rows.append({"instruction": "Vide ?", "input": "", "output": ""})
+    judged = write(tmp_path / "e.jsonl", [*questions(2), {"question": "Et ?", "answer": "Oui."}])
+    path = write(tmp_path / "t.jsonl", rows)
+    _, data = load_and_prepare_french_data(config_for(tmp_path, path, eval=[str(judged)]))
+    report = data.report
+    assert (report["records"], report["rejected"]) == (204, 1)
+    assert (report["duplicates"], report["leaks"]) == (1, 2)
+    train = report["train"]
+    assert (train["conversations"], train["too_long"], train["control_like"]) == (200, 0, 1)
+    assert train["tokens"] == data.train.num_tokens == sum(row.num_used for row in data.train)
+    assert train["answer_tokens"] == sum(row.num_targets for row in data.train)
+    assert train["positions_used"] == pytest.approx(train["tokens"] / (len(data.train) * 128), 1e-5)
+    assert report["eval"]["conversations"] == len(data.questions) == 3
+    assert json.loads((tmp_path / "run/data/report.json").read_text(encoding="utf-8")) == report
+
+
+def test_held_out_questions_are_judged_and_answered_and_never_learnt(tmp_path: Path) -> None:
+    _, data = load_and_prepare_french_data(config_for(tmp_path, holdout=0.25))
+    assert data.eval is not None
+    assert (data.train.num_documents, data.eval.num_documents, len(data.questions)) == (30, 10, 10)
+    assert data.report["leaks"] == 0
+    learnt = "".join(data.tokenizer.decode(row.ids.tolist()) for row in data.train)
+    assert not [item for item in data.questions if item.messages[0].content in learnt]
+
+
+def test_the_seed_of_a_run_does_not_move_the_holdout(tmp_path: Path) -> None:
+    config = config_for(tmp_path, holdout=0.25)
+    other = config.replace(train=config.train.replace(seed=7))
+    first = load_and_prepare_french_data(config, directory=tmp_path / "a")[1].questions
+    assert load_and_prepare_french_data(other, directory=tmp_path / "b")[1].questions == first
+
+
+def test_eval_and_holdout_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.holdout=0\.1 both say what to judge on"):
+        load_and_prepare_french_data(
+            config_for(tmp_path, eval=["x.jsonl"], holdout=0.1).replace(
+                data=config_for(tmp_path).data.replace(
+                    eval=[str(tmp_path / "q.jsonl")], holdout=0.1
+                )
+            )
+        )
+
+
+def test_the_hubs_alpaca_saved_to_disk_is_prepared(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(questions(30)).save_to_disk(str(tmp_path / "alpaca"))
+    _, data = load_and_prepare_french_data(config_for(tmp_path, tmp_path / "alpaca"))
+    assert data.train.num_documents == 30
+    again = load_and_prepare_french_data(config_for(tmp_path, tmp_path / "alpaca"))[1]
+    assert again.report == data.report
+
+
+# --- what does not fit ---------------------------------------------------------------------------
+
+
+def test_long_conversations_are_set_aside_whole_and_named(tmp_path: Path) -> None:
+    long = {"question": "Long ?", "answer": "très " * 40}
+    path = write(tmp_path / "t.jsonl", [*questions(39), long])
+    _, data = load_and_prepare_french_data(config_for(tmp_path, path))
+    assert data.train.num_documents == 39
+    assert (data.report["train"]["conversations"], data.report["train"]["too_long"]) == (40, 1)
+    [line] = (tmp_path / "run/data/too_long.jsonl").read_text(encoding="utf-8").splitlines()
+    tokens = data.report["train"]["longest"]
+    assert json.loads(line) == {"split": "train", "location": "t.jsonl:40", "tokens": tokens}
+
+
+def test_too_many_long_conversations_stop_with_a_block_size_that_works(tmp_path: Path) -> None:
+    long = {"question": "Long ?", "answer": "très " * 40}
+    path = write(tmp_path / "t.jsonl", [*questions(10), long])
+    with pytest.raises(DataError, match=r"answers would be cut: 1 of 11 .* t\.jsonl:11") as caught:
+        load_and_prepare_french_data(config_for(tmp_path, path))
+    assert not (tmp_path / "run/data/train").exists()
+    assert (tmp_path / "run/data/too_long.jsonl").exists()
+    [size] = re.findall(r"block_size=(\d+)", caught.value.remedy)
+    _, data = load_and_prepare_french_data(config_for(tmp_path, path, block_size=int(size)))
+    assert data.report["train"]["too_long"] == 0
+    assert int(size) - 64 < data.report["train"]["longest"] <= int(size)
+
+
+def test_data_in_which_no_answer_survives_is_an_error(tmp_path: Path) -> None:
+    config = config_for(tmp_path, block_size=16, max_cut_fraction=1.0)
+    with pytest.raises(DataError, match=r"no answer token survives data\.block_size=16: 40") as e:
+        load_and_prepare_french_data(config)
+    assert e.value.code == "Q303"
+
+
+def test_plain_text_in_sft_is_an_error_that_names_pretraining(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Il pleut.\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"1 records are plain text \(the first: a\.txt:1\)") as e:
+        load_and_prepare_french_data(config_for(tmp_path, tmp_path / "a.txt"))
+    assert "quatrain pretrain" in e.value.remedy
+
+
+TEXT = "".join(f"Phrase {i} : l'été, où {'a' * (i % 7)} va. Et puis non !\n" for i in range(120))
+
+
+def test_a_long_document_becomes_pieces_that_lose_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    config = config_for(tmp_path, tmp_path / "a.txt", task="pretrain", packing="padded")
+    _, data = load_and_prepare_french_data(config)
+    assert data.report["train"]["pieces"] == len(data.train) > 1
+    pieces = [row.ids[: row.num_used].tolist() for row in data.train]
+    assert "".join(map(data.tokenizer.decode, pieces)) == TEXT
+    begin = data.tokenizer.control_id("<|begin_of_text|>")
+    assert all(piece[0] == begin and begin not in piece[1:] for piece in pieces)
+    end = data.tokenizer.control_id("<|end_of_text|>")
+    assert [piece[-1] == end for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert all(row.num_targets == row.num_used - 1 for row in data.train)
+
+
+def test_pieces_end_where_a_line_or_a_sentence_does(tmp_path: Path) -> None:
+    tokenizer = train_bpe([TEXT], 400)
+    pieces = [tokenizer.decode(piece) for piece in cut(TEXT, 60, tokenizer)]
+    assert "".join(pieces) == TEXT
+    assert all(piece.endswith(("\n", ".", "!")) for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["a" * 500, "é " * 300, "\n" * 300, "une phrase sans fin " * 40])
+def test_text_without_boundaries_is_cut_all_the_same(text: str) -> None:
+    for tokenizer in (SimpleCharTokenizer(text), train_bpe([TEXT], 300)):
+        pieces = list(cut(text, 32, tokenizer))
+        assert "".join(map(tokenizer.decode, pieces)) == text
+        assert max(map(len, pieces)) <= 32
+
+
+def test_pretraining_reads_conversations_and_trains_on_all_of_them(tmp_path: Path) -> None:
+    _, data = load_and_prepare_french_data(config_for(tmp_path, task="pretrain"))
+    assert data.train.num_targets == data.train.num_tokens - data.train.num_documents
+
+
+# --- once, and again -----------------------------------------------------------------------------
+
+
+def prepared_twice(config: Config, caplog: pytest.LogCaptureFixture) -> tuple[bool, PreparedData]:
+    """Prepare again; say whether what was there was used."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        _, data = load_and_prepare_french_data(config)
+    return "prepared data is used again" in caplog.text, data
+
+
+def test_prepared_data_is_used_again_and_is_equal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_for(tmp_path, holdout=0.25)
+    first_config, first = load_and_prepare_french_data(config)
+    used, second = prepared_twice(config, caplog)
+    assert used
+    assert second.questions == first.questions
+    assert second.report == first.report
+    assert load_and_prepare_french_data(config)[0] == first_config
+    assert [row.ids.tolist() for row in second.train] == [row.ids.tolist() for row in first.train]
+
+
+@pytest.mark.parametrize(
+    "change", [{"block_size": 256}, {"holdout": 0.5}, {"packing": "padded"}, {"limit": 20}]
+)
+def test_another_data_section_is_another_preparation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    load_and_prepare_french_data(config_for(tmp_path))
+    assert not prepared_twice(config_for(tmp_path, **change), caplog)[0]
+    assert not prepared_twice(config_for(tmp_path), caplog)[0]
+
+
+def test_another_byte_tokenizer_or_chat_format_is_another_preparation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_for(tmp_path)
+    load_and_prepare_french_data(config)
+    write(tmp_path / "q.jsonl", questions(41))
+    assert not prepared_twice(config, caplog)[0]
+    with caplog.at_level(logging.INFO):
+        load_and_prepare_french_data(config, chat=ChatFormat(assistant_role="user"))
+        load_and_prepare_french_data(config, train_bpe([TEXT], 400))
+    assert "used again" not in caplog.text
+
+
+def test_removing_the_holdout_removes_its_rows(tmp_path: Path) -> None:
+    load_and_prepare_french_data(config_for(tmp_path, holdout=0.25))
+    _, data = load_and_prepare_french_data(config_for(tmp_path))
+    assert data.eval is None
+    assert not (tmp_path / "run/data/eval").exists()
+
+
+FILES = ["train/ids.bin", "train/mask.bin", "eval/documents.bin", "eval/questions.jsonl"]
+
+
+@pytest.mark.parametrize("name", [*FILES, "tokenizer/tokenizer.json"])
+def test_damaged_rows_are_found_named_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    config = config_for(tmp_path, holdout=0.25)
+    load_and_prepare_french_data(config)
+    before = all_bytes(tmp_path / "run/data")
+    path = tmp_path / "run/data" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    used, _ = prepared_twice(config, caplog)
+    assert not used
+    assert "made anew" in caplog.text
+    assert Path(name).name in caplog.text
+    assert all_bytes(tmp_path / "run/data") == before
+
+
+class Killed(BaseException):
+    """Stands for a process that ends without tidying up."""
+
+
+def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path, holdout=0.25)
+    load_and_prepare_french_data(config)
+    whole = all_bytes(tmp_path / "run/data")
+    for function in ("os.rename", "os.replace", "quatrain.files.fsync_path", "shutil.rmtree"):
+        for number in range(40):
+            count = iter(range(10_000))
+            module, _, name = function.rpartition(".")
+            real = getattr(__import__(module, fromlist=[name]), name)
+
+            def killer(*args: Any, real: Any = real, count: Any = count, **kwargs: Any) -> Any:
+                if next(count) >= number:  # noqa: B023
+                    raise Killed
+                return real(*args, **kwargs)
+
+            (tmp_path / "run/data/report.json").unlink(missing_ok=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(function, killer)
+                try:
+                    load_and_prepare_french_data(config)
+                except Killed:
+                    continue
+                break
+        load_and_prepare_french_data(config)
+        assert all_bytes(tmp_path / "run/data") == whole
+
+
+def test_every_directory_is_sealed(tmp_path: Path) -> None:
+    load_and_prepare_french_data(config_for(tmp_path, holdout=0.25))
+    for name in ("train", "eval", "tokenizer"):
+        assert damage(tmp_path / "run/data" / name) is None
+
+
+def test_the_tokenizer_learns_from_training_text_alone(tmp_path: Path) -> None:
+    judged = write(tmp_path / "e.jsonl", [{"question": "Ж ?", "answer": "Ж."}])
+    _, data = load_and_prepare_french_data(config_for(tmp_path, eval=[str(judged)]))
+    assert data.tokenizer.encode("Ж") == [data.tokenizer.unknown_id]
+
+
+def test_a_tokenizer_on_disk_is_used(tmp_path: Path) -> None:
+    train_bpe([TEXT], 400).save(tmp_path / "tokenizer")
+    config = config_for(tmp_path)
+    config = config.replace(tokenizer=config.tokenizer.replace(path=str(tmp_path / "tokenizer")))
+    completed, data = load_and_prepare_french_data(config)
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert completed.model.vocab_size == loaded.vocab_size
+    assert data.tokenizer.encode("l'été") == loaded.encode("l'été")
+
+
+def test_documents_are_held_out_by_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    config = config_for(tmp_path, tmp_path / "a.txt", task="pretrain", document="line", holdout=0.1)
+    _, data = load_and_prepare_french_data(config)
+    assert data.eval is not None
+    assert (data.train.num_documents, data.eval.num_documents) == (108, 12)
+    assert data.questions == []
+
+
+def test_records_keep_documents_and_conversations_apart() -> None:
+    records = Records()
+    records.add(Document("x", "x", "f:1"))
+    assert [len(records), records.total, records.bad_fraction] == [1, 1, 0.0]
