@@ -246,6 +246,16 @@ def test_a_damaged_table_is_an_error_that_names_the_file(tmp_path: Path, name: s
         read(tmp_path / name)
 
 
+def test_a_workbook_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl.Workbook().save(tmp_path / "a.xlsx")
+    monkeypatch.setattr(tables, "FILE_CAP", 1000)
+    with pytest.raises(DataError, match=r"a\.xlsx unpacks to"):
+        read(tmp_path / "a.xlsx")
+
+
 BAD_LINES = [
     (b'{"a": "cut', "not JSON: Unterminated string"),
     (b'{"a": "\x00"}', "contains a NUL character"),
