@@ -247,6 +247,29 @@ def test_the_hubs_alpaca_saved_to_disk_is_prepared(tmp_path: Path) -> None:
     assert again.report == data.report
 
 
+def test_a_path_that_is_not_there_is_no_name_on_the_hub(tmp_path: Path) -> None:
+    for name in ("q.json", "a/b/c"):
+        with pytest.raises(DataError, match="no such file or folder"):
+            load_and_prepare_french_data(config_for(tmp_path, tmp_path / name))
+
+
+def test_a_hub_dataset_is_made_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    number = 30
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list(questions(number))
+    )
+    config = config_for(tmp_path, Path("AIffl/Alpaca_french.v2"))
+    _, data = load_and_prepare_french_data(config)
+    assert data.train.num_documents == 30
+    number = 31
+    used, data = prepared_twice(config, caplog)
+    assert not used
+    assert data.train.num_documents == 31
+
+
 # --- what does not fit ---------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.config import Config
-from quatrain.data.read import data_files, is_saved_dataset
+from quatrain.data.read import data_files, is_saved_dataset, looks_like_a_path
 from quatrain.data.tables import hub_dataset
 from quatrain.files import sha256
 from quatrain.text.chat import ChatFormat
@@ -43,8 +43,10 @@ def _source(name: str, split: str) -> Any:
     path = Path(name).expanduser()
     if is_saved_dataset(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
-    elif path.exists() or path.suffix:
-        files = data_files(path, []) if path.exists() else []
+    elif path.exists():
+        files = data_files(path, [])
+    elif looks_like_a_path(name):
+        files = []  # reading it says that it is not there
     else:
         return hub_dataset(name, split)._fingerprint
     return [(file.name, sha256(file)) for file in files]

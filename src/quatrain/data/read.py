@@ -17,7 +17,7 @@ from quatrain.data.lines import RawRow, guess_encoding, read_lines, read_whole
 from quatrain.data.tables import csv_rows, hub_rows, parquet_rows, saved_dataset_rows, xlsx_rows
 from quatrain.errors import DataError
 
-__all__ = ["RawRow", "data_files", "is_saved_dataset", "read_rows"]
+__all__ = ["RawRow", "data_files", "is_saved_dataset", "looks_like_a_path", "read_rows"]
 
 Reader = Callable[[Path, DataConfig, list[str]], Iterator[RawRow]]
 
@@ -41,7 +41,7 @@ def read_rows(source: str, config: DataConfig, notes: list[str] | None = None) -
     elif path.exists():
         for file in data_files(path, notes):
             yield from _READERS[file.suffix.lower()](file, config, notes)
-    elif _looks_like_a_path(source):
+    elif looks_like_a_path(source):
         raise _no_such_file(source, path)
     else:
         yield from hub_rows(source, config.hub_split)
@@ -127,7 +127,8 @@ def _refuse_unknown(path: Path) -> None:
         )
 
 
-def _looks_like_a_path(source: str) -> bool:
+def looks_like_a_path(source: str) -> bool:
+    """Tell a path, there or not, from the name of a dataset on the Hub."""
     suffix = Path(source).suffix.lower()
     return suffix in _READERS or suffix in _PACKED or not _HUB_NAME.fullmatch(source)
 
