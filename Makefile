@@ -1,0 +1,58 @@
+# One way to install and to check, the same for a newcomer and for continuous integration.
+#
+#   make demo     install, then run the whole line on the embedded questions
+#   make test     install what the tests need, then run them all
+#   make lint     style, spelling and the direction of imports
+#   make types    mypy, strict
+#   make format   rewrite the files as the style wants them
+#   make clean    remove the environment and every cache; runs/ stays
+#
+# Another interpreter: make test PYTHON=python3.12. Another environment: make test VENV=/tmp/venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+FOR_USE := $(VENV)/.installed-data
+FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
+
+.PHONY: demo test lint types format install clean
+
+demo: $(FOR_USE)
+	$(BIN)/quatrain demo
+
+test: $(FOR_DEVELOPMENT)
+	$(BIN)/python -m pytest
+
+lint: $(FOR_DEVELOPMENT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+
+types: $(FOR_DEVELOPMENT)
+	$(BIN)/mypy
+
+format: $(FOR_DEVELOPMENT)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(FOR_DEVELOPMENT)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests bench -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp says what was installed; it is older than its sources only when they have changed.
+$(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[data]'
+	touch $@
+
+$(FOR_DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[data,dev]'
+	touch $(FOR_USE) $@
