@@ -103,6 +103,11 @@ class Decoder(nn.Module):
         chunk = self.config.attention_chunk_size
         layout = Layout.of((len(ids_BT), length), segments, chunk, ids_BT.device)
         if cache is not None:
+            if layout.real is not None:
+                raise ValueError(
+                    "with a cache, rows of different lengths are padded on the left, as a segment "
+                    f"of its own; these segments leave padding on the right: {segments}"
+                )
             cache.next_position = layout.last_document_positions[:, -1] + 1
         return layout
 
