@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from oracle import oracle_logits, oracle_of
+from quatrain.model.llama import LlamaModel
 from reference import logits as reference_logits
 from tiny import CONFIGS, random_ids, tiny_config, tiny_model
-
-from quatrain.model.llama import LlamaModel
 
 # float32 sums in another order; logits are of size 10, and 6e-6 is what is seen
 TOLERANCE = 1e-4

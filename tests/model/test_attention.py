@@ -1,0 +1,172 @@
+"""Attention: the ways to compute it agree, and nothing leaks between documents."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from quatrain.model.attention import (
+    Attention,
+    attend,
+    attend_cached,
+    attend_run_by_run,
+    attend_variable_length,
+)
+from quatrain.model.cache import LayerCache
+from quatrain.model.layout import Layout, Runs
+from tiny import CONFIGS, random_ids, tiny_config, tiny_model
+
+# float32 sums in another order, of values of size 1
+TOLERANCE = dict(atol=2e-6, rtol=1e-5)
+
+
+def heads(rows: int, length: int, seed: int = 0, device: str = "cpu") -> tuple[Tensor, ...]:
+    """Four query heads, two key heads, width 8."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, n, length, 8, generator=generator).to(device) for n in (4, 2, 2))
+
+
+def cut(source: random.Random, length: int, pieces: int) -> list[int]:
+    bounds = [0, *sorted(source.sample(range(1, length), pieces - 1)), length]
+    return [b - a for a, b in pairwise(bounds)]
+
+
+def random_runs(seed: int, rows: int = 3, length: int = 50, device: str = "cpu") -> Runs:
+    """Documents, cut again at chunks inside them."""
+    source = random.Random(seed)
+    lengths = [cut(source, length, source.randint(1, 6)) for _ in range(rows)]
+    return Runs(lengths, torch.device(device)).split(source.randint(1, 20))
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
+    """Softmax over the visible keys, written out."""
+    k, v = (x.repeat_interleave(2, dim=1) for x in (k, v))
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~runs.mask, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+def test_one_key_is_copied_and_two_equal_keys_are_averaged() -> None:
+    q = k = torch.zeros(1, 1, 2, 2)
+    v = torch.tensor([[[[1.0, 0.0], [3.0, 4.0]]]])
+    out = attend(q, k, v, Runs([[2]], torch.device("cpu")))
+    assert out[0, 0].tolist() == [[1.0, 0.0], [2.0, 2.0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_mask_and_run_by_run_agree_with_the_formula(seed: int, device: str) -> None:
+    runs, (q, k, v) = random_runs(seed, device=device), heads(3, 50, seed, device)
+    expected = by_hand(q, k, v, runs)
+    masked = F.scaled_dot_product_attention(q, k, v, attn_mask=runs.mask, enable_gqa=True)
+    assert_close(masked, expected, **TOLERANCE)
+    assert_close(attend_run_by_run(q, k, v, runs), expected, **TOLERANCE)
+    assert_close(attend(q, k, v, runs), expected, **TOLERANCE)
+
+
+def test_rows_of_one_run_are_plain_causal_attention(device: str) -> None:
+    runs, (q, k, v) = Runs([[30], [30]], torch.device(device)), heads(2, 30, device=device)
+    assert_close(attend(q, k, v, runs), by_hand(q, k, v, runs), **TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("chunk", [None, 1, 2, 7, 16])
+def test_a_cache_fed_in_pieces_agrees_with_run_by_run(seed: int, chunk: int | None) -> None:
+    source = random.Random(seed)
+    q, k, v = heads(2, 40, seed)
+    document = Runs([[40], [40]], torch.device("cpu"))
+    expected = attend_run_by_run(q, k, v, document.split(chunk) if chunk else document)
+    cache, outs, start = LayerCache(chunk), [], 0
+    for length in cut(source, 40, source.randint(1, 12)):
+        part = slice(start, start + length)
+        positions = torch.arange(40)[part].expand(2, -1)
+        outs.append(attend_cached(q[:, :, part], k[:, :, part], v[:, :, part], positions, cache))
+        start += length
+    assert_close(torch.cat(outs, dim=2), expected, **TOLERANCE)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length kernels need CUDA")
+@pytest.mark.parametrize("seed", range(10))
+def test_the_variable_length_kernel_agrees_with_the_mask(seed: int) -> None:
+    runs = random_runs(seed, device="cuda")
+    q, k, v = (x.bfloat16() for x in heads(3, 50, seed, "cuda"))
+    expected = by_hand(*(x.float() for x in (q, k, v)), runs)
+    out = attend_variable_length(q, k, v, runs).float()
+    assert_close(out, expected, atol=2e-2, rtol=2e-2)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_another_document_changes_no_bit_of_this_one(name: str) -> None:
+    # without experts: the number of rows an expert has decides how their sums are ordered
+    model = tiny_model(tiny_config(name, moe_layers=()))
+    ids = random_ids(1, 70)
+    changed = ids.clone()
+    changed[:, :20] = (changed[:, :20] + 1) % 96
+    with torch.no_grad():
+        before, after = (model(x, [[20, 50]])[0] for x in (ids, changed))
+    assert not torch.equal(before[:20], after[:20])
+    assert torch.equal(before[20:], after[20:])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_gradient_at_all_flows_between_documents(name: str) -> None:
+    model, seen = tiny_model(tiny_config(name)), []
+    model.model.embed_tokens.register_forward_hook(lambda _, __, x: seen.append(x))
+    logits = model(random_ids(1, 70), [[20, 50]])
+    (grad,) = torch.autograd.grad(logits[0, 20:].square().sum(), seen)
+    assert (grad[0, :20] == 0).all()
+    assert (grad[0, 20:] != 0).any(-1).all()
+
+
+def test_a_later_token_changes_no_bit_of_an_earlier_one() -> None:
+    model = tiny_model(tiny_config("no_moe"))
+    ids = random_ids(1, 70)
+    changed = ids.clone()
+    changed[:, 50:] = (changed[:, 50:] + 1) % 96
+    with torch.no_grad():
+        assert torch.equal(model(ids)[0, :50], model(changed)[0, :50])
+
+
+def test_a_layer_with_rope_sees_its_chunk_only_and_one_without_sees_everything() -> None:
+    ids = random_ids(1, 12)
+    changed = ids.clone()
+    changed[0, 0] = (ids[0, 0] + 1) % 96
+    for rope, reached in ((1, [True] * 4 + [False] * 8), (0, [True] * 12)):
+        model = tiny_model(
+            tiny_config("no_moe", n_layers=1, rope_layers=(rope,), attention_chunk_size=4)
+        )
+        with torch.no_grad():
+            differs = (model(ids) != model(changed)).any(-1)[0]
+        assert differs.tolist() == reached
+
+
+def test_the_temperature_rises_at_multiples_of_floor_scale() -> None:
+    attention = Attention(tiny_config(floor_scale=4, rope_layers=(0, 1, 1, 1)), layer=0)
+    found = attention._temperature(torch.arange(8)[None]).flatten()
+    ln2, ln3 = 0.693147, 1.098612
+    expected = [1, 1, 1, *([1 + 0.1 * ln2] * 4), 1 + 0.1 * ln3]
+    assert_close(found, torch.tensor(expected))
+
+
+def test_scout_numbers_of_the_temperature() -> None:
+    attention = Attention(tiny_config(floor_scale=8192, rope_layers=(0, 1, 1, 1)), layer=0)
+    found = attention._temperature(torch.tensor([[8190, 8191, 131071]])).flatten()
+    assert_close(found, torch.tensor([1.0, 1.0693, 1.2833]), atol=1e-4, rtol=0)
+
+
+def test_the_temperature_counts_from_the_start_of_the_document() -> None:
+    attention = Attention(tiny_config(floor_scale=4, rope_layers=(0, 1, 1, 1)), layer=0)
+    positions = Layout.of((1, 12), [[7, 5]], None, torch.device("cpu")).positions
+    found = attention._temperature(positions).flatten()
+    assert torch.equal(found[7:], found[:5])
+
+
+def test_the_temperature_is_for_layers_without_rope() -> None:
+    layers = [Attention(tiny_config(), layer) for layer in range(4)]
+    assert [layer.tunes_temperature for layer in layers] == [False, False, False, True]
+    assert [layer.uses_qk_norm for layer in layers] == [True, True, True, False]
