@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from quatrain.errors import DataError
@@ -25,16 +24,10 @@ def run_evaluation(
         known = sorted({name for one in conversations for name in one.fields})
         raise DataError("Q304", f"no record has a column {by!r} to score by.",
                         f"Columns: {', '.join(known) or 'none'}.")  # fmt: skip
-    from quatrain.evaluate.run import grade, held_out_loss, padded_batches, scores_by, total_score
+    from quatrain.evaluate.run import examine
     from quatrain.generate.answer import Answerer
 
-    answerer = Answerer(model)
-    encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
-    loss, _ = held_out_loss(answerer.model, padded_batches(encoded))
-    graded = grade(answerer, conversations, config.generate)
-    found: dict[str, Any] = {"count": len(graded), "loss": loss}
-    found |= {name: value for name, value in asdict(total_score(graded)).items() if name != "count"}
-    found["by"] = {key: asdict(one) for key, one in scores_by(graded, by).items()} if by else {}
+    found = examine(Answerer(model), conversations, config.generate, by)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:

@@ -21,12 +21,16 @@ def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) ->
     result = run(config)
     if as_json:
         print(json.dumps(summary(result), ensure_ascii=False))
-    if result.stopped_by is not None:
-        command = shlex.join(["quatrain", task, recipe, *overrides])
-        print(f"stopped and saved; to go on: {command}", file=sys.stderr)
-        sys.exit(128 + result.stopped_by)
+    leave_if_stopped(result, ["quatrain", task, recipe, *overrides])
     if not as_json:
         _say_what_next(result)
+
+
+def leave_if_stopped(result: Any, command: list[str]) -> None:
+    """After a signal, say how to go on and exit as shells expect."""
+    if result.stopped_by is not None:
+        print(f"stopped and saved; to go on: {shlex.join(command)}", file=sys.stderr)
+        sys.exit(128 + result.stopped_by)
 
 
 def summary(result: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.config import Config
+from quatrain.data.embedded import embedded_rows, is_embedded
 from quatrain.data.read import data_files, is_saved_dataset, looks_like_a_path
 from quatrain.data.tables import hub_dataset
 from quatrain.files import sha256
@@ -41,6 +42,9 @@ def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -
 
 def _source(name: str, split: str) -> Any:
     path = Path(name).expanduser()
+    if is_embedded(name):
+        rows = "\n".join(json.dumps(row.value) for row in embedded_rows(name))
+        return hashlib.sha256(rows.encode()).hexdigest()
     if is_saved_dataset(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
     elif path.exists():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from quatrain.config import DataConfig
+from quatrain.data.embedded import embedded_rows, is_embedded
 from quatrain.data.json_rows import json_rows, jsonl_rows
 from quatrain.data.lines import RawRow, guess_encoding, read_lines, read_whole
 from quatrain.data.tables import csv_rows, hub_rows, parquet_rows, saved_dataset_rows, xlsx_rows
@@ -27,16 +28,18 @@ _PACKED |= {".zip": "unzip", ".7z": "7z x", ".tar": "tar xf"}
 
 
 def read_rows(source: str, config: DataConfig, notes: list[str] | None = None) -> Iterator[RawRow]:
-    """Read a file, a folder of files, a saved dataset, or a dataset of the Hub.
+    """Read a file, a folder of files, a saved dataset, a dataset of the Hub, or embedded data.
 
     Args:
-        source: a path, or a name such as AIffl/Alpaca_french_mixtral.
+        source: a path, a name such as AIffl/Alpaca_french_mixtral, or demo:train.
         config: which split of the Hub, and what a document is in plain text.
         notes: gets what was assumed on the way (an encoding, a sheet, files passed over).
     """
     notes = [] if notes is None else notes
     path = Path(source).expanduser()
-    if is_saved_dataset(path):
+    if is_embedded(source):
+        yield from embedded_rows(source)
+    elif is_saved_dataset(path):
         yield from saved_dataset_rows(path, config.hub_split)
     elif path.exists():
         for file in data_files(path, notes):

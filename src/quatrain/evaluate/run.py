@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,6 +129,29 @@ def grade(
         )
         for question, answer in zip(questions, answers, strict=True)
     ]  # fmt: skip
+
+
+def examine(
+    answerer: Answerer,
+    conversations: Sequence[Conversation],
+    options: GenerateConfig,
+    by: str | None = None,
+) -> dict[str, Any]:
+    """Answer and score everything: count, loss, exact_match and f1, and `by` a field's values.
+
+    The loss is that of the gold answers, in nats a token; scores are percentages.
+    """
+    encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
+    loss, _ = held_out_loss(answerer.model, padded_batches(encoded))
+    graded = grade(answerer, conversations, options)
+    total = total_score(graded)
+    return {
+        "count": total.count,
+        "loss": loss,
+        "exact_match": total.exact_match,
+        "f1": total.f1,
+        "by": {key: asdict(score) for key, score in scores_by(graded, by).items()} if by else {},
+    }
 
 
 def total_score(graded: Sequence[Graded]) -> Score:

@@ -24,11 +24,11 @@ class Conversation:
     """Questions and answers in their order, and what is needed to judge the last answer."""
 
     messages: tuple[Message, ...]
-    """Alternating user and assistant turns, after at most one system turn; ends with the assistant."""
+    """User and assistant turns in turn, after at most one system turn; the assistant ends."""
     answers: tuple[str, ...]
     """Every gold answer to the last question; the first is the last message's content."""
     group: str
-    """What must not be split between training and evaluation: a context's title, or the question."""
+    """What training and evaluation must not share: a context's title, or the question."""
     source: str
     """Where it came from, as `file:line` or `file:index`."""
     fields: dict[str, Any] = field(default_factory=dict)

@@ -28,8 +28,11 @@ class Judge:
     def evaluate(self, step: int, journal: Journal | None = None) -> Evaluation:
         """Measure; write the first answers to the journal, where there is one.
 
-        The score is F1, then exact match, then the loss; without held-out data, the later step.
+        The score is F1, then exact match, then the loss. Without held-out data nothing is
+        measured: the row is None, and a later step is better.
         """
+        if self.data.eval is None and not self.questions:
+            return Evaluation(None, (float(step),))
         started = time.perf_counter()
         loss = self._loss()
         graded = grade(self.answerer, self.questions, self.config.generate)
@@ -46,7 +49,7 @@ class Judge:
         }
         if score is not None:
             return Evaluation(row, (score.f1, score.exact_match, -(loss or 0.0)))
-        return Evaluation(row, (float(step) if loss is None else -loss,))
+        return Evaluation(row, (-(loss or 0.0),))
 
     def _loss(self) -> float | None:
         if self.data.eval is None:

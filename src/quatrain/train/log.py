@@ -94,7 +94,9 @@ class Display:
 
     def evaluated(self, row: dict[str, Any]) -> None:
         """Show an evaluation row."""
-        parts = [f"step {row['step']}/{self.num_steps}  held out: loss {row['eval_loss']:.3f}"]
+        parts = [f"step {row['step']}/{self.num_steps}  held out:"]
+        if row["eval_loss"] is not None:
+            parts.append(f"loss {row['eval_loss']:.3f}")
         if row["exact_match"] is not None:
             parts.append(f"exact match {row['exact_match']:.1f} %  F1 {row['f1']:.1f} %")
         self.say("  ".join(parts))

@@ -42,7 +42,8 @@ class Gradients:
 class Evaluation:
     """What one evaluation found; the score decides which checkpoint is best."""
 
-    row: dict[str, Any]
+    row: dict[str, Any] | None
+    """None when there was nothing to measure on."""
     score: tuple[float, ...]
 
 
@@ -91,8 +92,11 @@ def train(
         set_learning_rate(optimizer, rate)
         batch = batches.batch(step - 1)
         gradients = accumulate(model, batch, config)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm(
+            p.grad for p in model.parameters() if p.grad is not None
+        )
         _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal.run_dir)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state = state.model_copy(
@@ -122,8 +126,9 @@ def _evaluate_and_save(
     evaluated = last or step % (config.eval_interval or step) == 0
     if evaluated:
         found = around.evaluate(step)
-        around.journal.metrics(found.row)
-        around.display.evaluated(found.row)
+        if found.row is not None:
+            around.journal.metrics(found.row)
+            around.display.evaluated(found.row)
         state = state.after_evaluation(found.score)
         out_of_patience = state.evaluations_since_best >= (config.early_stop or step + 1)
         state = state.model_copy(update={"finished": last or out_of_patience})

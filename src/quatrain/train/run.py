@@ -136,9 +136,10 @@ def _train(
     try:
         _introduce(config, data, model, state, display)
         if newest is None:
-            first = evaluate(0)
-            journal.metrics(first.row)
-            display.evaluated(first.row)
+            first = evaluate(0).row
+            if first is not None:
+                journal.metrics(first)
+                display.evaluated(first)
         batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
         around = Around(evaluate, keeper, journal, display, lambda: stop.asked)
         state = train(model, optimizer, batches, config.train, state, around)

@@ -1,0 +1,135 @@
+"""`quatrain demo`: the main job on the embedded questions, end to end.
+
+    RUN/pretrain/    a short pretraining on French text of our own, with its tokenizer
+    RUN/             the fine-tuning; RUN is the MODEL to ask
+    RUN/exam-*.json  scores by family: before, after on held-out questions, after on unseen facts
+
+Killed anywhere and run again, it goes on: each part is resumed, or found done.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from quatrain.config import Config
+from quatrain.recipe import load_config
+
+_PRETRAIN = "pretrain."
+_QUESTIONS_BEFORE = 330
+SHOWN = (
+    "Quel est le produit de 6 et 2 ?",
+    "Quelle est la somme de 17 et 5 ?",
+    "Quelle est la capitale de l'Italie ?",
+    "Quel est le pluriel de « cheval » ?",
+    "Quel est le contraire de « grand » ?",
+)
+
+
+def run_demo(overrides: list[str], as_json: bool) -> None:
+    """Run every part that is not done yet, then show what was learnt.
+
+    Args:
+        overrides: of the fine-tuning recipe; with `pretrain.` in front, of the pretraining one.
+        as_json: print one JSON object instead of tables.
+    """
+    text_config, config = _configs(overrides)
+    from quatrain.cli.training import leave_if_stopped
+    from quatrain.train.run import run
+
+    command = ["quatrain", "demo", *overrides]
+    _say("1/4 pretraining on French text of our own")
+    leave_if_stopped(run(text_config), command)
+    _say("2/4 exam before fine-tuning")
+    before = _exam(config, "before", text_config.run_dir, "demo:heldout", _QUESTIONS_BEFORE)
+    _say("3/4 fine-tuning on questions and answers")
+    leave_if_stopped(run(config), command)
+    _say("4/4 exams on held-out questions, and on facts never seen")
+    found: dict[str, Any] = {
+        "run_dir": str(config.run_dir),
+        "training_seconds": _training_seconds(text_config, config),
+        "before": before,
+        "heldout": _exam(config, "heldout", config.run_dir, "demo:heldout"),
+        "strict": _exam(config, "strict", config.run_dir, "demo:strict"),
+        "answers": _answers(config),
+    }
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def _configs(overrides: list[str]) -> tuple[Config, Config]:
+    """Make the configs of both runs; the second begins with the first one's best weights."""
+    tuning = [override for override in overrides if not override.startswith(_PRETRAIN)]
+    text = [o.removeprefix(_PRETRAIN) for o in overrides if o.startswith(_PRETRAIN)]
+    run_dir = load_config("demo", tuning).run_dir
+    first = str(run_dir / "pretrain")
+    return (
+        load_config("demo-text", text, run_dir=first, train={"task": "pretrain"}),
+        load_config("demo", tuning, model={"init": first}, train={"task": "sft"}),
+    )
+
+
+def _exam(
+    config: Config, name: str, model: Path, source: str, count: int | None = None
+) -> dict[str, Any]:
+    """Score a model by family, on about `count` questions; an exam taken already is read."""
+    path = config.run_dir / f"exam-{name}.json"
+    if path.exists():
+        taken: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return taken
+    from quatrain.data.records import load_records
+    from quatrain.evaluate.run import examine
+    from quatrain.files import write_json
+    from quatrain.generate.answer import Answerer
+
+    conversations = load_records((source,), config.data.replace(limit=None)).conversations
+    every = max(1, len(conversations) // count) if count else 1
+    found = examine(Answerer(model), conversations[::every], config.generate, "family")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+    return found
+
+
+def _training_seconds(*configs: Config) -> float:
+    """Add up the steps' times of both runs, evaluations and checkpoints left out."""
+    from quatrain.train.log import METRICS, read_rows
+
+    rows = [row for config in configs for row in read_rows(config.run_dir / METRICS)]
+    return float(sum(row["seconds"] for row in rows if "loss" in row))
+
+
+def _answers(config: Config) -> list[dict[str, str]]:
+    from quatrain.generate.answer import Answerer
+
+    answerer, options = Answerer(config.run_dir), config.generate.model_dump()
+    return [{"question": q, "answer": str(answerer.answer(q, **options))} for q in SHOWN]
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("exact match, %", "before", "held out", "unseen facts", title="Exam by family")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    families = [*found["heldout"]["by"], None]
+    for family in families:
+        exams = [found[name] for name in ("before", "heldout", "strict")]
+        rows = [exam if family is None else exam["by"].get(family) for exam in exams]
+        cells = ["" if row is None else f"{row['exact_match']:.1f}" for row in rows]
+        table.add_row(family or "all", *cells, style="bold" if family is None else None)
+    console = Console()
+    console.print(table)
+    console.print(f"training took {found['training_seconds']:.0f} s\n", highlight=False)
+    for pair in found["answers"]:
+        console.print(f"  {pair['question']}  ->  {pair['answer']}", markup=False, highlight=False)
+    ask = f'quatrain ask {found["run_dir"]} "Combien font 8 et 9 ?"'
+    console.print(f"\nask it yourself: {ask}", markup=False, highlight=False)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
