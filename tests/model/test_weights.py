@@ -1,0 +1,91 @@
+"""grouped_linear: a product for each group, with its gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from quatrain.model.weights import grouped_linear
+from tiny import tiny_config
+
+COUNTS = [[3, 4], [0, 7, 0], [7], [2, 0, 0, 5, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0]]
+
+
+def tensors(counts: list[int], device: str = "cpu", dtype: torch.dtype = torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(sum(counts), 6, generator=generator, dtype=dtype)
+    weight = torch.randn(len(counts), 6, 4, generator=generator, dtype=dtype)
+    x, weight = (t.to(device).requires_grad_() for t in (x, weight))
+    return x, weight, torch.tensor(counts, device=device)
+
+
+def row_by_row(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    group = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    rows = [x[i] @ weight[g] for i, g in enumerate(group.tolist())]
+    return torch.stack(rows) if rows else x @ weight[0]
+
+
+def test_rows_meet_the_matrix_of_their_group() -> None:
+    x, weight = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[[10.0]], [[100.0]], [[1000.0]]])
+    assert grouped_linear(x, weight, torch.tensor([2, 0, 1])).tolist() == [[10], [20], [3000]]
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_the_product_and_its_gradients_are_those_of_a_loop_over_rows(
+    counts: list[int], device: str
+) -> None:
+    found, expected = [], []
+    for product, into in ((grouped_linear, found), (row_by_row, expected)):
+        x, weight, counts_E = tensors(counts, device)
+        out = product(x, weight, counts_E)
+        out.square().sum().backward()
+        into += [out, x.grad, weight.grad]
+    assert_close(found, expected, atol=1e-4, rtol=1e-5)  # sums of at most 7 squares of size 10
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_gradients_are_those_of_finite_differences(counts: list[int]) -> None:
+    x, weight, counts_E = tensors(counts, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: grouped_linear(a, b, counts_E), (x, weight))
+
+
+def test_a_group_without_rows_gets_a_gradient_of_zero() -> None:
+    x, weight, counts = tensors([3, 0, 4])
+    grouped_linear(x, weight, counts).sum().backward()
+    assert weight.grad is not None
+    assert (weight.grad[1] == 0).all()
+    assert (weight.grad[[0, 2]] != 0).all()
+
+
+@pytest.mark.parametrize(("learns_x", "learns_weight"), [(True, False), (False, True)])
+def test_frozen_inputs_get_no_gradient(learns_x: bool, learns_weight: bool) -> None:
+    x, weight, counts = tensors([3, 4])
+    x.requires_grad_(learns_x), weight.requires_grad_(learns_weight)
+    grouped_linear(x, weight, counts).sum().backward()
+    assert (x.grad is not None, weight.grad is not None) == (learns_x, learns_weight)
+
+
+def test_under_autocast_it_multiplies_in_bfloat16_and_gradients_stay_float32() -> None:
+    x, weight, counts = tensors([3, 4])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = grouped_linear(x, weight, counts)
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+    assert_close(out.float(), row_by_row(x, weight, counts), atol=0.1, rtol=2e-2)  # 8 bits
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the grouped kernel needs CUDA")
+@pytest.mark.parametrize("counts", [[8, 0, 24], [1, 30, 1]])
+def test_the_grouped_kernel_agrees_with_the_loop(counts: list[int]) -> None:
+    width = tiny_config().d_model
+    x = torch.randn(32, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(3, width, 40, device="cuda", dtype=torch.bfloat16)
+    counts_E = torch.tensor(counts, device="cuda")
+    expected = row_by_row(x.float(), weight.float(), counts_E)
+    found = grouped_linear(x, weight, counts_E).float()
+    assert_close(found, expected, atol=0.2, rtol=2e-2)  # bfloat16 has 8 bits
