@@ -56,6 +56,10 @@ _DEFAULTS = {
 }  # fmt: skip
 """Llama4TextConfig's values for fields that a config.json leaves out, where ours differ."""
 
+_NONE_WHEN_NULL = {"attention_chunk_size", "bos_token_id", "eos_token_id"}
+_DERIVED_WHEN_NULL = {"head_dim", "num_key_value_heads"}
+"""Any other field that is null has the value of one left out."""
+
 _DERIVED = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "layer_types",
     "rope_scaling", "rope_theta", "rope_parameters", "eos_token_id", "hidden_act",
@@ -98,16 +102,19 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
     """
     text = _text_part(config)
     _refuse_what_we_lack(config, text)
-    stated = {**_DEFAULTS, **{name: value for name, value in text.items() if value is not None}}
+    stated = _DEFAULTS | {
+        name: value for name, value in text.items() if value is not None or name in _NONE_WHEN_NULL
+    }
+    for name in _DERIVED_WHEN_NULL & text.keys():
+        if text[name] is None:
+            del stated[name]
     values = {ours: stated[theirs] for theirs, ours in _SAME_MEANING.items() if theirs in stated}
-    if "attention_chunk_size" in text:  # None means no chunks; absent means the default
-        values["attention_chunk_size"] = text["attention_chunk_size"]
     if not values.get("rope_layers"):
         values.pop("rope_layers", None)
     values["attn_temperature_tuning"] = bool(values.get("attn_temperature_tuning", True))
     values.update(_rope(text))
     eos = stated["eos_token_id"]
-    values["eos_token_ids"] = tuple(eos) if isinstance(eos, list) else (eos,)
+    values["eos_token_ids"] = eos if isinstance(eos, list) else [] if eos is None else [eos]
     values["extra"] = {
         name: value
         for name, value in text.items()

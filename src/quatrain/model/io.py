@@ -52,6 +52,11 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
             raise CheckpointError(
                 "Q404", f"{name} has shape {list(tensor.shape)}, config.json says {list(shape)}."
             )
+        elif not tensor.is_floating_point():
+            raise CheckpointError(
+                "Q404",
+                f"{name} holds {_name_of(tensor.dtype)}; weights must be floats.",
+            )
         else:
             _place(model, name, tensor.to(device=device, dtype=dtype))
     if config.tie_word_embeddings and "lm_head.weight" in unexpected:
@@ -91,14 +96,16 @@ def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    if (directory / INDEX).is_file():
-        names = set(read_json(directory / INDEX).get("weight_map", {}).values())
-        strange = [n for n in names if not isinstance(n, str) or n != Path(n).name]
-        if strange or not names:
-            raise CheckpointError("Q401", f"{INDEX} must name files beside it: {strange[:3]}.")
-        return [directory / name for name in sorted(names)]
+    """Find the files; like transformers, take the whole one before an index."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        weight_map = read_json(directory / INDEX).get("weight_map")
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        strange = [n for n in names if not isinstance(n, str) or n != Path(n).name or n == ".."]
+        if strange or not names:
+            raise CheckpointError("Q401", f"{INDEX} must name files beside it: {strange[:3]}.")
+        return [directory / name for name in sorted(set(names))]
     pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern)]
     remedy = "Pickled weights can run code: convert them to safetensors." if pickles else ""
     raise CheckpointError("Q401", f"{directory} has neither {WEIGHTS} nor {INDEX}.", remedy)
@@ -110,10 +117,13 @@ def save_model(model: LlamaModel, directory: Path) -> None:
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
-    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    write_json(directory / CONFIG, to_hf(model.config, dtype))
+    write_json(directory / CONFIG, to_hf(model.config, _name_of(model.lm_head.weight.dtype)))
     write_json(directory / GENERATION_CONFIG, _generation_config(model))
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _generation_config(model: LlamaModel) -> dict[str, Any]:
