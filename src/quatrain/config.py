@@ -63,7 +63,7 @@ class ModelConfig(Section):
 
     vocab_size: int = Field(8192, ge=2)
     d_model: int = Field(256, ge=1)
-    n_layers: int = Field(4, ge=1)
+    n_layers: int = Field(4, ge=1, le=1024)
     n_heads: int = Field(8, ge=1)
     n_kv_heads: int = Field(default_factory=lambda data: data["n_heads"], ge=1)
     """Key and value heads; each serves n_heads / n_kv_heads query heads."""

@@ -122,13 +122,11 @@ def _show(found: dict[str, Any]) -> None:
         rows = [exam if family is None else exam["by"].get(family) for exam in exams]
         cells = ["" if row is None else f"{row['exact_match']:.1f}" for row in rows]
         table.add_row(family or "all", *cells, style="bold" if family is None else None)
-    console = Console()
-    console.print(table)
-    console.print(f"training took {found['training_seconds']:.0f} s\n", highlight=False)
+    Console().print(table)
+    print(f"training took {found['training_seconds']:.0f} s\n")
     for pair in found["answers"]:
-        console.print(f"  {pair['question']}  ->  {pair['answer']}", markup=False, highlight=False)
-    ask = f'quatrain ask {found["run_dir"]} "Combien font 8 et 9 ?"'
-    console.print(f"\nask it yourself: {ask}", markup=False, highlight=False)
+        print(f"  {pair['question']}  ->  {pair['answer']}")
+    print(f'\nask it yourself: quatrain ask {found["run_dir"]} "Combien font 8 et 9 ?"')
 
 
 def _say(line: str) -> None:

@@ -104,7 +104,7 @@ class Display:
     def say(self, line: str) -> None:
         """Show a line."""
         if not self.quiet:
-            self.console.print(line, markup=False)
+            self.console.print(line, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -1,0 +1,196 @@
+"""The command line, run in this process: what goes to stdout, and how it exits."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quatrain.cli.main import main
+from quatrain.recipe import to_yaml
+from tiny_run import tiny_run
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        """Stdout must be one JSON object and nothing else."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def quatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*words: str | Path, typed: str | None = None) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["quatrain", *map(str, words)])
+        if typed is not None:
+            monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def recipe_in(directory: Path, **train: Any) -> Path:
+    path = directory / "tiny.yaml"
+    path.write_text(to_yaml(tiny_run(directory, **train)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from quatrain.train.run import run
+
+    directory = tmp_path_factory.mktemp("trained")
+    return run(tiny_run(directory, max_steps=80, eval_interval=40), quiet=True).run_dir
+
+
+def test_sft_prints_one_json_object_and_the_same_command_resumes(
+    quatrain: Any, tmp_path: Path
+) -> None:
+    first = quatrain("sft", recipe_in(tmp_path), "--json")
+    assert first.code == 0, first.err
+    assert first.json["finished"]
+    assert first.json["step"] == 12
+    assert set(first.json["evaluation"]) >= {"step", "eval_loss", "exact_match", "f1"}
+    again = quatrain("sft", tmp_path / "tiny.yaml", "--json")
+    assert "resuming after step 12" in again.err
+    assert again.json["evaluation"] is None
+
+
+def test_overrides_win_over_the_recipe(quatrain: Any, tmp_path: Path) -> None:
+    result = quatrain("sft", recipe_in(tmp_path), f"run_dir={tmp_path / 'other'}",
+                      "train.max_steps=2", "--json")  # fmt: skip
+    assert result.json["step"] == 2
+    assert (tmp_path / "other" / "config.yaml").exists()
+
+
+def test_pretraining_then_fine_tuning_begins_with_its_weights(
+    quatrain: Any, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Le toit est rouge. Le mur est bleu.\n" * 200, encoding="utf-8")
+    first = quatrain("pretrain", recipe_in(tmp_path), f"data.train={text}", "data.holdout=0",
+                     f"run_dir={tmp_path / 'text'}", "--json")  # fmt: skip
+    assert first.code == 0, first.err
+    tiny = tiny_run(tmp_path).model_dump(mode="json", exclude_unset=True)
+    overrides = [f"data.train={tiny['data']['train'][0]}", "data.holdout=0.25", "train.max_steps=3",
+                 "data.block_size=96", f"model.init={tmp_path / 'text'}"]  # fmt: skip
+    second = quatrain("sft", "openquizz", f"run_dir={tmp_path / 'sft'}", *overrides, "--json")
+    assert second.code == 0, second.err
+    one, other = (json.loads((tmp_path / name / "checkpoints/best/config.json").read_text())
+                  for name in ("text", "sft"))  # fmt: skip
+    assert one["hidden_size"] == other["hidden_size"] == 32
+
+
+def test_a_contradiction_between_recipe_and_checkpoint_is_refused(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    result = quatrain("sft", "openquizz", f"run_dir={tmp_path}", f"model.init={trained}",
+                      "model.d_model=64")  # fmt: skip
+    assert result.code == 2
+    assert "[Q203]" in result.err
+    assert "model.d_model" in result.err
+
+
+def test_ask_prints_the_answer_and_its_counts(quatrain: Any, trained: Path) -> None:
+    found = quatrain("ask", trained, "Le toit est vert. De quelle couleur ?", "--json").json
+    assert set(found) == {"answer", "finish_reason", "prompt_tokens", "completion_tokens"}
+    assert found["finish_reason"] in {"stop", "length"}
+    streamed = quatrain("ask", trained, "Le toit est vert. De quelle couleur ?")
+    assert streamed.out == found["answer"] + "\n"
+
+
+def test_ask_reads_its_context_from_a_file(quatrain: Any, trained: Path, tmp_path: Path) -> None:
+    context = tmp_path / "context.txt"
+    context.write_text("Le toit est vert.", encoding="utf-8")
+    plain = quatrain("ask", trained, "De quelle couleur ?", "--json").json
+    told = quatrain("ask", trained, "De quelle couleur ?", "--context", context, "--json").json
+    assert told["prompt_tokens"] > plain["prompt_tokens"]
+    missing = quatrain("ask", trained, "Quoi ?", "--context", tmp_path / "nothing.txt")
+    assert missing.code == 3
+    assert "cannot be read" in missing.err
+
+
+def test_ask_without_a_question_holds_a_conversation(quatrain: Any, trained: Path) -> None:
+    result = quatrain("ask", trained, typed="Le mur est bleu. De quelle couleur ?\n/new\nOui ?\n")
+    assert result.code == 0, result.err
+    assert len(result.out.splitlines()) == 2
+
+
+def test_eval_scores_a_file_and_each_value_of_a_column(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "exam.jsonl"
+    asked = "Le toit est {}. De quelle couleur ?"
+    rows = [
+        {"instruction": asked.format("vert"), "output": "vert", "kind": "a"},
+        {"instruction": asked.format("noir"), "output": "noir", "kind": "b"},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = quatrain("eval", trained, file, "--by", "kind", "--json").json
+    assert set(found) == {"count", "loss", "exact_match", "f1", "by"}
+    assert found["count"] == 2
+    assert set(found["by"]) == {"a", "b"}
+    assert quatrain("eval", trained, file).code == 0
+    unknown = quatrain("eval", trained, file, "--by", "theme")
+    assert unknown.code == 3
+    assert "Columns: kind" in unknown.err
+
+
+def test_the_command_line_and_python_give_the_same_greedy_answer(
+    quatrain: Any, trained: Path
+) -> None:
+    from quatrain import Answerer
+
+    question = "Le livre est jaune. De quelle couleur ?"
+    answer = Answerer(trained).answer(question, max_new_tokens=4)
+    spoken = quatrain("ask", trained, question, "--set", "max_new_tokens=4").out
+    assert spoken == f"{answer}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["sft", "openquiz", "run_dir=x"], 2, "Did you mean 'openquizz'?"),
+        (["sft", "openquizz", "train.learning_rat=1"], 2, "Did you mean 'train.learning_rate'?"),
+        (["sft", "openquizz", "data.train=nowhere.jsonl"], 3, "no such file"),
+        (["ask", "nowhere", "Quoi ?"], 4, "nowhere does not exist"),
+        (["dance"], 2, "dance"),
+    ],
+)
+def test_errors_are_short_and_have_their_exit_code(
+    quatrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int,
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = quatrain(*words)
+    assert result.code == code
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+
+
+@pytest.mark.slow
+def test_the_demo_runs_its_parts_once(quatrain: Any, tmp_path: Path) -> None:
+    few = ["train.max_steps=2", "pretrain.train.max_steps=2", "generate.max_new_tokens=1",
+           "evaluate.questions=4", "model.d_model=32", "pretrain.model.d_model=32"]  # fmt: skip
+    words = ["demo", f"run_dir={tmp_path / 'demo'}", *few[:4], few[5], "--json"]
+    first = quatrain(*words)
+    assert first.code == 0, first.err
+    assert len(first.json["heldout"]["by"]) >= 8
+    assert min(one["count"] for one in first.json["heldout"]["by"].values()) >= 100
+    assert first.json["answers"][0]["question"] == "Quel est le produit de 6 et 2 ?"
+    assert quatrain(*words).json == first.json
