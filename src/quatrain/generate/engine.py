@@ -47,6 +47,7 @@ def complete(
     stop_ids: Collection[int],
 ) -> list[Completion]:
     """Answer every prompt, options.batch_size at a time; the longest first wastes least."""
+    _check(prompts, model.config.max_position_embeddings)
     completions = [Completion() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), options.batch_size):
@@ -70,7 +71,7 @@ def stream(
     """Yield each new token as it is known; prompts that end leave the batch.
 
     Raises:
-        DataError: Q320 for an empty prompt or one that fills the model's context.
+        DataError: Q340 for an empty prompt or one that fills the model's context.
     """
     context = model.config.max_position_embeddings
     _check(prompts, context)
@@ -108,10 +109,10 @@ def stream(
 def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
     for number, prompt in enumerate(prompts):
         if not prompt:
-            raise DataError("Q320", f"prompt {number} is empty; it needs at least one token.")
+            raise DataError("Q340", f"prompt {number} is empty; it needs at least one token.")
         if len(prompt) >= context:
             raise DataError(
-                "Q320",
+                "Q340",
                 f"prompt {number} has {len(prompt)} tokens; the model's context is {context} and "
                 "an answer needs room.",
                 "Shorten the context or the question; nothing is cut in silence.",

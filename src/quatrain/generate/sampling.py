@@ -15,10 +15,13 @@ from torch import Tensor
 
 from quatrain.config import GenerateConfig
 
+_COLDEST = 1e-6
+"""Below this temperature logits divided by it can overflow; the most likely token is taken."""
+
 
 def generators(options: GenerateConfig, rows: int) -> list[torch.Generator]:
-    """Make a generator for each row, from the seed and the row's number."""
-    return [torch.Generator().manual_seed(options.seed + row) for row in range(rows)]
+    """Make a generator for each row, all from the seed alone: a row's place changes no draw."""
+    return [torch.Generator().manual_seed(options.seed) for _ in range(rows)]
 
 
 def choose(
@@ -38,7 +41,7 @@ def choose(
     logits_BV = logits_BV.float()
     if options.repetition_penalty != 1:
         logits_BV = penalise(logits_BV, history, options.repetition_penalty)
-    if options.temperature == 0:
+    if options.temperature < _COLDEST:
         return logits_BV.argmax(-1)
     probabilities = keep_likely(logits_BV / options.temperature, options.top_k, options.top_p)
     return _draw(probabilities, draws)
