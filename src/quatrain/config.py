@@ -6,6 +6,7 @@ recipes (recipe.py) nor for the Hugging Face spelling of a model (model/hf_confi
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +17,11 @@ class Section(BaseModel):
     """A frozen group of fields; unknown names are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
     def replace(self, **changes: Any) -> Self:
@@ -35,7 +40,7 @@ class Section(BaseModel):
 
 
 class RopeScaling(Section):
-    """Llama 3's frequency scaling, which Scout uses (llama4.md section 1.2)."""
+    """Llama 3's frequency scaling, which Scout uses (docs/llama4.md section 1.2)."""
 
     factor: float = Field(16.0, ge=1)
     low_freq_factor: float = Field(1.0, gt=0)
@@ -265,7 +270,7 @@ class GenerateConfig(Section):
     """How answers are drawn; temperature 0 is greedy."""
 
     max_new_tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.0, ge=0, le=100, allow_inf_nan=False)
+    temperature: float = Field(0.0, ge=0, le=100)
     top_k: int | None = Field(None, ge=1)
     top_p: float = Field(1.0, gt=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
@@ -304,19 +309,13 @@ class Config(Section):
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_LENGTH_OF_TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])")
 
 
 def seconds(budget: str) -> float:
     """Read a length of time: `90s`, `20m`, `1h30m`."""
-    total, number = 0.0, ""
-    for letter in budget.strip().lower():
-        if letter in _UNITS and number:
-            total, number = total + float(number) * _UNITS[letter], ""
-        elif letter.isdigit() or (letter == "." and "." not in number):
-            number += letter
-        else:
-            break
-    else:
-        if total > 0 and not number:
-            return total
-    raise ValueError(f"a budget is a length of time such as 90s, 20m or 1h30m: {budget!r}.")
+    written = budget.strip().lower()
+    total = sum(float(n) * _UNITS[unit] for n, unit in _LENGTH_OF_TIME.findall(written))
+    if _LENGTH_OF_TIME.sub("", written) or total <= 0:
+        raise ValueError(f"a budget is a length of time such as 90s, 20m or 1h30m: {budget!r}.")
+    return total

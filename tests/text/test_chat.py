@@ -322,3 +322,16 @@ def test_the_source_of_a_record_is_optional() -> None:
     anonymous = replace(conversation(*turns("a")), source="")
     with pytest.raises(DataError, match=r"^\[Q309\] the conversation ends with user"):
         LLAMA4.encode_conversation(anonymous, BPE)
+
+
+def test_a_directory_without_a_format_gets_llama_4s_when_its_tokenizer_can(tmp_path: Path) -> None:
+    able = train_bpe(["Bonjour à tous."], 300)
+    assert ChatFormat.of(tmp_path, able) == LLAMA4
+    CHATML.save(tmp_path)
+    assert ChatFormat.of(tmp_path, able) == CHATML
+
+
+def test_a_directory_without_a_format_is_refused_when_its_tokenizer_cannot(tmp_path: Path) -> None:
+    other = train_bpe(["Bonjour à tous."], 300, control_tokens=CHATML.control_tokens())
+    with pytest.raises(CheckpointError, match=r"chat_format\.json is missing.*<\|eot\|>"):
+        ChatFormat.of(tmp_path, other)

@@ -20,14 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tiny_run import questions_file, timeless_metrics, tiny_run
-
 from quatrain.data.prepare import load_and_prepare_french_data
 from quatrain.files import sha256
 from quatrain.train import run as run_module
 from quatrain.train.checkpoint import Keeper
 from quatrain.train.judge import Judge
 from quatrain.train.log import SAMPLES
+from tiny_run import questions_file, timeless_metrics, tiny_run
 
 PHASES = ("training", "saving", "evaluating", "preparing")
 phase = mmap.mmap(-1, 1)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import timeless_metrics, tiny_run
 
 from quatrain.config import TrainConfig
 from quatrain.data.batches import Batch
@@ -21,6 +20,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.train.loop import accumulate
 from quatrain.train.run import run
 from tiny import tiny_config, tiny_model
+from tiny_run import timeless_metrics, tiny_run
 
 
 def batch_of(lengths: list[list[int]], width: int = 24, seed: int = 0) -> Batch:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from tiny_run import timeless_metrics, tiny_run
 
 import quatrain.train.run as run_module
 from quatrain.errors import ConfigError, ResourceError
@@ -18,6 +17,7 @@ from quatrain.files import sha256
 from quatrain.train.checkpoint import Keeper
 from quatrain.train.loop import Around
 from quatrain.train.run import run
+from tiny_run import timeless_metrics, tiny_run
 
 
 def weights(run_dir: Path, step: int = 12) -> str:

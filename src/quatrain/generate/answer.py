@@ -43,7 +43,7 @@ class Answerer:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = LlamaModel.from_pretrained(directory, device=device).eval()
         self.tokenizer = Tokenizer.load(directory)
-        self.chat = ChatFormat.load(directory)
+        self.chat = ChatFormat.of(directory, self.tokenizer)
 
     @classmethod
     def of(cls, model: LlamaModel, tokenizer: Tokenizer, chat: ChatFormat) -> Answerer:
@@ -61,7 +61,7 @@ class Answerer:
             options: fields of GenerateConfig (max_new_tokens, temperature, seed ...).
 
         Raises:
-            DataError: Q320 when the prompt fills the model's context; Q30x for an empty question.
+            DataError: Q340 when the prompt fills the model's context; Q30x for an empty question.
         """
         return self.reply([Message("user", user_content(question, context))], **options)
 

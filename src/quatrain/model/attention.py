@@ -2,7 +2,7 @@
 
 `attend` is the joint: runs of tokens that see each other causally, however they are computed
 (plain causal, a mask, run by run, variable-length kernels, a cache); the ways agree, as the tests
-hold. Facts: llama4.md section 1.2.
+hold. Facts: docs/llama4.md section 1.2.
 
 Shapes: B rows, T tokens, S keys, N query heads, K key heads, D width of a head, H model width.
 """

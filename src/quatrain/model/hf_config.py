@@ -1,6 +1,6 @@
 """The Hugging Face spelling of a model: config.json to ModelConfig and back.
 
-Every spelling of llama4.md section 1.1 is read: nested under `text_config` or flat, old
+Every spelling of docs/llama4.md section 1.1 is read: nested under `text_config` or flat, old
 `rope_scaling` and `rope_theta` or new `rope_parameters`, `no_rope_layers: []`, an integer
 `attn_temperature_tuning`. What is written is what transformers 5 writes for `llama4_text`.
 """

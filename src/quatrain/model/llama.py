@@ -1,7 +1,7 @@
 """LlamaModel: embeddings, blocks of attention and feed-forward, and a head over the vocabulary.
 
 Its state dict is the Hugging Face one of Llama4ForCausalLM, name for name. Not for reading and
-writing directories (io.py), nor for losses (train/loss.py).
+writing directories (io.py), nor for losses (evaluate/loss.py).
 
 Shapes: B rows, T tokens, H model width, V vocabulary.
 """

@@ -6,7 +6,7 @@
     4. combine     unsort, then sum the k results of each token, and add the shared expert
 
 The score multiplies the expert's *input* and the k scores are not normalised: SwiGLU is not
-homogeneous, so scaling the output would be another model (llama4.md section 1.2).
+homogeneous, so scaling the output would be another model (docs/llama4.md section 1.2).
 
 Shapes: B rows, T tokens, N = B x T, K experts a token, R = N x K, E experts, H model width,
 I inner width.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def rms_normalise(x: Tensor, eps: float) -> Tensor:
     """Divide by the root mean square over the last dimension, in float32; keep x's dtype.
 
-    Llama 4's QK-norm is this function (llama4.md section 1.2).
+    Llama 4's QK-norm is this function (docs/llama4.md section 1.2).
     """
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

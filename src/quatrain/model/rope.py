@@ -1,4 +1,4 @@
-"""Rotary positions on adjacent pairs, in float32 (Su et al., 2021; llama4.md section 1.2).
+"""Rotary positions on adjacent pairs, in float32 (Su et al., 2021; docs/llama4.md section 1.2).
 
 Dimensions 2j and 2j+1 of a head are one complex number, turned by position x frequency_j. This is
 the interleaved layout of Llama 4's checkpoints, not the rotate-half one of Llama 1 to 3.

@@ -15,6 +15,7 @@ user or assistant content with whitespace around it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +24,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from quatrain.errors import CheckpointError
 from quatrain.files import write_json, write_text
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.roles import ROLES, check
@@ -40,6 +42,8 @@ __all__ = [
     "check",
     "user_content",
 ]
+
+logger = logging.getLogger(__name__)
 
 CHAT_FORMAT_FILE = "chat_format.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -214,6 +218,27 @@ class ChatFormat(BaseModel):
                 for problem in error.errors()
             )
             raise broken(path, problems) from error
+
+    @classmethod
+    def of(cls, directory: Path, tokenizer: Tokenizer) -> ChatFormat:
+        """Find the format of a model directory; one without the file gets Llama 4's, if it can.
+
+        Raises:
+            CheckpointError: Q430 when the file is missing and the tokenizer is not Llama 4's.
+        """
+        path = Path(directory) / CHAT_FORMAT_FILE
+        if path.is_file():
+            return cls.load(directory)
+        lacking = [name for name in cls().control_tokens() if not tokenizer.has_control(name)]
+        if lacking:
+            raise CheckpointError(
+                "Q430",
+                f"{path} is missing, and the tokenizer lacks Llama 4's "
+                f"{', '.join(lacking)}: its chat format is not known.",
+                "Write the file: ChatFormat(...).save(directory).",
+            )
+        logger.info("%s has no %s: Llama 4's chat format is used", directory, CHAT_FORMAT_FILE)
+        return cls()
 
 
 LLAMA4 = ChatFormat()

@@ -101,6 +101,10 @@ class Tokenizer:
         """Find a control token; an ordinary token of this name does not count."""
         return self.require([name])[name]
 
+    def has_control(self, name: str) -> bool:
+        """Say whether there is a control token of this name."""
+        return name in self._control
+
     def require(self, names: Iterable[str], needed_by: str = "") -> dict[str, int]:
         """Find several control tokens.
 

@@ -77,7 +77,7 @@ def resolve(config: Config) -> Start:
             f"{model.vocab_size}.",
             "The two files are not of the same model.",
         )
-    return Start(config, directory, tokenizer, ChatFormat.load(directory))
+    return Start(config, directory, tokenizer, ChatFormat.of(directory, tokenizer))
 
 
 def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
