@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from quatrain.config import Config, Section
 from quatrain.errors import ConfigError
 
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises; the last two for an impossible date, a number too long, deep nesting."""
 _UNHELPFUL = "default_factory_not_called"  # follows from another error of the same section
 
 
@@ -62,7 +64,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     if recipe in shipped():
         text = (resources.files("quatrain") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
     elif path.suffix in (".yaml", ".yml") and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
     else:
         raise ConfigError(
             "Q201",
@@ -88,10 +90,19 @@ class _Loader(yaml.SafeLoader):
         return dict(super().construct_mapping(node, deep))
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "Q201", f"{path} cannot be read: {error}.", "Give a UTF-8 text file."
+        ) from None
+
+
 def _read_yaml(text: str, name: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         raise ConfigError("Q201", f"{name} is not YAML: {error}") from None
     if value is None:
         return {}
@@ -107,7 +118,7 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise ConfigError("Q201", f"{override!r} is not an override.", "Write section.field=value.")
     try:
         value: Any = yaml.load(text, _Loader) if text.strip() else ""
-    except yaml.YAMLError:
+    except _UNREADABLE:
         value = text
     for name in reversed(path.strip().split(".")):
         value = {name: value}
@@ -179,14 +190,22 @@ def _sections() -> dict[str, type[Section]]:
 
 def _unknown(loc: tuple[int | str, ...]) -> str:
     """Name an unknown field and the nearest known one, in its section or in another."""
-    place = ".".join(str(part) for part in loc)
+    place, leaf = ".".join(str(part) for part in loc), str(loc[-1])
+    here = place.rpartition(".")[0]
     known = [*Config.model_fields]
     for name, section in _sections().items():
         known += [f"{name}.{field}" for field in section.model_fields]
-    by_leaf = [path for path in known if path.split(".")[-1] == str(loc[-1])]
-    same_section = [path for path in known if path.split(".")[:-1] == place.split(".")[:-1]]
-    hint = f" Did you mean {by_leaf[0]!r}?" if by_leaf else _nearest(place, same_section)
-    return f"{place} is not a field.{hint or _nearest(place, known)}"
+    by_leaf: dict[str, str] = {}
+    for path in sorted(known, key=lambda path: path.rpartition(".")[0] != here):
+        by_leaf.setdefault(path.rpartition(".")[2], path)
+    in_this_section = [name for name, path in by_leaf.items() if path.rpartition(".")[0] == here]
+    near = (
+        [name for name in by_leaf if name == leaf]
+        or difflib.get_close_matches(leaf, in_this_section, n=1)
+        or difflib.get_close_matches(leaf, by_leaf, n=1)
+    )
+    hint = f" Did you mean {by_leaf[near[0]]!r}?" if near else ""
+    return f"{place} is not a field.{hint}"
 
 
 def _nearest(given: str, known: Sequence[str]) -> str:

@@ -1,0 +1,180 @@
+"""Recipes: what overrides what, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quatrain.config import Config
+from quatrain.errors import ConfigError
+from quatrain.recipe import build, load_config, read_recipe, shipped, to_yaml
+
+
+def written(directory: Path, text: str) -> str:
+    path = directory / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_is_a_config_and_survives_yaml(name: str) -> None:
+    config = load_config(name, [])
+    assert build(yaml.safe_load(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("name", shipped("presets"))
+def test_every_preset_is_a_config_that_survives_yaml(name: str) -> None:
+    config = load_config(None, [f"model.preset={name}"])
+    assert config.model.d_model != Config().model.d_model or name == "small"
+    assert build(yaml.safe_load(to_yaml(config))) == config
+
+
+def test_no_recipe_is_the_defaults() -> None:
+    assert load_config(None, []) == Config()
+
+
+def test_preset_recipe_override_and_command_go_in_this_order(tmp_path: Path) -> None:
+    recipe = written(
+        tmp_path,
+        "model: {preset: demo, n_layers: 2, vocab_size: 500}\n"
+        "train: {seed: 1, max_steps: 5, task: sft}\n",
+    )
+    config = load_config(
+        recipe, ["model.vocab_size=600", "train.max_steps=7"], train={"task": "pretrain"}
+    )
+    assert config.model.d_model == 192  # the preset
+    assert (config.model.n_layers, config.train.seed) == (2, 1)  # the recipe
+    assert (config.model.vocab_size, config.train.max_steps) == (600, 7)  # the overrides
+    assert config.train.task == "pretrain"  # the command
+
+
+def test_the_last_of_two_overrides_holds() -> None:
+    assert load_config(None, ["train.seed=1", "train.seed=2"]).train.seed == 2
+
+
+def test_init_takes_the_place_of_a_preset() -> None:
+    config = load_config("demo", ["model.init=some/model"])
+    assert config.model.model_fields_set == {"preset", "init"}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.learning_rate=1e-3", 1e-3),  # YAML 1.1 takes this for text
+        ("train.learning_rate=2.0e-3", 2e-3),
+        ("train.learning_rate=null", None),
+        ("train.learning_rate = 0.5", 0.5),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(override: str, expected: float | None) -> None:
+    assert load_config(None, [override]).train.learning_rate == expected
+
+
+def test_overrides_may_hold_lists_mappings_and_equals_signs() -> None:
+    config = load_config(
+        None, ["data.train=[a.csv, b.csv]", "data.columns={question: Q}", "tokenizer.path=a=b"]
+    )
+    assert config.data.train == ("a.csv", "b.csv")
+    assert config.data.columns == {"question": "Q"}
+    assert config.tokenizer.path == "a=b"
+
+
+@pytest.mark.parametrize("override", ["train.seed", "=3", "", " =3"])
+def test_what_is_no_override_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"Q201.*is not an override(?s:.*)section\.field=value"):
+        load_config(None, [override])
+
+
+def test_an_override_of_an_unknown_field_proposes_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"Q202(?s:.*)Did you mean 'train\.learning_rate'\?"):
+        load_config("demo", ["train.learning_ratte=0.1"])
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "{a: 1, a: 2}", "[", "*x", "!!python/name:x"])
+def test_a_value_that_is_odd_yaml_is_text_and_no_traceback(value: str) -> None:
+    assert load_config(None, [f"tokenizer.path={value}"]).tokenizer.path == value
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"Q201(?s:.*)Did you mean 'openquizz'\?"):
+        load_config("openquiz", [])
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"Q201(?s:.*)Did you mean 'scout'\?"):
+        load_config(None, ["model.preset=scoot"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {seed: 1, seed: 2}", "these keys are there twice: seed"),
+        ("train: {seed: 1}\ntrain: {seed: 2}", "these keys are there twice: train"),
+        ("train: [", "is not YAML"),
+        ("- train", "must be a mapping of sections: list"),
+        ("run_dir: 2024-13-45", "is not YAML"),
+        ("a: " + "[" * 3000, "is not YAML"),
+        ("n: " + "9" * 5000, "is not YAML"),
+        ("x: !!python/object/apply:os.system [true]", "is not YAML"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_says_why(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"Q201(?s:.*){message}"):
+        load_config(written(tmp_path, text), [])
+
+
+def test_a_recipe_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("run_dir: été".encode("latin-1"))
+    with pytest.raises(ConfigError, match="Q201"):
+        load_config(str(path), [])
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, "# nothing yet\n")) == {}
+
+
+def test_sections_of_the_wrong_kind_are_problems(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Q202"):
+        load_config(written(tmp_path, "train: 5\n1: 2\n"), [])
+
+
+def test_a_recipe_that_was_read_is_not_changed_by_an_override() -> None:
+    load_config("demo", ["train.max_steps=3"])
+    assert load_config("demo", []).train.max_steps != 3
+
+
+COMMAND = """
+import sys
+from quatrain.cli.main import main
+sys.argv = ["quatrain", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as leaving:
+    print("torch" in sys.modules, leaving.code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["sft", "--help"], 0),
+        (["sft", "demo", "train.learning_ratte=1"], 2),
+        (["pretrain", "no-such-recipe"], 2),
+        (["sft", "demo", "model.d_model=250", "train.learning_rate=1e3"], 2),
+        (["ask", "runs/none", "Où ?", "--set", "temprature=1"], 2),
+    ],
+)
+def test_help_and_wrong_recipes_are_answered_before_torch_is_imported(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == f"False {code}", done.stderr
+    assert "Traceback" not in done.stderr
