@@ -117,7 +117,9 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
+    return (
+        manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
+    )
 
 
 def damage(directory: Path) -> str | None:

@@ -122,7 +122,7 @@ def _train(
         data.chat.save(directory)
 
     optimizer = make_optimizer(model, config.train)
-    keeper = Keeper(config.run_dir, config.train.keep_last, extras, _bears_on_bits(model))
+    keeper = Keeper(config.run_dir, config.train.keep_last, extras, _bears_on_bits(data, model))
     newest = keeper.newest()
     state = State() if newest is None else keeper.load(newest, model, optimizer)
     journal = Journal(config.run_dir, -1 if newest is None else state.step)
@@ -169,13 +169,14 @@ def _introduce(
         display.say(f"resuming after step {state.step}")
 
 
-def _bears_on_bits(model: LlamaModel) -> dict[str, Any]:
+def _bears_on_bits(data: PreparedData, model: LlamaModel) -> dict[str, Any]:
     """Name what must be equal for a resumed run to be bit-identical."""
     return {
         "quatrain": __version__,
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         "device": next(model.parameters()).device.type,
+        "data": data.train.manifest.get("key"),
     }
 
 
