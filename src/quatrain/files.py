@@ -1,7 +1,8 @@
 """Write beside, hash, rename: the only way files and directories get their final names.
 
-A directory written here carries `manifest.json`, which names every file with its size and SHA-256.
-A reader that calls `verify` knows that the directory is whole. Not for knowing what is in it.
+A directory written here carries `manifest.json`, which names every file with its size and SHA-256,
+and bears its own. A reader that calls `damage` knows whether the directory is whole. Not for
+knowing what is in it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 TEMPORARY_MARK = ".tmp-"
+_OWN_HASH = "sha256"
 
 
 def sha256(path: Path) -> str:
@@ -91,8 +93,14 @@ def seal(directory: Path, manifest: dict[str, Any]) -> None:
             fsync_path(path)
             name = path.relative_to(directory).as_posix()
             files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-    write_json(directory / MANIFEST, {**manifest, "files": files})
+    whole = {**manifest, "files": files}
+    write_json(directory / MANIFEST, {**whole, _OWN_HASH: _hash_of(whole)})
     fsync_path(directory)
+
+
+def _hash_of(manifest: dict[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != _OWN_HASH}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def remove_directory(directory: Path) -> None:
@@ -105,7 +113,7 @@ def remove_directory(directory: Path) -> None:
 def remove_leftovers(parent: Path) -> None:
     """Delete what killed writers left behind in `parent`."""
     for path in parent.glob(f".*{TEMPORARY_MARK}*"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -115,7 +123,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     """Read a directory's manifest, or None where there is none that can be read."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return (
         manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
@@ -127,6 +135,8 @@ def damage(directory: Path) -> str | None:
     manifest = read_manifest(directory)
     if manifest is None:
         return f"{MANIFEST} is missing or unreadable"
+    if manifest.get(_OWN_HASH) != _hash_of(manifest):
+        return f"{MANIFEST}: its SHA-256 differs from what it says"
     for name, expected in manifest["files"].items():
         path = directory / name
         if not path.is_file():
