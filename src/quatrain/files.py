@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file's content in one step; a reader sees the old text or the new, never a part."""
     temporary = path.with_name(f".{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
         fsync_path(temporary)
         os.replace(temporary, path)
     finally:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 import quatrain.train.run as run_module
-from quatrain.errors import ConfigError, ResourceError
+from quatrain.errors import ConfigError, DataError, ResourceError
 from quatrain.files import sha256
 from quatrain.train.checkpoint import Keeper
 from quatrain.train.loop import Around
@@ -125,18 +128,93 @@ def test_a_signal_saves_at_the_end_of_the_step(
     assert (result.run_dir / "checkpoints" / f"step-{result.state.step:06d}").is_dir()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_is_said_and_leaves_older_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Keeper.save
+    import resource
+
+    save, before = Keeper.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(self: Keeper, model: Any, optimizer: Any, state: Any) -> Path:
         if state.step == 6:
-            self.extras = lambda directory: (_ for _ in ()).throw(OSError(28, "No space left"))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         return save(self, model, optimizer, state)
 
     monkeypatch.setattr(Keeper, "save", full)
-    with pytest.raises(ResourceError, match=r"step-000006 could not be written .*No space left"):
-        run(tiny_run(tmp_path), quiet=True)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(ResourceError, match=r"step-000006 could not be written .*too large"):
+            run(tiny_run(tmp_path), quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {"step-000003", "step-000004", "best"}
+
+
+def test_changed_data_is_refused_before_anything_is_prepared_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        run(tiny_run(tmp_path), quiet=True)
+    questions = tmp_path / "questions.jsonl"
+    before = questions.read_text()
+    prepared = sha256(tmp_path / "run" / "data" / "train" / "ids.bin")
+    questions.write_text(before + before.splitlines()[0].replace("ballon", "wagon") + "\n")
+    with pytest.raises(DataError, match="changed since its run began"):
+        run(tiny_run(tmp_path), quiet=True)
+    assert sha256(tmp_path / "run" / "data" / "train" / "ids.bin") == prepared
+    questions.write_text(before)
+    assert run(tiny_run(tmp_path), quiet=True).state.finished
+
+
+def test_a_first_attempt_that_failed_does_not_bind_the_directory(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path)
+    with pytest.raises(DataError, match="would be cut"):
+        run(config.replace(data=config.data.replace(block_size=8)), quiet=True)
+    assert run(config, quiet=True).state.finished
+
+
+def test_damaged_newer_checkpoints_do_not_crowd_out_good_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = run(tiny_run(tmp_path, save_interval=1, eval_interval=12), quiet=True)
+    checkpoints = finished.run_dir / "checkpoints"
+    for directory in checkpoints.glob("step-*"):
+        (directory / "state.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        run(tiny_run(tmp_path, save_interval=1, eval_interval=12), quiet=True)
+    assert {"step-000002", "step-000003"} <= {path.name for path in checkpoints.iterdir()}
+
+
+def test_a_copy_that_somebody_made_of_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    first = run(tiny_run(tmp_path), quiet=True)
+    mine = first.run_dir / "checkpoints" / "step-000012.bak"
+    shutil.copytree(first.run_dir / "checkpoints" / "step-000012", mine)
+    assert run(tiny_run(tmp_path), quiet=True).state.finished
+    assert mine.is_dir()
+
+
+def test_best_is_a_copy_where_links_are_not_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    result = run(tiny_run(tmp_path), quiet=True)
+    best = result.run_dir / "checkpoints" / "best"
+    expected = best.with_name(f"step-{result.state.best_step:06d}")
+    assert not best.is_symlink()
+    assert sha256(best / "manifest.json") == sha256(expected / "manifest.json")
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"train\.device=cuda"):
+        run(tiny_run(tmp_path, device="cuda"), quiet=True)

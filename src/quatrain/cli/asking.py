@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quatrain.errors import DataError
+from quatrain.errors import ConfigError, DataError
 from quatrain.recipe import load_config
 
 _LEAVE = {"/quit", "/exit", "/q"}
@@ -17,6 +17,12 @@ def run_asking(
     model: str, question: str | None, context_file: str | None, options: list[str], as_json: bool
 ) -> None:
     """Answer a question, streamed; or talk until the input ends."""
+    if as_json and question is None:
+        raise ConfigError(
+            "Q208",
+            "--json answers one question; none was given.",
+            'Add it: quatrain ask MODEL "..."',
+        )
     overrides = [o if o.startswith("generate.") else f"generate.{o}" for o in options]
     settings = load_config(None, overrides).generate.model_dump(exclude_unset=True)
     context = _read(context_file) if context_file else None

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.config import Config
+from quatrain.errors import ConfigError
 from quatrain.recipe import load_config
 
 _PRETRAIN = "pretrain."
+_BOTH = ("train.device=", "train.threads=", "train.seed=")
 _QUESTIONS_BEFORE = 330
 SHOWN = (
     "Quel est le produit de 6 et 2 ?",
@@ -33,6 +35,7 @@ def run_demo(overrides: list[str], as_json: bool) -> None:
 
     Args:
         overrides: of the fine-tuning recipe; with `pretrain.` in front, of the pretraining one.
+            Device, threads and seed go to both.
         as_json: print one JSON object instead of tables.
     """
     text_config, config = _configs(overrides)
@@ -64,7 +67,14 @@ def run_demo(overrides: list[str], as_json: bool) -> None:
 def _configs(overrides: list[str]) -> tuple[Config, Config]:
     """Make the configs of both runs; the second begins with the first one's best weights."""
     tuning = [override for override in overrides if not override.startswith(_PRETRAIN)]
-    text = [o.removeprefix(_PRETRAIN) for o in overrides if o.startswith(_PRETRAIN)]
+    text = [override for override in tuning if override.startswith(_BOTH)]
+    text += [o.removeprefix(_PRETRAIN) for o in overrides if o.startswith(_PRETRAIN)]
+    if shape := [override for override in tuning if override.startswith("model.")]:
+        raise ConfigError(
+            "Q203",
+            f"{', '.join(shape)}: the fine-tuning takes its model from the pretraining.",
+            f"Write {', '.join(_PRETRAIN + override for override in shape)}.",
+        )
     run_dir = load_config("demo", tuning).run_dir
     first = str(run_dir / "pretrain")
     return (

@@ -5,6 +5,8 @@ Every verb imports what it needs when it runs, so that help and errors in a reci
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
@@ -22,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Overrides = Annotated[
@@ -106,14 +111,28 @@ def ask(
 
 def main() -> None:
     """Run the command line; every error that a user can mend is one short message."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         app()
     except QuatrainError as error:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        _fail(
+            ResourceError(
+                "Q602",
+                f"the disk is full or cannot be written: {error}.",
+                "Free some space, or use another run_dir; what was finished is whole.",
+            )
+        )
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+        said = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(sign in said for sign in _NO_MEMORY):
             raise
         _fail(
             ResourceError(

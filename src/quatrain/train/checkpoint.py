@@ -12,7 +12,6 @@ is resumed. There is no loader or RNG state: batches are a function of the step.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -23,10 +22,20 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from quatrain.errors import CheckpointError, ResourceError
-from quatrain.files import damage, new_directory, remove_directory, remove_leftovers, write_json
+from quatrain.files import (
+    MANIFEST,
+    TEMPORARY_MARK,
+    damage,
+    new_directory,
+    remove_directory,
+    remove_leftovers,
+    sha256,
+    write_json,
+)
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import BEST, CHECKPOINTS
 
@@ -96,7 +105,7 @@ class Keeper:
                 self.extras(directory)
                 save_file(_moments(model, optimizer), directory / OPTIMIZER)
                 write_json(directory / STATE, state.model_dump())
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.directory).free >> 20
             raise ResourceError(
                 "Q602",
@@ -121,9 +130,7 @@ class Keeper:
         return None
 
     def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
-        """Put a checkpoint's weights and moments in place; return its state."""
-        saved = LlamaModel.from_pretrained(directory).state_dict()
-        model.load_state_dict(saved)
+        """Give the optimizer a checkpoint's moments, the model being read already."""
         moments = load_file(directory / OPTIMIZER)
         state = State.model_validate_json((directory / STATE).read_text(encoding="utf-8"))
         if state.step:
@@ -137,31 +144,30 @@ class Keeper:
         if state.best_step is None:
             return
         link, target = self.directory / BEST, self.path(state.best_step)
-        if link.is_symlink() and os.readlink(link) == target.name:
+        if not target.is_dir() or _leads_to(link, target):
             return
-        temporary = self.directory / f".{BEST}.tmp-{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary = self.directory / f".{BEST}{TEMPORARY_MARK}{os.getpid()}"
         try:
             temporary.symlink_to(target.name, target_is_directory=True)
-            os.replace(temporary, link)
         except OSError:  # Windows without the right to make links
-            if link.exists():
-                remove_directory(link)
-            shutil.copytree(target, link)
+            shutil.copytree(target, temporary)
+        if link.is_dir() and not link.is_symlink():
+            remove_directory(link)
+        os.replace(temporary, link)
 
     def _thin(self, state: State) -> None:
         self.mark_best(state)
-        kept = {path.name for path in self._all()[-self.keep_last :]}
+        done = [path for path in self._all() if _step_of(path) <= state.step]
+        kept = {path.name for path in done[-self.keep_last :]}
         if state.best_step is not None:
             kept.add(self.path(state.best_step).name)
-        for directory in self._all():
+        for directory in done:
             if directory.name not in kept:
                 remove_directory(directory)
 
     def _all(self) -> list[Path]:
         found = (path for path in self.directory.glob("step-*") if path.is_dir())
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        return sorted((path for path in found if _step_of(path) >= 0), key=_step_of)
 
     def _say_what_differs(self, directory: Path) -> None:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
@@ -171,6 +177,19 @@ class Keeper:
                     "not bit-identical to an uninterrupted run: %s was %s, is %s",
                     name, manifest.get(name), now,
                 )  # fmt: skip
+
+
+def _leads_to(link: Path, target: Path) -> bool:
+    """Say whether `best` is the target already, as a link or as a copy."""
+    if link.is_symlink():
+        return os.readlink(link) == target.name
+    return link.is_dir() and sha256(link / MANIFEST) == sha256(target / MANIFEST)
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Read the step in a checkpoint's name; -1 for a directory that somebody put there."""
+    number = checkpoint.name.removeprefix("step-")
+    return int(number) if number.isascii() and number.isdigit() else -1
 
 
 def _moments(model: LlamaModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from quatrain.config import Config
 from quatrain.data.batches import in_order
-from quatrain.data.prepare import PreparedData
+from quatrain.data.prepare import HOLDOUT_SEED, PreparedData
 from quatrain.evaluate.run import Graded, grade, held_out_loss, total_score
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
@@ -23,7 +23,7 @@ class Judge:
         self.config, self.data, self.model = config, data, model
         self.answerer = Answerer.of(model, data.tokenizer, data.chat)
         count = min(config.evaluate.questions, len(data.questions))
-        self.questions = random.Random(config.train.seed).sample(data.questions, count)
+        self.questions = random.Random(HOLDOUT_SEED).sample(data.questions, count)
 
     def evaluate(self, step: int, journal: Journal | None = None) -> Evaluation:
         """Measure; write the first answers to the journal, where there is one.

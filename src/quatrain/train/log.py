@@ -7,6 +7,7 @@ under `seconds` and `tokens_per_second`, and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quatrain.files import write_text
+from quatrain.files import fsync_path, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +25,15 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a last line that was cut by a kill is left out."""
+    """Read a file of JSON lines; a line that a kill or a full disk cut is left out, and said."""
     rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line:
                 rows.append(json.loads(line))
-            except ValueError:
-                break
+        except ValueError:  # not JSON, or not UTF-8
+            logger.warning("%s:%d was cut and is left out", path.name, number)
     return rows
 
 
@@ -41,6 +43,7 @@ class Journal:
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
         self.run_dir = run_dir
         self._warned = False
+        self._cut: set[str] = set()
         for name in (METRICS, SAMPLES):
             kept = [row for row in read_rows(run_dir / name) if row["step"] <= resumed_step]
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
@@ -54,15 +57,23 @@ class Journal:
         """Append an answer given at an evaluation."""
         self._append(SAMPLES, row)
 
+    def sync(self) -> None:
+        """Push the lines to the disk, so that no checkpoint outlives its metrics."""
+        for name in (METRICS, SAMPLES):
+            with contextlib.suppress(OSError):
+                fsync_path(self.run_dir / name)
+
     def _append(self, name: str, row: dict[str, Any]) -> None:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            with (self.run_dir / name).open("a", encoding="utf-8") as file:
-                file.write(line)
+            with (self.run_dir / name).open("a", encoding="utf-8", newline="\n") as file:
+                file.write("\n" + line if name in self._cut else line)
+            self._cut.discard(name)
         except OSError as error:
             if not self._warned:
                 logger.warning("%s cannot be written (%s); training goes on", name, error)
             self._warned = True
+            self._cut.add(name)
 
 
 class Display:

@@ -57,7 +57,7 @@ class Around:
     journal: Journal
     display: Display
     stop_requested: Callable[[], bool] = lambda: False
-    """Asked after each step; True saves and returns."""
+    """Asked before each step; True saves and returns."""
 
 
 def train(
@@ -85,7 +85,7 @@ def train(
         NonFiniteError: Q501 before the update; the weights are those of the step before.
     """
     num_steps = config.max_steps or 0
-    while state.step < num_steps and not state.finished:
+    while state.step < num_steps and not state.finished and not around.stop_requested():
         started = time.perf_counter()
         step = state.step + 1
         rate = learning_rate(step, num_steps, config)
@@ -106,10 +106,9 @@ def train(
         if step % config.log_interval == 0 or step == num_steps:
             around.journal.metrics(row)
         around.display.trained(row)
-        stopping = around.stop_requested()
-        state = _evaluate_and_save(model, optimizer, config, state, around, stopping)
-        if stopping:
-            break
+        state = _evaluate_and_save(model, optimizer, config, state, around)
+    if state.step and not around.keeper.path(state.step).exists():  # asked to stop
+        _save(model, optimizer, state, around)
     return state
 
 
@@ -119,7 +118,6 @@ def _evaluate_and_save(
     config: TrainConfig,
     state: State,
     around: Around,
-    stopping: bool,
 ) -> State:
     """Do what is due after a step; the last one is always evaluated and saved."""
     step, last = state.step, state.step == config.max_steps
@@ -132,9 +130,16 @@ def _evaluate_and_save(
         state = state.after_evaluation(found.score)
         out_of_patience = state.evaluations_since_best >= (config.early_stop or step + 1)
         state = state.model_copy(update={"finished": last or out_of_patience})
-    if evaluated or stopping or step % (config.save_interval or step) == 0:
-        around.keeper.save(model, optimizer, state)
+    if evaluated or step % (config.save_interval or step) == 0:
+        _save(model, optimizer, state, around)
     return state
+
+
+def _save(
+    model: LlamaModel, optimizer: torch.optim.Optimizer, state: State, around: Around
+) -> None:
+    around.journal.sync()
+    around.keeper.save(model, optimizer, state)
 
 
 def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig) -> Gradients:
@@ -194,8 +199,8 @@ def _refuse_non_finite(
         "Q501",
         f"step {step}: loss {loss}, gradient norm {float(norm)}; the first gradient that is not "
         f"finite is {bad}, the first such weight {weight}. No update was made ({report.name}).",
-        "Lower train.learning_rate, or look at the rows named in the file; the last checkpoint "
-        "is whole.",
+        "Look at the rows named in the file; or begin again in another run_dir with a lower "
+        "train.learning_rate, model.init=the last checkpoint, which is whole.",
     )
 
 

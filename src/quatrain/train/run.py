@@ -15,7 +15,9 @@ import torch
 from quatrain import __version__
 from quatrain.config import Config
 from quatrain.data.batches import Batches
+from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
+from quatrain.errors import ConfigError
 from quatrain.files import write_json
 from quatrain.model.llama import LlamaModel
 from quatrain.train.budget import fit_budget
@@ -27,9 +29,11 @@ from quatrain.train.optim import make_optimizer
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
+    MAY_CHANGE,
     locked,
     read_settled,
-    remember_request,
+    refuse_another_recipe,
+    refuse_other_data,
     resolve,
     write_settled,
 )
@@ -57,15 +61,25 @@ def run(config: Config, quiet: bool = False) -> Result:
     """
     started = time.monotonic()
     with locked(config.run_dir), StopSignal() as stop:
-        remember_request(config)
+        request = config
+        refuse_another_recipe(request)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         start = resolve(config)
+        key = fingerprint(start.config, start.tokenizer, start.chat)
+        refuse_other_data(start.config, key)
         config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
-        model = build_model(config, start.weights)
+        keeper = _keeper(config, config.run_dir, data)
+        newest = keeper.newest()
+        model = build_model(config, newest or start.weights)
         judge = Judge(config, data, model)
-        config = _settled(config, data, model, judge, started)
-        return _train(config, data, model, judge, stop, quiet)
+        settled = read_settled(config.run_dir)
+        if settled is None:
+            config = _settle(config, data, model, judge, started)
+            write_settled(request, config, key)
+        else:
+            config = _as_settled(config, settled)
+        return _train(config, data, model, judge, keeper, newest, stop, quiet)
 
 
 def build_model(config: Config, weights: Path | None) -> LlamaModel:
@@ -81,32 +95,49 @@ def build_model(config: Config, weights: Path | None) -> LlamaModel:
 
 
 def device_of(config: Config) -> torch.device:
-    """Take the device asked for; `auto` takes a GPU where there is one."""
+    """Take the device asked for; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: Q207 when a GPU is asked for and there is none.
+    """
     if config.train.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "Q207",
+            "train.device=cuda, but this torch finds no CUDA device here.",
+            "Use train.device=auto, or install a CUDA build of torch.",
+        )
     return torch.device(config.train.device)
 
 
-def _settled(
+def _as_settled(config: Config, settled: Config) -> Config:
+    """Take what the run settled when it began, but for what may change."""
+    kept = {name: value for name, value in settled.train if name not in MAY_CHANGE}
+    if config.train.micro_batch_size is None:
+        kept["micro_batch_size"] = settled.train.micro_batch_size
+    return config.replace(train=config.train.replace(**kept))
+
+
+def _settle(
     config: Config, data: PreparedData, model: LlamaModel, judge: Judge, started: float
 ) -> Config:
-    """Settle what the recipe left open, or take what this run settled when it began."""
-    before = read_settled(config.run_dir)
-    if before is not None:
-        kept = before.train.model_dump()
-        kept.update(
-            {name: getattr(config.train, name)
-             for name in ("threads", "device", "keep_last", "log_interval")}
-        )  # fmt: skip
-        return config.replace(train=config.train.replace(**kept))
+    """Settle what the recipe left open; a budget is turned into steps here, once."""
+    write_json(config.run_dir / "env.json", _environment())
     config = settle(config, len(data.train))
     if config.train.budget:
         batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
-        config = fit_budget(config, model, batches, judge, started)
-    config = settle_intervals(config)
-    write_settled(config)
-    write_json(config.run_dir / "env.json", _environment())
-    return config
+        trial = _keeper(config, config.run_dir / ".trial", data)
+        config = fit_budget(config, model, batches, judge, trial, started)
+    return settle_intervals(config)
+
+
+def _keeper(config: Config, directory: Path, data: PreparedData) -> Keeper:
+    def extras(checkpoint: Path) -> None:
+        data.tokenizer.save(checkpoint)
+        data.chat.save(checkpoint)
+
+    return Keeper(directory, config.train.keep_last, extras, _bears_on_bits(config))
 
 
 def _train(
@@ -114,16 +145,12 @@ def _train(
     data: PreparedData,
     model: LlamaModel,
     judge: Judge,
+    keeper: Keeper,
+    newest: Path | None,
     stop: StopSignal,
     quiet: bool,
 ) -> Result:
-    def extras(directory: Path) -> None:
-        data.tokenizer.save(directory)
-        data.chat.save(directory)
-
     optimizer = make_optimizer(model, config.train)
-    keeper = Keeper(config.run_dir, config.train.keep_last, extras, _bears_on_bits(data, model))
-    newest = keeper.newest()
     state = State() if newest is None else keeper.load(newest, model, optimizer)
     journal = Journal(config.run_dir, -1 if newest is None else state.step)
     last: list[Evaluation] = []
@@ -169,14 +196,16 @@ def _introduce(
         display.say(f"resuming after step {state.step}")
 
 
-def _bears_on_bits(data: PreparedData, model: LlamaModel) -> dict[str, Any]:
+def _bears_on_bits(config: Config) -> dict[str, Any]:
     """Name what must be equal for a resumed run to be bit-identical."""
     return {
         "quatrain": __version__,
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
-        "device": next(model.parameters()).device.type,
-        "data": data.train.manifest.get("key"),
+        "device": device_of(config).type,
+        "micro_batch_size": config.train.micro_batch_size,
+        "activation_checkpointing": config.train.activation_checkpointing,
+        "loss_chunk_size": config.train.loss_chunk_size,
     }
 
 

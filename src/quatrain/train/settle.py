@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from quatrain.config import Config
+from quatrain.config import Config, TrainConfig
 
 _SHARE_OF_ROWS, _LARGEST_BATCH = 32, 32
 _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
@@ -20,31 +20,32 @@ _TOKENS_AT_ONCE = 8192
 
 
 def settle(config: Config, num_rows: int) -> Config:
-    """Fill every open field of config.train but max_steps when a budget decides it."""
+    """Fill every open field of config.train but the intervals, and max_steps under a budget."""
     train, pretraining = config.train, config.train.task == "pretrain"
     batch = train.batch_size or default_batch_size(num_rows)
     if train.micro_batch_size and batch % train.micro_batch_size:
         batch = train.micro_batch_size * math.ceil(batch / train.micro_batch_size)
     steps_per_epoch = num_rows / batch
     epochs = train.epochs or (1.0 if pretraining else _default_epochs(steps_per_epoch))
-    steps = train.max_steps or (math.ceil(epochs * steps_per_epoch))
-    if train.epochs and train.max_steps:
-        steps = min(steps, math.ceil(epochs * steps_per_epoch))
-    if train.budget and not train.max_steps:
-        settled_steps = None
-    else:
-        settled_steps = steps
     coefficient = train.balance_loss_coef
     return config.replace(
         train=train.replace(
             batch_size=batch,
             micro_batch_size=train.micro_batch_size or _micro(batch, config.data.block_size),
             epochs=epochs,
-            max_steps=settled_steps,
+            max_steps=_limit(train, math.ceil(epochs * steps_per_epoch)),
             learning_rate=train.learning_rate or _default_rate(config),
             balance_loss_coef=0.01 * pretraining if coefficient is None else coefficient,
         )
     )
+
+
+def _limit(train: TrainConfig, steps_of_epochs: int) -> int | None:
+    """Take the first limit that the recipe gives; None leaves the end to the budget alone."""
+    limits = [train.max_steps] if train.max_steps else []
+    if train.epochs or not (train.max_steps or train.budget):
+        limits.append(steps_of_epochs)
+    return min(limits, default=None)
 
 
 def settle_intervals(config: Config) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 from typing import Any, Self
 
@@ -35,3 +36,4 @@ class StopSignal:
         if self.asked:
             raise KeyboardInterrupt
         self.signal = number
+        print("stopping after this step; again to stop at once", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ Also the run directory's lock, and whether the directory holds a run of the same
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,19 +15,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from quatrain.config import Config
-from quatrain.errors import ConfigError
-from quatrain.files import write_text
+from quatrain.errors import ConfigError, DataError
+from quatrain.files import write_json, write_text
 from quatrain.model.hf_config import read_config
 from quatrain.model.locate import locate
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.text.chat import LLAMA4, ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
-REQUESTED, SETTLED = "recipe.yaml", "config.yaml"
-_MAY_CHANGE = {
-    ("train", name)
-    for name in ("keep_last", "log_interval", "threads", "device")
-} | {("evaluate", "samples")}  # fmt: skip
+REQUESTED, SETTLED, DATA = "recipe.yaml", "config.yaml", "data.json"
+MAY_CHANGE = (
+    "keep_last", "log_interval", "threads", "device", "micro_batch_size",
+    "activation_checkpointing", "loss_chunk_size",
+)  # fmt: skip
+"""Fields of train that a resumed run takes from its new recipe: they change bits at most."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +112,19 @@ def locked(run_dir: Path) -> Iterator[None]:
         ) from None
 
 
-def remember_request(config: Config) -> None:
-    """Write recipe.yaml, or compare with the one there: a run is one recipe.
+def refuse_another_recipe(config: Config) -> None:
+    """Compare with the recipe of the run in this directory, once it has settled: a run is one.
 
     Raises:
-        ConfigError: Q205 listing what differs from the run in this directory.
+        ConfigError: Q205 listing what differs.
     """
     path = config.run_dir / REQUESTED
-    text = to_yaml(config)
-    if path.exists():
+    if path.exists() and (config.run_dir / SETTLED).exists():
         before = read_recipe(str(path))
         changed = [
             f"{section}.{name}: {old!r} -> {new!r}"
             for section, name, old, new in _differences(before, config.model_dump(mode="json"))
-            if (section, name) not in _MAY_CHANGE
+            if not (section == "train" and name in MAY_CHANGE)
         ]
         if changed:
             raise ConfigError(
@@ -131,7 +132,24 @@ def remember_request(config: Config) -> None:
                 f"{config.run_dir} holds a run of another recipe:\n  - " + "\n  - ".join(changed),
                 "Use another run_dir; or delete this one to start afresh.",
             )
-    write_text(path, text)
+
+
+def refuse_other_data(config: Config, key: str) -> None:
+    """Compare the sources with those that the run began with, before anything is prepared anew.
+
+    Raises:
+        DataError: Q310 when a file's bytes, or what else rows depend on, have changed.
+    """
+    path = config.run_dir / DATA
+    if path.exists() and (config.run_dir / SETTLED).exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["key"]
+        if before != key:
+            raise DataError(
+                "Q310",
+                f"the data of {config.run_dir} changed since its run began "
+                f"({', '.join(config.data.train)}).",
+                "Put the files back as they were, or use another run_dir.",
+            )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
@@ -149,6 +167,8 @@ def read_settled(run_dir: Path) -> Config | None:
     return build(read_recipe(str(path))) if path.exists() else None
 
 
-def write_settled(config: Config) -> None:
-    """Keep the settled Config, so that a resumed run settles nothing again."""
+def write_settled(request: Config, config: Config, key: str) -> None:
+    """Keep the recipe, the data's key and the settled Config; from here on there is a run."""
+    write_text(config.run_dir / REQUESTED, to_yaml(request))
+    write_json(config.run_dir / DATA, {"key": key})
     write_text(config.run_dir / SETTLED, to_yaml(config))
