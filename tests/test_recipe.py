@@ -56,6 +56,26 @@ def test_the_last_of_two_overrides_holds() -> None:
     assert load_config(None, ["train.seed=1", "train.seed=2"]).train.seed == 2
 
 
+def test_an_eval_of_the_command_line_takes_the_place_of_a_recipes_holdout(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert load_config("openquizz", []).data.holdout == 0.1
+    with caplog.at_level("INFO"):
+        data = load_config("openquizz", ["data.eval=exam.jsonl"]).data
+    assert (data.eval, data.holdout) == (("exam.jsonl",), 0)
+    assert "data.holdout=0.1 of the recipe is set aside: data.eval=exam.jsonl" in caplog.text
+    assert load_config("openquizz", ["data.eval="]).data.holdout == 0.1
+
+
+def test_eval_and_holdout_given_in_one_place_are_refused(tmp_path: Path) -> None:
+    both = r"Q202(?s:.*)data\.eval=e\.csv and data\.holdout=0\.2 both say what to judge on"
+    with pytest.raises(ConfigError, match=both):
+        load_config("openquizz", ["data.eval=e.csv", "data.holdout=0.2"])
+    with pytest.raises(ConfigError, match=both + r"(?s:.*)learning_rate"):
+        recipe = written(tmp_path, "data: {eval: e.csv, holdout: 0.2}\n")
+        load_config(recipe, ["train.learning_rate=2"])
+
+
 def test_init_takes_the_place_of_a_preset() -> None:
     config = load_config("demo", ["model.init=some/model"])
     assert config.model.model_fields_set == {"preset", "init"}

@@ -168,7 +168,8 @@ class DataConfig(Section):
     train: tuple[str, ...] = ("AIffl/Alpaca_french_mixtral",)
     """Files, or names of datasets on the Hub."""
     eval: tuple[str, ...] = ()
-    """Files to judge on; empty with holdout=0 judges nothing."""
+    """Files to judge on; empty with holdout=0 judges nothing. One given on the command line takes
+    the place of the recipe's holdout."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """The share of training groups (a context, a question) kept for judging."""
     shape: Literal["auto", "alpaca", "messages", "sharegpt", "squad", "text"] = "auto"
@@ -193,6 +194,15 @@ class DataConfig(Section):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    def problems(self) -> list[str]:
+        """See Section."""
+        if self.eval and self.holdout:
+            return [
+                f"data.eval={','.join(self.eval)} and data.holdout={self.holdout} both say what to "
+                "judge on; one must. Use data.holdout=0, or leave data.eval empty."
+            ]
+        return []
 
 
 class TrainConfig(Section):

@@ -7,6 +7,7 @@ name is an error that proposes the nearest one. Nothing here needs torch.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 
 from quatrain.config import Config, Section
 from quatrain.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What PyYAML raises; the last two for an impossible date, a number too long, deep nesting."""
@@ -41,8 +44,11 @@ def load_config(recipe: str | None, overrides: Sequence[str], **fixed: Any) -> C
         ConfigError: Q201 for a recipe that cannot be read, Q202 listing every broken rule.
     """
     values = read_recipe(recipe) if recipe else {}
+    given: dict[str, Any] = {}
     for override in overrides:
-        _merge(values, _parse_override(override))
+        _merge(given, _parse_override(override))
+    _set_holdout_aside(values, given)
+    _merge(values, given)
     _merge(values, fixed)
     return build(_with_preset(values))
 
@@ -131,6 +137,18 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> None:
             _merge(base[name], value)
         else:
             base[name] = value
+
+
+def _set_holdout_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
+    """Let a `data.eval` among the overrides take the place of the recipe's holdout."""
+    named, data = given.get("data"), recipe.get("data")
+    if not isinstance(named, dict) or not isinstance(data, dict) or "holdout" in named:
+        return
+    if named.get("eval") and data.get("holdout"):
+        logger.info(
+            "data.holdout=%s of the recipe is set aside: data.eval=%s is judged on",
+            *(data.pop("holdout"), named["eval"]),
+        )
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from quatrain.config import Config, DataConfig
 from quatrain.data.encode import cut
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
-from quatrain.errors import ConfigError, DataError
+from quatrain.errors import DataError
 from quatrain.files import damage
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Document, Message
@@ -225,17 +225,6 @@ def test_the_seed_of_a_run_does_not_move_the_holdout(tmp_path: Path) -> None:
     other = config.replace(train=config.train.replace(seed=7))
     first = load_and_prepare_french_data(config, directory=tmp_path / "a")[1].questions
     assert load_and_prepare_french_data(other, directory=tmp_path / "b")[1].questions == first
-
-
-def test_eval_and_holdout_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.holdout=0\.1 both say what to judge on"):
-        load_and_prepare_french_data(
-            config_for(tmp_path, eval=["x.jsonl"], holdout=0.1).replace(
-                data=config_for(tmp_path).data.replace(
-                    eval=[str(tmp_path / "q.jsonl")], holdout=0.1
-                )
-            )
-        )
 
 
 def test_the_hubs_alpaca_saved_to_disk_is_prepared(tmp_path: Path) -> None:

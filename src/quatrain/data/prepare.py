@@ -25,7 +25,7 @@ from quatrain.data.fingerprint import fingerprint
 from quatrain.data.parse import Rejection, group_key
 from quatrain.data.records import Records, holdout, load_records, write_rejected
 from quatrain.data.rows import Rows, write_rows
-from quatrain.errors import ConfigError, DataError
+from quatrain.errors import DataError
 from quatrain.files import (
     damage,
     new_directory,
@@ -135,13 +135,6 @@ class _Preparation:
     def _records(self) -> tuple[Records, Records | None]:
         """Read all sources, and split training from judging."""
         data = self.config.data
-        if data.eval and data.holdout:
-            raise ConfigError(
-                "Q202",
-                f"data.eval={','.join(data.eval)} and data.holdout={data.holdout} both say what "
-                "to judge on; one must.",
-                "Use data.holdout=0, or leave data.eval empty.",
-            )
         train = load_records(data.train, data, self.directory)
         if data.eval:
             judged = load_records(data.eval, data.replace(limit=None))
