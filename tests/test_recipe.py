@@ -68,11 +68,13 @@ def test_an_eval_of_the_command_line_takes_the_place_of_a_recipes_holdout(
 
 
 def test_eval_and_holdout_given_in_one_place_are_refused(tmp_path: Path) -> None:
+    recipe = written(tmp_path, "data: {eval: e.csv, holdout: 0.2}\n")
     both = r"Q202(?s:.*)data\.eval=e\.csv and data\.holdout=0\.2 both say what to judge on"
     with pytest.raises(ConfigError, match=both):
         load_config("openquizz", ["data.eval=e.csv", "data.holdout=0.2"])
-    with pytest.raises(ConfigError, match=both + r"(?s:.*)learning_rate"):
-        recipe = written(tmp_path, "data: {eval: e.csv, holdout: 0.2}\n")
+    with pytest.raises(ConfigError, match=both):
+        load_config(recipe, ["data.block_size=64"])
+    with pytest.raises(ConfigError, match=r"(?s)both say what to judge on.*learning_rate"):
         load_config(recipe, ["train.learning_rate=2"])
 
 
