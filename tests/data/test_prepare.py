@@ -13,6 +13,7 @@ from quatrain.config import Config, DataConfig
 from quatrain.data.encode import cut
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
+from quatrain.data.rows import Rows
 from quatrain.errors import DataError
 from quatrain.files import damage
 from quatrain.text.chat import ChatFormat
@@ -45,6 +46,10 @@ def config_for(tmp_path: Path, *train: Path, task: str = "sft", **data: Any) -> 
             "train": {"task": task},
         }
     )
+
+
+def documents(rows: Rows) -> int:
+    return sum(len(row.segments) for row in rows)
 
 
 def all_bytes(directory: Path) -> dict[str, bytes]:
@@ -205,7 +210,7 @@ def test_the_report_counts_what_happened(tmp_path: Path) -> None:
     train = report["train"]
     assert (train["conversations"], train["too_long"], train["control_like"]) == (200, 0, 1)
     assert train["tokens"] == data.train.num_tokens == sum(row.num_used for row in data.train)
-    assert train["answer_tokens"] == sum(row.num_targets for row in data.train)
+    assert train["answer_tokens"] == sum(row.mask.sum() for row in data.train)
     assert train["positions_used"] == pytest.approx(train["tokens"] / (len(data.train) * 128), 1e-5)
     assert report["eval"]["conversations"] == len(data.questions) == 3
     assert json.loads((tmp_path / "run/data/report.json").read_text(encoding="utf-8")) == report
@@ -214,7 +219,7 @@ def test_the_report_counts_what_happened(tmp_path: Path) -> None:
 def test_held_out_questions_are_judged_and_answered_and_never_learnt(tmp_path: Path) -> None:
     _, data = load_and_prepare_french_data(config_for(tmp_path, holdout=0.25))
     assert data.eval is not None
-    assert (data.train.num_documents, data.eval.num_documents, len(data.questions)) == (30, 10, 10)
+    assert (documents(data.train), documents(data.eval), len(data.questions)) == (30, 10, 10)
     assert data.report["leaks"] == 0
     learnt = "".join(data.tokenizer.decode(row.ids.tolist()) for row in data.train)
     assert not [item for item in data.questions if item.messages[0].content in learnt]
@@ -231,7 +236,7 @@ def test_the_hubs_alpaca_saved_to_disk_is_prepared(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(questions(30)).save_to_disk(str(tmp_path / "alpaca"))
     _, data = load_and_prepare_french_data(config_for(tmp_path, tmp_path / "alpaca"))
-    assert data.train.num_documents == 30
+    assert documents(data.train) == 30
     again = load_and_prepare_french_data(config_for(tmp_path, tmp_path / "alpaca"))[1]
     assert again.report == data.report
 
@@ -252,11 +257,11 @@ def test_a_hub_dataset_is_made_again_when_it_changes(
     )
     config = config_for(tmp_path, Path("AIffl/Alpaca_french.v2"))
     _, data = load_and_prepare_french_data(config)
-    assert data.train.num_documents == 30
+    assert documents(data.train) == 30
     number = 31
     used, data = prepared_twice(config, caplog)
     assert not used
-    assert data.train.num_documents == 31
+    assert documents(data.train) == 31
 
 
 # --- what does not fit ---------------------------------------------------------------------------
@@ -266,7 +271,7 @@ def test_long_conversations_are_set_aside_whole_and_named(tmp_path: Path) -> Non
     long = {"question": "Long ?", "answer": "très " * 40}
     path = write(tmp_path / "t.jsonl", [*questions(39), long])
     _, data = load_and_prepare_french_data(config_for(tmp_path, path))
-    assert data.train.num_documents == 39
+    assert documents(data.train) == 39
     assert (data.report["train"]["conversations"], data.report["train"]["too_long"]) == (40, 1)
     [line] = (tmp_path / "run/data/too_long.jsonl").read_text(encoding="utf-8").splitlines()
     tokens = data.report["train"]["longest"]
@@ -314,7 +319,7 @@ def test_a_long_document_becomes_pieces_that_lose_nothing(tmp_path: Path) -> Non
     assert all(piece[0] == begin and begin not in piece[1:] for piece in pieces)
     end = data.tokenizer.control_id("<|end_of_text|>")
     assert [piece[-1] == end for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert all(row.num_targets == row.num_used - 1 for row in data.train)
+    assert all(row.mask.sum() == row.num_used - 1 for row in data.train)
 
 
 def test_pieces_end_where_a_line_or_a_sentence_does(tmp_path: Path) -> None:
@@ -334,7 +339,7 @@ def test_text_without_boundaries_is_cut_all_the_same(text: str) -> None:
 
 def test_pretraining_reads_conversations_and_trains_on_all_of_them(tmp_path: Path) -> None:
     _, data = load_and_prepare_french_data(config_for(tmp_path, task="pretrain"))
-    assert data.train.num_targets == data.train.num_tokens - data.train.num_documents
+    assert data.train.num_targets == data.train.num_tokens - documents(data.train)
 
 
 # --- once, and again -----------------------------------------------------------------------------
@@ -471,7 +476,7 @@ def test_documents_are_held_out_by_line(tmp_path: Path) -> None:
     config = config_for(tmp_path, tmp_path / "a.txt", task="pretrain", document="line", holdout=0.1)
     _, data = load_and_prepare_french_data(config)
     assert data.eval is not None
-    assert (data.train.num_documents, data.eval.num_documents) == (108, 12)
+    assert (documents(data.train), documents(data.eval)) == (108, 12)
     assert data.questions == []
 
 

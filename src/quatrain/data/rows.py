@@ -14,7 +14,6 @@ Shapes: R rows, T block_size, D documents.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -24,7 +23,7 @@ import numpy.typing as npt
 
 from quatrain.data.pack import pack, padded
 from quatrain.errors import DataError
-from quatrain.files import damage, new_directory, read_manifest
+from quatrain.files import new_directory, read_manifest
 
 SCHEMA = 1
 ID_TYPE = np.dtype("<i4")
@@ -45,8 +44,6 @@ class Row:
     """True on target tokens, [T]."""
     segments: list[int]
     """The documents' lengths; what they leave of T is padding."""
-    num_targets: int
-    """How many tokens are targets."""
     num_used: int
     """How many positions hold a document's token; what follows is padding."""
 
@@ -55,7 +52,7 @@ class Rows:
     """A directory of rows, read from the disk as they are asked for."""
 
     def __init__(self, directory: Path) -> None:
-        """Open without reading the files through; `open` also verifies them."""
+        """Open without reading the files through; `quatrain.files.damage` does that."""
         self.directory = directory
         self.manifest = _manifest(directory)
         self.block_size = int(self.manifest["block_size"])
@@ -66,13 +63,6 @@ class Rows:
         self._mask = _map(directory / "mask.bin", MASK_TYPE, shape)
         self._offsets = _map(directory / "offsets.bin", OFFSET_TYPE, (shape[0] + 1,))
         self._documents = _map(directory / "documents.bin", ID_TYPE, (int(self._offsets[-1]),))
-
-    @classmethod
-    def open(cls, directory: Path, verify: bool = True) -> Rows:
-        """Open rows; with `verify`, hash every file first and raise Q305 naming a damaged one."""
-        if verify and read_manifest(directory) is not None and (what := damage(directory)):
-            raise _damaged(directory, what)
-        return cls(directory)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -90,7 +80,7 @@ class Rows:
         num_used = sum(documents)
         mask = np.array(self._mask[index], dtype=np.bool_)
         ids = np.array(self._ids[index], dtype=np.int32)
-        return Row(ids, mask, documents, int(mask.sum()), num_used)
+        return Row(ids, mask, documents, num_used)
 
     @property
     def num_targets(self) -> int:
@@ -101,11 +91,6 @@ class Rows:
     def num_tokens(self) -> int:
         """Tokens in all rows, padding left out."""
         return int(self.manifest["tokens"])
-
-    @property
-    def num_documents(self) -> int:
-        """Documents in all rows."""
-        return len(self._documents)
 
 
 def write_rows(
@@ -133,17 +118,17 @@ def write_rows(
     """
     sealed: dict[str, Any] = {}
     with new_directory(directory, sealed) as temporary:
-        with _spooled(temporary, records) as (ids, mask, lengths):
-            arrange = pack if packing == "best_fit" else padded
-            rows = arrange(lengths, block_size)
-            starts = np.cumsum(lengths) - lengths
-            for name, values, fill in (("ids.bin", ids, pad_id), ("mask.bin", mask, 0)):
-                with (temporary / name).open("wb") as file:
-                    _write(file, values, fill, rows, starts, lengths, block_size)
-            num_targets = int(np.count_nonzero(mask))
+        lengths, num_targets = _spool(temporary, records)
+        arrange = pack if packing == "best_fit" else padded
+        rows = arrange(lengths, block_size)
+        for name, dtype, fill in (("ids", ID_TYPE, pad_id), ("mask", MASK_TYPE, 0)):
+            spool = temporary / f"spool-{name}"
+            with (temporary / f"{name}.bin").open("wb") as file:
+                _write(file, spool, dtype, fill, rows, lengths, block_size)
+            spool.unlink()
         _write_documents(temporary, rows, lengths)
         for name, text in (texts or {}).items():
-            (temporary / name).write_text(text, encoding="utf-8")
+            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
         sealed |= {
             "schema": SCHEMA,
             "block_size": block_size,
@@ -158,13 +143,11 @@ def write_rows(
     return Rows(directory)
 
 
-@contextmanager
-def _spooled(
-    directory: Path, records: Iterable[Record]
-) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]]:
-    """Lay all records end to end in two files that vanish afterwards: ids, mask and lengths."""
-    ids_path, mask_path = directory / "spool-ids", directory / "spool-mask"
+def _spool(directory: Path, records: Iterable[Record]) -> tuple[npt.NDArray[np.int64], int]:
+    """Lay all records end to end in `spool-ids` and `spool-mask`; return lengths and targets."""
     lengths: list[int] = []
+    num_targets = 0
+    ids_path, mask_path = directory / "spool-ids", directory / "spool-mask"
     with ids_path.open("wb") as ids_file, mask_path.open("wb") as mask_file:
         for ids, mask in records:
             assert len(ids) == len(mask), "a mask says one thing a token"
@@ -172,28 +155,27 @@ def _spooled(
             ids_file.write(np.asarray(ids, dtype=ID_TYPE).tobytes())
             mask_file.write(np.asarray(mask, dtype=MASK_TYPE).tobytes())
             lengths.append(len(ids))
-    total = (sum(lengths),)
-    yield (
-        _map(ids_path, ID_TYPE, total),
-        _map(mask_path, MASK_TYPE, total),
-        np.array(lengths, dtype=np.int64),
-    )
-    ids_path.unlink()
-    mask_path.unlink()
+            num_targets += int(np.count_nonzero(mask))
+    return np.array(lengths, dtype=np.int64), num_targets
 
 
 def _write(
     file: BinaryIO,
-    values: npt.NDArray[Any],
+    spool: Path,
+    dtype: np.dtype[Any],
     fill: int,
     rows: Sequence[npt.NDArray[np.int64]],
-    starts: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
     block_size: int,
 ) -> None:
-    """Write each row: the values of its records in turn, then the fill."""
-    row = np.empty(block_size, dtype=values.dtype)
-    first, last = starts.tolist(), (starts + lengths).tolist()
+    """Write each row: its records' values in turn, then the fill. The spool's map ends with this.
+
+    (Windows removes no file that is mapped.)
+    """
+    values = _map(spool, dtype, (int(lengths.sum()),))
+    row = np.empty(block_size, dtype=dtype)
+    ends = np.cumsum(lengths)
+    first, last = (ends - lengths).tolist(), ends.tolist()
     for indices in rows:
         position = 0
         for index in indices.tolist():
