@@ -11,6 +11,7 @@ import pytest
 
 from quatrain.config import Config, DataConfig
 from quatrain.data.encode import cut
+from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
 from quatrain.data.rows import Rows
@@ -375,6 +376,41 @@ def test_another_data_section_is_another_preparation(
     load_and_prepare_french_data(config_for(tmp_path))
     assert not prepared_twice(config_for(tmp_path, **change), caplog)[0]
     assert not prepared_twice(config_for(tmp_path), caplog)[0]
+
+
+def test_what_moves_no_bit_makes_nothing_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "d").mkdir()
+    path = write(tmp_path / "d/q.jsonl", questions(40))
+    load_and_prepare_french_data(config_for(tmp_path, path))
+    monkeypatch.chdir(tmp_path)
+    for train in ("d/q.jsonl", f"../{tmp_path.name}/d/q.jsonl", "d"):
+        assert prepared_twice(config_for(tmp_path, Path(train)), caplog)[0], train
+    wide = config_for(tmp_path, path, max_bad_fraction=0.5, max_cut_fraction=1)
+    assert prepared_twice(wide, caplog)[0]
+
+
+@pytest.mark.parametrize("name", ["max_bad_fraction", "max_cut_fraction"])
+def test_a_stricter_tolerance_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    long = {"question": "Long ?", "answer": "très " * 40}
+    path = write(tmp_path / "t.jsonl", [*questions(30), long, {"question": "", "answer": ""}])
+    loose = {"max_bad_fraction": 0.5, "max_cut_fraction": 0.5}
+    load_and_prepare_french_data(config_for(tmp_path, path, **loose))
+    assert prepared_twice(config_for(tmp_path, path, **loose), caplog)[0]
+    with pytest.raises(DataError, match=name):
+        load_and_prepare_french_data(config_for(tmp_path, path, **{**loose, name: 0.0}))
+
+
+def test_what_is_learnt_and_what_is_judged_are_not_the_same_when_swapped(tmp_path: Path) -> None:
+    one, two = (write(tmp_path / f"{n}.jsonl", questions(n)) for n in (30, 31))
+    keys = {
+        fingerprint(config_for(tmp_path, *train, eval=judged), None, CHAT)
+        for train, judged in (([one], [str(two)]), ([two], [str(one)]), ([one, two], []))
+    }
+    assert len(keys) == 3
 
 
 def test_another_byte_tokenizer_or_chat_format_is_another_preparation(

@@ -15,8 +15,11 @@ from quatrain.files import sha256
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
-VERSION = 1
+VERSION = 2
 """Raised when the same inputs come to give other rows."""
+_MOVE_BITS = {"shape", "columns", "hub_split", "document", "limit", "holdout"}
+_MOVE_BITS |= {"block_size", "packing"}
+"""Fields of the data section that rows depend on; how a path is spelt and tolerances are not."""
 
 
 def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -> str:
@@ -30,8 +33,9 @@ def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -
     data = config.data
     parts = {
         "version": VERSION,
-        "sources": [_source(name, data.hub_split) for name in (*data.train, *data.eval)],
-        "data": data.model_dump(mode="json"),
+        "train": [_source(name, data.hub_split) for name in data.train],
+        "eval": [_source(name, data.hub_split) for name in data.eval],
+        "data": data.model_dump(mode="json", include=_MOVE_BITS),
         "task": config.train.task,
         "tokenizer": _tokenizer(config, tokenizer),
         "chat": chat.model_dump(mode="json"),
@@ -44,7 +48,7 @@ def _source(name: str, split: str) -> Any:
     path = Path(name).expanduser()
     if is_embedded(name):
         rows = "\n".join(json.dumps(row.value) for row in embedded_rows(name))
-        return hashlib.sha256(rows.encode()).hexdigest()
+        return [name, hashlib.sha256(rows.encode()).hexdigest()]
     if is_saved_dataset(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
     elif path.exists():
@@ -52,7 +56,7 @@ def _source(name: str, split: str) -> Any:
     elif looks_like_a_path(name):
         files = []  # reading it says that it is not there
     else:
-        return hub_dataset(name, split)._fingerprint
+        return [name, hub_dataset(name, split)._fingerprint]
     return [(file.name, sha256(file)) for file in files]
 
 

@@ -87,9 +87,9 @@ def load_and_prepare_french_data(
     if tokenizer is None and config.tokenizer.path is not None:
         tokenizer = Tokenizer.load(Path(config.tokenizer.path))
     key = fingerprint(config, tokenizer, chat)
-    prepared = _find(directory, key, chat) or _Preparation(config, chat, directory, key).run(
-        tokenizer
-    )
+    prepared = _find(directory, key, config, chat)
+    if prepared is None:
+        prepared = _Preparation(config, chat, directory, key).run(tokenizer)
     return completed(config, prepared.tokenizer, chat), prepared
 
 
@@ -119,7 +119,7 @@ class _Preparation:
         with new_directory(self.directory / "tokenizer", {"key": self.key}) as temporary:
             tokenizer.save(temporary)
             self.chat.save(temporary)
-        report = _describe(train, judged, self.key)
+        report = {**_describe(train, judged, self.key), **_tolerances(self.config)}
         train_rows, report["train"] = self._write("train", train, tokenizer, {})
         eval_rows, questions = None, list[Conversation]()
         if judged is not None:
@@ -208,7 +208,12 @@ def _texts(records: Records) -> Iterator[str]:
         yield document.text
 
 
-def _find(directory: Path, key: str, chat: ChatFormat) -> PreparedData | None:
+def _tolerances(config: Config) -> dict[str, float]:
+    names = ("max_bad_fraction", "max_cut_fraction")
+    return {name: getattr(config.data, name) for name in names}
+
+
+def _find(directory: Path, key: str, config: Config, chat: ChatFormat) -> PreparedData | None:
     """Open what an earlier preparation with the same key left, if every byte is as written."""
     try:
         report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
@@ -216,6 +221,8 @@ def _find(directory: Path, key: str, chat: ChatFormat) -> PreparedData | None:
         return None
     if not isinstance(report, dict) or report.get("key") != key:
         return None
+    if any(tolerated < report[name] for name, tolerated in _tolerances(config).items()):
+        return None  # what was within a wider tolerance may be refused now
     names = ["tokenizer", "train"] + (["eval"] if report["eval"] is not None else [])
     for name in names:
         what = damage(directory / name)
