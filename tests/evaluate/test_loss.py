@@ -127,12 +127,28 @@ def test_the_first_id_of_a_row_is_never_a_target() -> None:
     assert judge(tiny_model(), random_ids(1, 3), mask, None, 8).num_targets == 1
 
 
+def test_the_mask_may_be_an_array_or_a_tensor_on_either_device(device: str) -> None:
+    model, ids = tiny_model().to(device), random_ids(2, 20).to(device)
+    mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = [judge(model, ids, m, None, 8) for m in (mask, mask.numpy(), mask.to(device))]
+    assert {j.num_targets for j in found} == {count_targets(mask)}
+    assert len({j.loss_sum.item() for j in found}) == 1
+
+
+def test_the_imbalance_is_summed_only_when_it_is_asked_for() -> None:
+    model, ids = tiny_model(), random_ids(1, 20)
+    plain, measured = (judge(model, ids, ids > -1, None, 8, balance=b) for b in (False, True))
+    assert plain.balance_sum.item() == 0
+    assert measured.balance_sum.item() > 0
+    assert plain.loss_sum.item() == measured.loss_sum.item()
+
+
 def test_padding_changes_no_loss_no_balance_and_no_load() -> None:
     model, ids = tiny_model(), random_ids(2, 20)
     mask = torch.arange(20) >= torch.tensor([[5], [9]])
     padded_ids = F.pad(ids, (0, 7), value=3)
-    plain = judge(model, ids, mask, [[20], [20]], 1024)
-    padded = judge(model, padded_ids, F.pad(mask, (0, 7)), [[20], [20]], 1024)
+    plain = judge(model, ids, mask, [[20], [20]], 1024, balance=True)
+    padded = judge(model, padded_ids, F.pad(mask, (0, 7)), [[20], [20]], 1024, balance=True)
     assert_close(padded.loss_sum, plain.loss_sum, atol=1e-3, rtol=1e-5)  # sums in another order
     assert_close(padded.balance_sum, plain.balance_sum)
     assert padded.num_targets == plain.num_targets
@@ -151,7 +167,7 @@ def test_a_batch_without_targets_has_loss_0_and_gradients_of_0() -> None:
 
 def test_a_model_without_experts_has_no_balance() -> None:
     ids = random_ids(1, 5)
-    judged = judge(tiny_model(tiny_config("no_moe")), ids, ids > -1, None, 1024)
+    judged = judge(tiny_model(tiny_config("no_moe")), ids, ids > -1, None, 1024, balance=True)
     assert judged.balance_sum.item() == 0
     assert judged.loads == {}
 

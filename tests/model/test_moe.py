@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from flops import FlopCounter
 from quatrain.config import ModelConfig
-from quatrain.model.moe import Dispatch, MoE, Router, imbalance
+from quatrain.model.moe import Dispatch, MoE, Router, count, imbalance
 from tiny import random_ids, tiny_config, tiny_model
 
 
@@ -206,7 +206,7 @@ def test_padding_changes_no_imbalance_and_no_load() -> None:
     layer, x = moe(), states(2, 7)
     padded = torch.cat([x, states(2, 3, seed=9)], dim=1)
     real = torch.tensor([[True] * 7 + [False] * 3] * 2)
-    plain, with_padding = layer(x)[1], layer(padded, real)[1]
+    plain, with_padding = layer(x, balance=True)[1], layer(padded, real, balance=True)[1]
     assert torch.equal(plain.load_E, with_padding.load_E)
     assert_close(plain.balance, with_padding.balance)
 
@@ -214,13 +214,14 @@ def test_padding_changes_no_imbalance_and_no_load() -> None:
 def test_a_row_of_padding_alone_costs_nothing() -> None:
     layer, x = moe(), states(2, 4)
     real = torch.tensor([[True] * 4, [False] * 4])
-    assert_close(layer(x, real)[1].balance, layer(x[:1])[1].balance)
+    alone = layer(x[:1], balance=True)[1]
+    assert_close(layer(x, real, balance=True)[1].balance, alone.balance)
 
 
 def test_balance_is_a_sum_over_tokens_so_that_batches_add_up() -> None:
     layer, x = moe(), states(3, 5)
-    parts = sum(layer(row)[1].balance for row in x.split(1))
-    assert_close(layer(x)[1].balance, parts)
+    parts = sum(layer(row, balance=True)[1].balance for row in x.split(1))
+    assert_close(layer(x, balance=True)[1].balance, parts)
 
 
 def test_the_balance_loss_teaches_the_router_to_be_even() -> None:
@@ -228,7 +229,7 @@ def test_the_balance_loss_teaches_the_router_to_be_even() -> None:
     optimizer = torch.optim.SGD([layer.router.weight], lr=0.02)
     costs = []
     for _ in range(20):
-        balance = layer(x)[1].balance / (4 * 16)
+        balance = layer(x, balance=True)[1].balance / (4 * 16)
         optimizer.zero_grad()
         balance.backward()
         optimizer.step()
@@ -240,6 +241,36 @@ def test_loads_add_up_to_tokens_times_k() -> None:
     model = tiny_model(tiny_config("top_2"))
     hidden = model.model(random_ids(2, 10), [[10], [4, 3]])  # three tokens of padding
     assert {layer: int(r.load_E.sum()) for layer, r in hidden.routing.items()} == {1: 34, 3: 34}
+
+
+@pytest.mark.parametrize("num_experts", [4, 16, 128])
+def test_choices_are_counted_as_bincount_does(num_experts: int, device: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    experts = torch.randint(num_experts, (500,), generator=generator)
+    real = torch.rand(500, generator=generator) < 0.7
+    found = count(experts.to(device), num_experts, real.to(device))
+    assert found.tolist() == torch.bincount(experts[real], minlength=num_experts).tolist()
+    assert count(experts.to(device), num_experts).sum() == 500
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA runs ahead of the CPU")
+def test_counting_makes_no_cuda_device_wait() -> None:
+    experts = torch.randint(16, (500,), device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        count(experts, 16, experts > 3)
+        Dispatch.sort(experts[:, None], 16)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_imbalance_is_measured_only_when_it_is_asked_for() -> None:
+    layer, x = moe(), states(2, 7)
+    (plain, routing), (same, measured) = layer(x), layer(x, balance=True)
+    assert torch.equal(plain, same)
+    assert routing.balance is None
+    assert measured.balance is not None
 
 
 def flops(num_experts: int, **changes: object) -> FlopCounter:

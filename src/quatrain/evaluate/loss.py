@@ -29,32 +29,47 @@ class Judged(NamedTuple):
     """Summed negative log-likelihood of the targets, in nats, a float32 scalar."""
     num_targets: int
     balance_sum: Tensor
-    """Summed over layers with experts: tokens x imbalance; a scalar."""
+    """Summed over layers with experts: tokens x imbalance; a scalar, 0 unless asked for."""
     loads: dict[int, Tensor]
     """By layer: how many tokens chose each expert."""
 
 
 def judge(
-    model: LlamaModel, ids_BT: Tensor, mask_BT: Tensor, segments: Segments | None, chunk_size: int
+    model: LlamaModel,
+    ids_BT: Tensor,
+    mask_BT: Any,
+    segments: Segments | None,
+    chunk_size: int,
+    balance: bool = False,
 ) -> Judged:
     """Run the model on a batch and sum its loss over the targets.
 
     Args:
         model: the model; its gradient flows through both sums.
-        ids_BT: token ids.
-        mask_BT: True on each id that is a target.
+        ids_BT: token ids, on the model's device.
+        mask_BT: True on each id that is a target; an array or a tensor, best on the CPU, since
+            finding the targets on a CUDA device makes it wait.
         segments: document lengths, or None.
         chunk_size: how many positions' logits exist at one time.
+        balance: whether to sum the imbalance too.
     """
-    hidden = model.model(ids_BT, segments)
-    targets_BT = mask_BT[:, 1:]
-    states_MH = hidden.states[:, :-1][targets_BT]
-    targets_M = ids_BT[:, 1:][targets_BT]
+    hidden = model.model(ids_BT, segments, balance=balance)
+    before_M = _places_before_targets(mask_BT).to(ids_BT.device)
+    states_MH = hidden.states.flatten(0, 1).index_select(0, before_M)
+    targets_M = ids_BT.flatten().index_select(0, before_M + 1)
     loss_sum = summed_cross_entropy(states_MH, model.lm_head.weight, targets_M, chunk_size)
-    balances = [routing.balance for routing in hidden.routing.values()]
+    routings = hidden.routing.values()
+    balances = [routing.balance for routing in routings if routing.balance is not None]
     balance_sum = torch.stack(balances).sum() if balances else loss_sum.new_zeros(())
     loads = {layer: routing.load_E for layer, routing in hidden.routing.items()}
     return Judged(loss_sum, len(targets_M), balance_sum, loads)
+
+
+def _places_before_targets(mask_BT: Any) -> Tensor:
+    """Number the places, in the flattened batch, whose next id is a target, [M] in int64."""
+    mask = torch.as_tensor(mask_BT)
+    rows_M, columns_M = mask[:, 1:].nonzero(as_tuple=True)
+    return rows_M * mask.shape[1] + columns_M
 
 
 def count_targets(mask_BT: Any) -> int:

@@ -88,8 +88,7 @@ def held_out_loss(model: LlamaModel, batches: Iterable[HasRows]) -> tuple[float,
     with evaluating(model):
         for batch in batches:
             ids = torch.from_numpy(np.asarray(batch.ids)).to(device)
-            mask = torch.from_numpy(np.asarray(batch.mask)).to(device)
-            judged = judge(model, ids, mask, batch.segments, _LOSS_CHUNK)
+            judged = judge(model, ids, batch.mask, batch.segments, _LOSS_CHUNK)
             total += float(judged.loss_sum)
             count += judged.num_targets
     return total / max(1, count), count

@@ -48,13 +48,18 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(
-        self, x_BTH: Tensor, rotation: Tensor, layout: Layout, cache: LayerCache | None = None
+        self,
+        x_BTH: Tensor,
+        rotation: Tensor,
+        layout: Layout,
+        cache: LayerCache | None = None,
+        balance: bool = False,
     ) -> tuple[Tensor, Routing | None]:
         """Map [B, T, H] to [B, T, H]; the routing is None in a layer without experts."""
         h_BTH = x_BTH + self.self_attn(self.input_layernorm(x_BTH), rotation, layout, cache)
         normalised = self.post_attention_layernorm(h_BTH)
         if isinstance(self.feed_forward, MoE):
-            out_BTH, routing = self.feed_forward(normalised, layout.real)
+            out_BTH, routing = self.feed_forward(normalised, layout.real, balance)
             return h_BTH + out_BTH, routing
         return h_BTH + self.feed_forward(normalised), None
 
@@ -74,9 +79,13 @@ class Decoder(nn.Module):
         )
 
     def forward(
-        self, ids_BT: Tensor, segments: Segments | None = None, cache: Cache | None = None
+        self,
+        ids_BT: Tensor,
+        segments: Segments | None = None,
+        cache: Cache | None = None,
+        balance: bool = False,
     ) -> Hidden:
-        """Map ids [B, T] to hidden states [B, T, H]."""
+        """Map ids [B, T] to hidden states [B, T, H]; `balance` asks for Routing.balance."""
         layout = self._layout(ids_BT, segments, cache)
         rotation = self.rotary_emb(layout.positions)
         x_BTH = self.embed_tokens(ids_BT)
@@ -84,9 +93,12 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache.layers[index]
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x_BTH, routing = checkpoint(layer, x_BTH, rotation, layout, use_reentrant=False)
+                x_BTH, routing = checkpoint(
+                    layer, x_BTH, rotation, layout, None, balance,
+                    use_reentrant=False, preserve_rng_state=False,  # nothing draws
+                )  # fmt: skip
             else:
-                x_BTH, routing = layer(x_BTH, rotation, layout, layer_cache)
+                x_BTH, routing = layer(x_BTH, rotation, layout, layer_cache, balance)
             if routing is not None:
                 routings[index] = routing
         return Hidden(self.norm(x_BTH), routings)

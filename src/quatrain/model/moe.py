@@ -30,8 +30,9 @@ class Routing(NamedTuple):
 
     load_E: Tensor
     """Tokens that chose each expert, padding left out, int64."""
-    balance: Tensor
-    """Sum over rows of tokens x imbalance (see `imbalance`), a scalar; 1 a token when even."""
+    balance: Tensor | None
+    """Sum over rows of tokens x imbalance (see `imbalance`), a scalar; 1 a token when even.
+    None unless it was asked for."""
 
 
 class SharedMLP(nn.Module):
@@ -98,7 +99,7 @@ class Dispatch:
         order_R = flat_R.argsort(stable=True)
         inverse_R = torch.empty_like(order_R)
         inverse_R[order_R] = torch.arange(len(order_R), device=order_R.device)
-        return cls(order_R, inverse_R, torch.bincount(flat_R, minlength=num_experts))
+        return cls(order_R, inverse_R, count(flat_R, num_experts))
 
     def bring(self, x_NH: Tensor, scores_NK: Tensor) -> Tensor:
         """Scale each copy by its score and sort: [N, H] to [R, H]."""
@@ -110,6 +111,16 @@ class Dispatch:
         """Unsort, then sum each token's copies: [R, H] to [N, H]; the order of sums is fixed."""
         unsorted_RH: Tensor = _Permute.apply(y_RH, self.inverse_R, self.order_R)
         return unsorted_RH.view(-1, num_per_token, unsorted_RH.shape[1]).sum(1)
+
+
+def count(experts_R: Tensor, num_experts: int, weights_R: Tensor | None = None) -> Tensor:
+    """Count how often each expert was chosen, [E] in int64; weights_R is False where not to count.
+
+    Not `bincount`, which makes a CUDA device wait for the CPU; additions of integers are exact in
+    any order.
+    """
+    ones_R = torch.ones_like(experts_R) if weights_R is None else weights_R.long()
+    return experts_R.new_zeros(num_experts).scatter_add_(0, experts_R, ones_R)
 
 
 class _Permute(torch.autograd.Function):
@@ -160,22 +171,34 @@ class MoE(nn.Module):
         self.experts = ExpertMLP(self.num_experts, config.d_model, width)
         self.shared_expert = SharedMLP(config.d_model, config.intermediate_size_shared)
 
-    def forward(self, x_BTH: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Routing]:
-        """Map [B, T, H] to [B, T, H], and say what the router did; real_BT is False on padding."""
+    def forward(
+        self, x_BTH: Tensor, real_BT: Tensor | None = None, balance: bool = False
+    ) -> tuple[Tensor, Routing]:
+        """Map [B, T, H] to [B, T, H], and say what the router did.
+
+        Args:
+            x_BTH: normalised hidden states.
+            real_BT: False on padding; None where there is none.
+            balance: whether to measure the imbalance too.
+        """
         x_NH = x_BTH.flatten(0, 1)
         scores_NK, experts_NK, logits_NE = self.router(x_NH)
         dispatch = Dispatch.sort(experts_NK, self.num_experts)
         routed_RH = self.experts(dispatch.bring(x_NH, scores_NK), dispatch.counts_E)
         out_NH = self.shared_expert(x_NH) + dispatch.combine(routed_RH, experts_NK.shape[1])
-        by_row = x_BTH.shape[:2]
-        routing = self._describe(
-            logits_NE.unflatten(0, by_row), experts_NK.unflatten(0, by_row), real_BT
-        )
-        return out_NH.view_as(x_BTH), routing
+        load_E = dispatch.counts_E
+        if real_BT is not None:
+            counted_NK = real_BT.flatten()[:, None].expand_as(experts_NK)
+            load_E = count(experts_NK.flatten(), self.num_experts, counted_NK.flatten())
+        by_row, cost = x_BTH.shape[:2], None
+        if balance:
+            logits_BTE, experts_BTK = (x.unflatten(0, by_row) for x in (logits_NE, experts_NK))
+            cost = _summed_imbalance(logits_BTE, experts_BTK, real_BT)
+        return out_NH.view_as(x_BTH), Routing(load_E, cost)
 
-    def _describe(self, logits_BTE: Tensor, experts_BTK: Tensor, real_BT: Tensor | None) -> Routing:
-        counted = experts_BTK if real_BT is None else experts_BTK[real_BT]
-        load_E = torch.bincount(counted.flatten(), minlength=self.num_experts)
-        batch, length = logits_BTE.shape[:2]
-        tokens_B = logits_BTE.new_full((batch,), length) if real_BT is None else real_BT.sum(1)
-        return Routing(load_E, (tokens_B * imbalance(logits_BTE, experts_BTK, real_BT)).sum())
+
+def _summed_imbalance(logits_BTE: Tensor, experts_BTK: Tensor, real_BT: Tensor | None) -> Tensor:
+    """Weigh each row's imbalance by its tokens, so that batches add up; a scalar."""
+    batch, length = logits_BTE.shape[:2]
+    tokens_B = logits_BTE.new_full((batch,), length) if real_BT is None else real_BT.sum(1)
+    return (tokens_B * imbalance(logits_BTE, experts_BTK, real_BT)).sum()

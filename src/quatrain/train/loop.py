@@ -156,9 +156,11 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig) -> Gradient
     loss_sum = torch.zeros((), device=device)
     for part in _micro_batches(len(batch.ids), config.micro_batch_size):
         ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
-        mask = torch.from_numpy(np.ascontiguousarray(batch.mask[part])).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            judged = judge(model, ids, mask, batch.segments[part], config.loss_chunk_size)
+            judged = judge(
+                model, ids, batch.mask[part], batch.segments[part], config.loss_chunk_size,
+                balance=coefficient > 0,
+            )  # fmt: skip
         loss = judged.loss_sum / num_targets + coefficient * judged.balance_sum / num_tokens
         loss.backward()
         loss_sum += judged.loss_sum.detach()
