@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from quatrain.model import attention
 from quatrain.model.attention import (
     Attention,
     attend,
@@ -26,10 +28,13 @@ from tiny import CONFIGS, random_ids, tiny_config, tiny_model
 TOLERANCE = dict(atol=2e-6, rtol=1e-5)
 
 
-def heads(rows: int, length: int, seed: int = 0, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Four query heads, two key heads, width 8."""
+def heads(
+    rows: int, length: int, seed: int = 0, device: str = "cpu", width: int = 8
+) -> tuple[Tensor, ...]:
+    """Four query heads, two key heads."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(rows, n, length, 8, generator=generator).to(device) for n in (4, 2, 2))
+    shapes = [(rows, n, length, width) for n in (4, 2, 2)]
+    return tuple(torch.randn(shape, generator=generator).to(device) for shape in shapes)
 
 
 def cut(source: random.Random, length: int, pieces: int) -> list[int]:
@@ -91,13 +96,86 @@ def test_a_cache_fed_in_pieces_agrees_with_run_by_run(seed: int, chunk: int | No
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length kernels need CUDA")
+@pytest.mark.parametrize("width", [16, 128])
 @pytest.mark.parametrize("seed", range(10))
-def test_the_variable_length_kernel_agrees_with_the_mask(seed: int) -> None:
+def test_the_variable_length_kernel_agrees_with_the_mask(seed: int, width: int) -> None:
     runs = random_runs(seed, device="cuda")
-    q, k, v = (x.bfloat16() for x in heads(3, 50, seed, "cuda"))
-    expected = by_hand(*(x.float() for x in (q, k, v)), runs)
-    out = attend_variable_length(q, k, v, runs).float()
-    assert_close(out, expected, atol=2e-2, rtol=2e-2)  # bfloat16 has 8 bits
+    rounded = [x.bfloat16() for x in heads(3, 50, seed, "cuda", width)]
+    found, expected = [], []
+    for into, kernel, dtype in (
+        (found, attend_variable_length, torch.bfloat16),
+        (expected, by_hand, torch.float32),
+    ):
+        leaves = [x.to(dtype, copy=True).requires_grad_() for x in rounded]
+        out = kernel(*leaves, runs)
+        out.square().sum().backward()
+        into += [x.float() for x in (out, *(leaf.grad for leaf in leaves))]
+    assert_close(found[0], expected[0], atol=2e-2, rtol=2e-2)  # bfloat16 has 8 bits
+    for gradient, exact in zip(found[1:], expected[1:], strict=True):
+        assert (gradient - exact).norm() < 2e-2 * exact.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is counted on CUDA")
+def test_float32_on_cuda_never_holds_all_scores() -> None:
+    q, k, v = heads(1, 4096, device="cuda", width=64)
+    for runs in (Runs([[4096]], q.device), Runs([[2000, 2096]], q.device)):
+        attend(q, k, v, runs)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        attend(q, k, v, runs)
+        scores = 4 * 4096 * 4096 * 4
+        assert torch.cuda.max_memory_allocated() - before < scores / 2
+
+
+class Somewhere(NamedTuple):
+    """What the choice of a kernel reads of a query tensor, which may be on no machine here."""
+
+    dtype: torch.dtype = torch.bfloat16
+    shape: tuple[int, ...] = (1, 4, 10, 128)
+    is_cuda: bool = True
+    device: str = "cuda"
+
+
+@pytest.mark.parametrize(
+    ("q", "capability", "serves"),
+    [
+        (Somewhere(), (8, 0), True),
+        (Somewhere(shape=(1, 4, 10, 16)), (9, 0), True),
+        (Somewhere(shape=(1, 4, 10, 256)), (9, 0), True),
+        (Somewhere(shape=(1, 4, 10, 12)), (9, 0), False),
+        (Somewhere(shape=(1, 4, 10, 264)), (9, 0), False),
+        (Somewhere(dtype=torch.float32), (9, 0), False),
+        (Somewhere(), (7, 5), False),
+        (Somewhere(is_cuda=False), (9, 0), False),
+    ],
+)
+def test_flash_serves_16_bits_a_fitting_width_and_ampere_or_later(
+    q: Somewhere, capability: tuple[int, int], serves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert attention._flash_serves(q) is serves  # type: ignore[arg-type]
+
+
+def test_keys_are_repeated_where_flash_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, **options: object) -> None:
+        raise Seen((k.shape[1], v.shape[1], options["enable_gqa"]))
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", kernel)
+    k = torch.ones(1, 2, 10, 12)
+    wide = Somewhere(dtype=torch.float32)
+    for q, mask, expected in (
+        (wide, None, (4, 4, False)),
+        (wide, k, (4, 4, False)),
+        (wide._replace(is_cuda=False), None, (2, 2, True)),
+        (wide._replace(is_cuda=False), k, (2, 2, True)),
+    ):
+        with pytest.raises(Seen) as seen:
+            attention._sdpa(q, k, k, mask)  # type: ignore[arg-type]
+        assert seen.value.args[0] == expected
 
 
 @pytest.mark.parametrize("name", CONFIGS)

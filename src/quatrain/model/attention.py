@@ -34,11 +34,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
     """
     if runs.one_per_row:
         return _causal(q, k, v)
-    if _variable_length_kernel_serves(q):
+    if _flash_serves(q):
         return attend_variable_length(q, k, v, runs)
     if _run_by_run_is_cheaper(runs):
         return attend_run_by_run(q, k, v, runs)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=runs.mask, enable_gqa=True)
+    return _sdpa(q, k, v, mask=runs.mask)
 
 
 def attend_run_by_run(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
@@ -52,7 +52,22 @@ def attend_run_by_run(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return _sdpa(q, k, v)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend where the mask allows, or causally without one; keys may have fewer heads.
+
+    On CUDA only flash attention takes fewer heads of keys; without it PyTorch would fall to the
+    kernel that holds all [N, T, T] scores, so that keys and values are repeated here.
+    """
+    fewer_heads_serve = not q.is_cuda or (mask is None and _flash_serves(q))
+    if not fewer_heads_serve:
+        groups = q.shape[1] // k.shape[1]
+        k, v = _repeat(k, groups), _repeat(v, groups)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=fewer_heads_serve
+    )
 
 
 def attend_variable_length(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
@@ -74,8 +89,15 @@ def _repeat(x_BKTD: Tensor, groups: int) -> Tensor:
     return x_BKTD.repeat_interleave(groups, dim=1) if groups > 1 else x_BKTD
 
 
-def _variable_length_kernel_serves(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
+def _flash_serves(q: Tensor) -> bool:
+    """Whether CUDA's flash attention takes these: 16 bits, Ampere or later, a fitting width."""
+    return (
+        q.is_cuda
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 256
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
 
 
 def _run_by_run_is_cheaper(runs: Runs) -> bool:
@@ -104,9 +126,7 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: Lay
     visible = (held_BS[:, None] >= 0) & (held_BS[:, None] <= positions[..., None])
     if cache.chunk is not None:
         visible &= held_BS[:, None] // cache.chunk == positions[..., None] // cache.chunk
-    return F.scaled_dot_product_attention(
-        q, keys, values, attn_mask=visible.unsqueeze(1), enable_gqa=True
-    )
+    return _sdpa(q, keys, values, mask=visible.unsqueeze(1))
 
 
 class Attention(nn.Module):
