@@ -16,17 +16,6 @@ TOLERANCE = 1e-4
 LENGTH = 70  # two chunk boundaries of the base configuration
 
 
-def device_of(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return request.param
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
-    return device_of(request)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_equal_those_of_transformers(name: str, device: str) -> None:
     model = tiny_model(tiny_config(name)).to(device)
