@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from quatrain.config import Config, DataConfig
-from quatrain.data.encode import cut
+from quatrain.data import prepare
+from quatrain.data.encode import Encoder, cut
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
@@ -321,6 +322,64 @@ def test_a_long_document_becomes_pieces_that_lose_nothing(tmp_path: Path) -> Non
     end = data.tokenizer.control_id("<|end_of_text|>")
     assert [piece[-1] == end for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert all(row.mask.sum() == row.num_used - 1 for row in data.train)
+
+
+def spied(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many characters each call of the tokenizer is given."""
+    sizes: list[int] = []
+    encode, encode_batch = Tokenizer.encode, Tokenizer.encode_batch
+
+    def one(self: Tokenizer, text: str) -> list[int]:
+        sizes.append(len(text))
+        return encode(self, text)
+
+    def many(self: Tokenizer, texts: list[str]) -> list[list[int]]:
+        sizes.append(sum(map(len, texts)))
+        return encode_batch(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode", one)
+    monkeypatch.setattr(Tokenizer, "encode_batch", many)
+    return sizes
+
+
+@pytest.mark.parametrize("end", ["\n", ". ", " ", ""])
+def test_however_much_there_is_little_is_encoded_at_one_time(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    tokenizer = SimpleCharTokenizer("été !\n.")
+    long, short = ("été" * 20 + end) * 5000, "été" * 30
+    records = Records(documents=[Document(text, "g", "s") for text in [long, *[short] * 4000]])
+    turns = (Message("user", short), Message("assistant", short))
+    records.conversations = [Conversation(turns, (short,), "g", "s")] * 2000
+    encoder, sizes = Encoder(tokenizer, CHAT, 128, "pretrain"), spied(tokenizer, monkeypatch)
+    rows = [ids.tolist() for ids, _ in encoder.stream(records)]
+    assert max(sizes) <= 1 << 18
+    assert (len(encoder.counts.too_long), len(rows)) == (2000, encoder.counts.pieces + 4000)
+    assert "".join(map(tokenizer.decode, rows[:-4000])) == long
+
+
+def test_a_long_document_that_fits_is_one_row() -> None:
+    tokenizer = train_bpe(["a" * 64] * 20, 300)
+    encoder = Encoder(tokenizer, CHAT, 128, "pretrain")
+    records = Records(documents=[Document("a" * 3000, "g", "s")])
+    [(ids, mask)] = encoder.stream(records)
+    assert ids.tolist() == CHAT.encode_document("a" * 3000, tokenizer).ids
+    assert (mask.sum(), encoder.counts.pieces) == (len(ids) - 1, 0)
+
+
+def test_the_vocabulary_of_a_long_document_is_learnt_by_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(prepare, "train_bpe", lambda texts, size, elisions: seen.extend(texts))
+    text = TEXT * 200
+    config = config_for(tmp_path)
+    config = config.replace(tokenizer=config.tokenizer.replace(kind="bpe"))
+    prepare.train_tokenizer(config, Records(documents=[Document(text, "g", "s")]))
+    assert len(seen) > 1
+    assert max(map(len, seen)) <= 1 << 18
+    assert "".join(seen) == text
+    assert all(part.endswith("\n") for part in seen)
 
 
 def test_pieces_end_where_a_line_or_a_sentence_does(tmp_path: Path) -> None:

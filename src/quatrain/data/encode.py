@@ -9,9 +9,9 @@ longer than a row becomes pieces. Not for the prompt's wording (text/chat.py) no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,17 @@ from quatrain.text.chat import ChatFormat, Encoded
 from quatrain.text.conversation import Conversation
 from quatrain.text.tokenizer import Tokenizer
 
+T = TypeVar("T")
 Pair = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
 _CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]")
 _BOUNDARIES = (r"(?<=\n)", r"(?<=[.!?…»])(?=\s)", r"(?<=\s)(?=\S)", r"(?<=.)(?=.)")
 """Where a document may be cut, best first: after a line, a sentence, a word, a character."""
 _ROUNDING = 64
-_BLOCK = 512
-"""Records whose token lists exist at one time."""
+_BLOCK = 1 << 18
+"""Characters whose token lists exist at one time: a token takes some 200 bytes meanwhile."""
+_LONG = 16
+"""Characters a token; a document with more than so many is taken for longer than a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +79,18 @@ class Encoder:
 
     def stream(self, records: Records) -> Iterator[Pair]:
         """Encode conversations, then documents, each as one or several (ids, mask)."""
-        conversations, documents = records.conversations, records.documents
-        for first in range(0, len(conversations), _BLOCK):
-            block = conversations[first : first + _BLOCK]
+        index = 0
+        for block in _blocks(records.conversations, _size):
             encoded = self.chat.encode_conversations(block, self.tokenizer)
-            for index, (conversation, pair) in enumerate(zip(block, encoded, strict=True), first):
+            for conversation, pair in zip(block, encoded, strict=True):
                 yield from self._conversation(index, conversation, pair)
-        for first in range(0, len(documents), _BLOCK):
-            texts = [document.text for document in documents[first : first + _BLOCK]]
-            encoded = self.chat.encode_documents(texts, self.tokenizer)
-            for text, pair in zip(texts, encoded, strict=True):
-                yield from self._document(text, pair)
+                index += 1
+        longest = _LONG * self.block_size
+        for texts in _blocks((document.text for document in records.documents), len):
+            short = [text for text in texts if len(text) <= longest]
+            pairs = iter(self.chat.encode_documents(short, self.tokenizer))
+            for text in texts:
+                yield from self._document(text, next(pairs) if len(text) <= longest else None)
 
     def _conversation(
         self, index: int, conversation: Conversation, encoded: Encoded
@@ -101,15 +105,16 @@ class Encoder:
         mask = np.asarray(encoded.mask, dtype=np.bool_)
         yield self._counted(encoded.ids, _all_but_first(size) if self.task == "pretrain" else mask)
 
-    def _document(self, text: str, encoded: Encoded) -> Iterator[Pair]:
+    def _document(self, text: str, encoded: Encoded | None) -> Iterator[Pair]:
         self.counts.documents += 1
         self.counts.control_like += _CONTROL_LIKE.search(text) is not None
-        if len(encoded.ids) <= self.block_size:
+        if encoded is not None and len(encoded.ids) <= self.block_size:
             yield self._counted(encoded.ids, np.asarray(encoded.mask, dtype=np.bool_))
             return
-        for ids in self._pieces(text):
-            self.counts.pieces += 1
+        number = 0
+        for number, ids in enumerate(self._pieces(text), 1):
             yield self._counted(ids, _all_but_first(len(ids)))
+        self.counts.pieces += number if number > 1 else 0
 
     def _counted(self, ids: Sequence[int], mask: npt.NDArray[np.bool_]) -> Pair:
         self.counts.tokens += len(ids)
@@ -121,16 +126,21 @@ class Encoder:
         begin = [self.tokenizer.control_id(self.chat.begin)] if self.chat.begin else []
         end = self.tokenizer.control_id(self.chat.end_of_text)
         room = self.block_size - len(begin) - 1
-        pieces = list(cut(text, room, self.tokenizer))
-        for number, piece in enumerate(pieces, 1):
-            yield [*begin, *piece, *([end] if number == len(pieces) else [])]
+        pieces = cut(text, room, self.tokenizer)
+        held = next(pieces, [])
+        for piece in pieces:
+            yield [*begin, *held]
+            held = piece
+        if held:
+            yield [*begin, *held, end]
 
 
 def cut(text: str, room: int, tokenizer: Tokenizer) -> Iterator[list[int]]:
     """Cut a text into pieces of at most `room` tokens, at the best boundaries, losing nothing."""
     held: list[str] = []
     held_size = 0
-    for unit, size in _units(text, room, tokenizer):
+    units = (unit for part in parts(text) for unit in _units(part, room, tokenizer))
+    for unit, size in units:
         if held and held_size + size > room:
             yield from _encoded(held, room, tokenizer)
             held, held_size = [], 0
@@ -138,6 +148,35 @@ def cut(text: str, room: int, tokenizer: Tokenizer) -> Iterator[list[int]]:
         held_size += size
     if held:
         yield from _encoded(held, room, tokenizer)
+
+
+def parts(text: str) -> Iterator[str]:
+    """Cut a text into parts that take little memory to encode: after a line, or else a space."""
+    start = 0
+    while len(text) - start > _BLOCK:
+        limit = start + _BLOCK
+        end = text.rfind("\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Group items until they have _BLOCK characters; a larger one stands alone."""
+    block: list[T] = []
+    held = 0
+    for item in items:
+        if block and held + size(item) > _BLOCK:
+            yield block
+            block, held = [], 0
+        block.append(item)
+        held += size(item)
+    if block:
+        yield block
+
+
+def _size(conversation: Conversation) -> int:
+    return sum(len(message.content) for message in conversation.messages)
 
 
 def _units(text: str, room: int, tokenizer: Tokenizer, level: int = 0) -> Iterator[tuple[str, int]]:

@@ -45,6 +45,7 @@ _SHAREGPT: dict[str, Role] = {
 }
 _EXCERPT = 120
 _LONGEST_GROUP = 120
+_WHOLE_FILE = 1 << 20
 
 Row = dict[str, Any]
 
@@ -120,8 +121,11 @@ def excerpt(value: Any) -> str:
 def group_key(text: str) -> str:
     """Make one key of texts that differ in case, spaces or final punctuation only.
 
-    A long text is replaced by its hash, so that a million contexts need little memory.
+    A long text is replaced by its hash, so that a million contexts need little memory; one of a
+    whole file is hashed as it is, since its words are more than memory holds.
     """
+    if len(text) > _WHOLE_FILE:
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     folded = folded.rstrip(" ?!.…:;,") or folded
     if len(folded) <= _LONGEST_GROUP:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.config import Config
-from quatrain.data.encode import Encoder, Pair, TooLong, refuse_cuts, refuse_no_targets
+from quatrain.data.encode import Encoder, Pair, TooLong, parts, refuse_cuts, refuse_no_targets
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.parse import Rejection, group_key
 from quatrain.data.records import Records, holdout, load_records, write_rejected
@@ -205,7 +205,7 @@ def _texts(records: Records) -> Iterator[str]:
         for message in conversation.messages:
             yield message.content
     for document in records.documents:
-        yield document.text
+        yield from parts(document.text)
 
 
 def _tolerances(config: Config) -> dict[str, float]:
