@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -39,13 +39,19 @@ class Section(BaseModel):
         return self
 
 
+_WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
+"""Bounds on widths, on counts, and on lengths; no tensor within them has 2^63 bytes."""
+
+TokenId = Annotated[int, Field(ge=-1, le=_LARGEST)]
+
+
 class RopeScaling(Section):
     """Llama 3's frequency scaling, which Scout uses (docs/llama4.md section 1.2)."""
 
-    factor: float = Field(16.0, ge=1)
+    factor: float = Field(16.0, ge=1, le=_LARGEST)
     low_freq_factor: float = Field(1.0, gt=0)
     high_freq_factor: float = Field(1.0, gt=0)
-    original_max_position_embeddings: int = Field(8192, gt=0)
+    original_max_position_embeddings: int = Field(8192, gt=0, le=_LARGEST)
 
 
 def _default_rope_layers(data: dict[str, Any]) -> tuple[int, ...]:
@@ -66,24 +72,30 @@ class ModelConfig(Section):
     preset: str | None = None
     """A shipped architecture to start from at random."""
 
-    vocab_size: int = Field(8192, ge=2)
-    d_model: int = Field(256, ge=1)
+    vocab_size: int = Field(8192, ge=2, le=_WIDEST)
+    d_model: int = Field(256, ge=1, le=_WIDEST)
     n_layers: int = Field(4, ge=1, le=1024)
-    n_heads: int = Field(8, ge=1)
-    n_kv_heads: int = Field(default_factory=lambda data: data["n_heads"], ge=1)
+    n_heads: int = Field(8, ge=1, le=_MOST)
+    n_kv_heads: int = Field(default_factory=lambda data: data["n_heads"], ge=1, le=_MOST)
     """Key and value heads; each serves n_heads / n_kv_heads query heads."""
-    d_k: int = Field(default_factory=lambda data: data["d_model"] // data["n_heads"], ge=2)
+    d_k: int = Field(
+        default_factory=lambda data: data["d_model"] // data["n_heads"], ge=2, le=_MOST
+    )
     """Width of a head; Llama 4 allows n_heads x d_k != d_model."""
 
-    num_local_experts: int = Field(8, ge=1)
-    num_experts_per_tok: int = Field(1, ge=1)
-    intermediate_size_expert: int = Field(default_factory=lambda data: 2 * data["d_model"], ge=1)
+    num_local_experts: int = Field(8, ge=1, le=_MOST)
+    num_experts_per_tok: int = Field(1, ge=1, le=_MOST)
+    intermediate_size_expert: int = Field(
+        default_factory=lambda data: 2 * data["d_model"], ge=1, le=_WIDEST
+    )
     """Inner width of each routed expert."""
     intermediate_size_shared: int = Field(
-        default_factory=lambda data: data["intermediate_size_expert"], ge=1
+        default_factory=lambda data: data["intermediate_size_expert"], ge=1, le=_WIDEST
     )
     """Inner width of the shared expert; Llama 4 makes it that of a routed one."""
-    intermediate_size_mlp: int = Field(default_factory=lambda data: 4 * data["d_model"], ge=1)
+    intermediate_size_mlp: int = Field(
+        default_factory=lambda data: 4 * data["d_model"], ge=1, le=_WIDEST
+    )
     """Inner width of the feed-forward of layers without experts."""
     interleave_moe_layer_step: int = Field(1, ge=0)
     """Every how many layers has experts; 0 for none."""
@@ -94,23 +106,23 @@ class ModelConfig(Section):
     moe_layers: tuple[int, ...] = Field(default_factory=_default_moe_layers)
     """Indices of the layers with experts."""
 
-    max_position_embeddings: int = Field(8192, ge=1)
+    max_position_embeddings: int = Field(8192, ge=1, le=_LARGEST)
     """The longest context in tokens."""
     rms_norm_eps: float = Field(1e-5, gt=0, lt=1)
-    rope_theta: float = Field(500000.0, gt=0)
+    rope_theta: float = Field(500000.0, gt=0, le=_LARGEST)
     rope_scaling: RopeScaling | None = None
     use_qk_norm: bool = True
-    attention_chunk_size: int | None = Field(8192, ge=1)
+    attention_chunk_size: int | None = Field(8192, ge=1, le=_LARGEST)
     attn_temperature_tuning: bool = True
-    floor_scale: int = Field(8192, ge=1)
+    floor_scale: int = Field(8192, ge=1, le=_LARGEST)
     attn_scale: float = 0.1
     attention_bias: bool = False
     tie_word_embeddings: bool = False
     initializer_range: float = Field(0.02, gt=0)
 
-    bos_token_id: int | None = None
-    eos_token_ids: tuple[int, ...] = ()
-    pad_token_id: int | None = None
+    bos_token_id: TokenId | None = None
+    eos_token_ids: tuple[TokenId, ...] = ()
+    pad_token_id: TokenId | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
     """Fields of the checkpoint's config.json that the maths does not read; written back as read."""
 

@@ -209,6 +209,23 @@ def test_an_index_names_files_beside_it_or_is_refused(weight_map: object, tmp_pa
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be default or llama3"),
         ({"hidden_size": "wide"}, "breaks the model's rules: d_model"),
         ({"num_key_value_heads": 3}, "n_kv_heads must divide n_heads"),
+        ({"rope_scaling": [1]}, r"rope_scaling must be an object: \[1\]"),
+        ({"layer_types": "full_attention"}, "needs a name for each of the 4 layers"),
+        ({"layer_types": ["chunked_attention"]}, "needs a name for each of the 4 layers"),
+        (
+            {"layer_types": ["chunked_attention"] * 4},
+            r"layer_types\[3\] is 'chunked_attention', and no_rope_layers\[3\]=0 makes it "
+            "'full_attention'",
+        ),
+        (
+            {"layer_types": ["full_attention"] * 4},
+            r"layer_types\[0\] is 'full_attention', and no_rope_layers\[0\]=1 makes it "
+            "'chunked_attention'",
+        ),
+        (
+            {"layer_types": ["sliding_attention"] * 4, "attention_chunk_size": None},
+            r"layer_types\[0\] is 'sliding_attention'",
+        ),
     ],
 )
 def test_what_this_model_cannot_be_is_refused(
@@ -217,6 +234,52 @@ def test_what_this_model_cannot_be_is_refused(
     saved(tmp_path)
     edit_config(tmp_path, lambda config: config.update(fields))
     with pytest.raises(CheckpointError, match=message):
+        LlamaModel.from_pretrained(tmp_path)
+
+
+NUMBERS = [
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "num_local_experts", "num_experts_per_tok",
+    "intermediate_size", "intermediate_size_mlp", "max_position_embeddings", "rope_theta",
+    "attention_chunk_size", "floor_scale", "bos_token_id", "eos_token_id", "pad_token_id",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [10**30, 10**400, -(10**30)])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_no_model_are_refused_before_torch_sees_them(
+    name: str, number: int, tmp_path: Path
+) -> None:
+    saved(tmp_path)
+    edit_config(tmp_path, lambda c: (c.pop("rope_parameters"), c.update({name: number})))
+    with pytest.raises(CheckpointError, match=r"\[Q410\]"):
+        LlamaModel.from_pretrained(tmp_path)
+
+
+def test_no_tensor_of_allowed_numbers_is_too_large_to_be_described() -> None:
+    widest, most = 2**20, 2**12
+    config = ModelConfig(
+        vocab_size=widest, d_model=widest, n_layers=1, n_heads=most, n_kv_heads=most, d_k=most,
+        num_local_experts=most, intermediate_size_expert=widest, intermediate_size_mlp=widest,
+    )  # fmt: skip
+    with torch.device("meta"):
+        assert LlamaModel(config).lm_head.weight.shape == (widest, widest)
+
+
+def test_without_chunks_both_layer_types_mean_the_same() -> None:
+    for name in ("full_attention", "chunked_attention"):
+        assert hf(attention_chunk_size=None, layer_types=[name] * 48).attention_chunk_size is None
+
+
+@pytest.mark.parametrize(
+    ("file", "size"), [("config.json", 1 << 20), ("model.safetensors.index.json", 64 << 20)]
+)
+def test_an_oversized_file_is_not_read(file: str, size: int, tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with (tmp_path / file).open("wb") as sparse:
+        sparse.truncate(size + 1)
+    with pytest.raises(CheckpointError, match=f"{file} exceeds {size} bytes"):
         LlamaModel.from_pretrained(tmp_path)
 
 

@@ -17,7 +17,8 @@ from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 
 CONFIG = "config.json"
-_LARGEST_JSON = 64 << 20
+_CHUNKED, _FULL = "chunked_attention", "full_attention"
+_LARGEST_CONFIG = 1 << 20
 _SAME_MEANING = {
     "vocab_size": "vocab_size",
     "hidden_size": "d_model",
@@ -66,10 +67,9 @@ _DERIVED = {
     "attention_dropout", "auto_map", "_attn_implementation_autoset", "quantization_config",
     "for_llm_compressor", "cache_implementation", "_name_or_path",
 }  # fmt: skip
-_TEMPERATURE_AS_INTEGER = 4  # what transformers 4.51 wrote for True
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, max_bytes: int = _LARGEST_CONFIG) -> dict[str, Any]:
     """Read a JSON object of a model directory.
 
     Raises:
@@ -77,8 +77,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError("Q401", f"{path} is missing.", "Give a model or run directory.")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise CheckpointError("Q401", f"{path} exceeds {_LARGEST_JSON} bytes.")
+    if path.stat().st_size > max_bytes:
+        raise CheckpointError("Q401", f"{path} exceeds {max_bytes} bytes.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -121,10 +121,12 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
         if name not in _SAME_MEANING and name not in _DERIVED
     }
     try:
-        return ModelConfig.model_validate(values)
+        model = ModelConfig.model_validate(values)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise CheckpointError("Q410", f"config.json breaks the model's rules: {found}") from None
+    _refuse_other_masks(text.get("layer_types"), model)
+    return model
 
 
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:
@@ -157,11 +159,37 @@ def _refuse_what_we_lack(config: dict[str, Any], text: dict[str, Any]) -> None:
         )
 
 
+def _refuse_other_masks(layer_types: Any, model: ModelConfig) -> None:
+    """Refuse chunks on layers without RoPE and the reverse, which transformers would compute."""
+    if layer_types is None:
+        return
+    if not isinstance(layer_types, list) or len(layer_types) != model.n_layers:
+        raise CheckpointError(
+            "Q410", f"layer_types needs a name for each of the {model.n_layers} layers."
+        )
+    for layer, (given, ours) in enumerate(zip(layer_types, _layer_types(model), strict=True)):
+        without_chunks = model.attention_chunk_size is None and given in (_CHUNKED, _FULL)
+        if given != ours and not without_chunks:  # without chunks both names mean the same
+            raise CheckpointError(
+                "Q410",
+                f"layer_types[{layer}] is {given!r}, and no_rope_layers[{layer}]="
+                f"{model.rope_layers[layer]} makes it {ours!r}; the two must agree.",
+                "This trainer has chunks on the layers with RoPE, and only there.",
+            )
+
+
+def _layer_types(model: ModelConfig) -> list[str]:
+    return [_CHUNKED if rope else _FULL for rope in model.rope_layers]
+
+
 def _rope(text: dict[str, Any]) -> dict[str, Any]:
     """Read both spellings of theta and scaling."""
-    new = text.get("rope_parameters") or {}
-    old = text.get("rope_scaling") or {}
-    scaling = {**old, **new}
+    scaling: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        part = text.get(name) or {}
+        if not isinstance(part, dict):
+            raise CheckpointError("Q410", f"{name} must be an object: {part!r}.")
+        scaling |= part
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     values: dict[str, Any] = {
         "rope_theta": scaling.get("rope_theta") or text.get("rope_theta") or 500000.0
@@ -188,9 +216,7 @@ def to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         **(scaling.model_dump() if scaling else {}),
     }
-    fields["layer_types"] = [
-        "chunked_attention" if rope else "full_attention" for rope in config.rope_layers
-    ]
+    fields["layer_types"] = _layer_types(config)
     fields["hidden_act"] = "silu"
     fields["attention_dropout"] = 0.0
     eos = list(config.eos_token_ids)

@@ -22,6 +22,7 @@ from quatrain.model.llama import LlamaModel
 
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_LARGEST_INDEX = 64 << 20
 _SKIPPED = ("vision_model.", "multi_modal_projector.")
 _PREFIX = "language_model."
 
@@ -100,7 +101,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     if (directory / INDEX).is_file():
-        weight_map = read_json(directory / INDEX).get("weight_map")
+        weight_map = read_json(directory / INDEX, _LARGEST_INDEX).get("weight_map")
         names = list(weight_map.values()) if isinstance(weight_map, dict) else []
         strange = [n for n in names if not isinstance(n, str) or n != Path(n).name or n == ".."]
         if strange or not names:
