@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
 from quatrain.errors import CheckpointError
+from quatrain.files import MANIFEST, damage
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS, BEST = "checkpoints", "best"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_STEP = re.compile(r"step-[0-9]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
 def locate(model: str | Path) -> Path:
-    """Find the model directory that MODEL means.
+    """Find the model directory that MODEL means, whole where a manifest tells.
 
     Raises:
-        CheckpointError: Q401 when there is none, with what was looked for.
+        CheckpointError: Q401 when there is none, with what was looked for; Q402 when it is damaged.
     """
     path = Path(model)
-    for candidate in (path, path / CHECKPOINTS / BEST):
-        if (candidate / "config.json").is_file():
+    for candidate in (path, path / CHECKPOINTS / BEST, _newest(path)):
+        if candidate is not None and (candidate / "config.json").is_file():
+            if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
+                logger.warning("%s was not evaluated yet: using its %s", path, candidate.name)
+            _refuse_damage(candidate)
             return candidate
     if path.exists():
         raise CheckpointError(
@@ -31,6 +39,26 @@ def locate(model: str | Path) -> Path:
     if _HUB_ID.fullmatch(str(model)):
         return _download(str(model))
     raise CheckpointError("Q401", f"{model} does not exist.", "Give a run, a model or a Hub id.")
+
+
+def _newest(run_dir: Path) -> Path | None:
+    """Find the checkpoint of the latest step, whole or not; None in a directory without any."""
+    found = [
+        (int(path.name.removeprefix("step-")), path)
+        for path in (run_dir / CHECKPOINTS).glob("step-*")
+        if _STEP.fullmatch(path.name) and (path / "config.json").is_file()
+    ]
+    return max(found)[1] if found else None
+
+
+def _refuse_damage(directory: Path) -> None:
+    if (directory / MANIFEST).exists() and (found := damage(directory)) is not None:
+        raise CheckpointError(
+            "Q402",
+            f"{directory} is damaged: {found}.",
+            "Run the same training command again (it goes on from the newest whole checkpoint), "
+            "give another checkpoint, or copy this one again from where it came.",
+        )
 
 
 def _download(hub_id: str) -> Path:
