@@ -111,10 +111,11 @@ class Encoder:
         if encoded is not None and len(encoded.ids) <= self.block_size:
             yield self._counted(encoded.ids, np.asarray(encoded.mask, dtype=np.bool_))
             return
-        number = 0
-        for number, ids in enumerate(self._pieces(text), 1):
+        num_pieces = 0
+        for ids in self._pieces(text):
+            num_pieces += 1
             yield self._counted(ids, _all_but_first(len(ids)))
-        self.counts.pieces += number if number > 1 else 0
+        self.counts.pieces += num_pieces if num_pieces > 1 else 0
 
     def _counted(self, ids: Sequence[int], mask: npt.NDArray[np.bool_]) -> Pair:
         self.counts.tokens += len(ids)
