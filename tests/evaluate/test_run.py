@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 from quatrain.config import GenerateConfig
+from quatrain.errors import NonFiniteError
 from quatrain.evaluate.run import (
+    examine,
     grade,
     held_out_loss,
     padded_batches,
     scores_by,
     total_score,
 )
+from quatrain.evaluate.score import Score
 from quatrain.generate.answer import Answerer
 from quatrain.text.chat import LLAMA4, Encoded
 from quatrain.text.conversation import Conversation, Message
@@ -83,8 +87,8 @@ def tokenizer() -> SimpleCharTokenizer:
     return SimpleCharTokenizer(SENTENCES)
 
 
-def answerer() -> Answerer:
-    model = tiny_model(tiny_config(vocab_size=tokenizer().vocab_size))
+def answerer(**changes: object) -> Answerer:
+    model = tiny_model(tiny_config(vocab_size=tokenizer().vocab_size, **changes))
     return Answerer.of(model, tokenizer(), LLAMA4)
 
 
@@ -133,6 +137,49 @@ def test_the_mode_is_restored_when_evaluation_fails() -> None:
     assert seen == [(False, False)]
     assert model.training
     assert torch.is_grad_enabled()
+
+
+def with_a_long_question() -> list[Conversation]:
+    """The gold answer has no token left after normalising, as has an empty answer."""
+    messages = (Message("user", "Où est Nîmes ? " * 20), Message("assistant", "Oui."))
+    long = Conversation(messages, ("?",), "long", "here:7", {"theme": "lieux"})
+    return [asked()[0], long, asked()[1]]
+
+
+def test_a_question_that_fills_the_context_scores_0_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small = answerer(max_position_embeddings=64)
+    options = GenerateConfig(max_new_tokens=4)
+    graded = grade(small, with_a_long_question(), options)
+    assert [g.finish_reason for g in graded] == ["length", "too_long", "length"]
+    assert (graded[1].answer, graded[1].exact_match, graded[1].f1) == ("", 0.0, 0.0)
+    assert [graded[0], graded[2]] == grade(small, asked(), options)
+    assert total_score([graded[1]]) == scores_by([graded[1]], "theme")["lieux"] == Score(1, 0, 0)
+    assert re.search(
+        r"1 of 3 questions .* context \(63 tokens at most\).*: here:7 \(\d+ tokens\)", caplog.text
+    )
+
+
+def test_an_exam_leaves_what_fills_the_context_out_of_its_loss(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small = answerer(max_position_embeddings=64)
+    options = GenerateConfig(max_new_tokens=4)
+    found = examine(small, with_a_long_question(), options, by="theme")
+    assert (found["count"], found["too_long"]) == (3, 1)
+    assert found["loss"] == examine(small, asked(), options)["loss"]
+    assert found["by"]["lieux"]["count"] == 2
+    assert "1 of 3 conversations" in caplog.text
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[3, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"held-out loss is nan .* must be finite") as caught:
+        held_out_loss(model, padded_batches(encodings()))
+    assert caught.value.code == "Q502"
 
 
 def test_answers_are_graded_in_the_order_of_the_questions() -> None:

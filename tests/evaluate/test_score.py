@@ -10,7 +10,6 @@ from quatrain.evaluate.score import (
     best_constant_answer,
     exact_match,
     f1,
-    score_by,
     summarise,
 )
 
@@ -70,11 +69,6 @@ def test_a_summary_divides_once():
 
 def test_no_questions_score_zero_with_a_count_of_zero():
     assert summarise([]) == Score(0, 0.0, 0.0)
-
-
-def test_scores_by_a_field_are_the_scores_of_its_groups():
-    results = [("somme", "3", ["3"]), ("pluriel", "chat", ["chats"]), ("somme", "4", ["5"])]
-    assert score_by(results) == {"somme": Score(2, 50.0, 50.0), "pluriel": Score(1, 0.0, 0.0)}
 
 
 def test_the_best_constant_is_the_best_of_trying_every_gold():

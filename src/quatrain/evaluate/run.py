@@ -5,6 +5,9 @@ Evaluation changes no weight, no mode and draws nothing from a global generator.
 
 from __future__ import annotations
 
+import logging
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,14 +17,18 @@ import numpy as np
 import torch
 
 from quatrain.config import GenerateConfig
+from quatrain.errors import NonFiniteError
 from quatrain.evaluate.loss import judge
-from quatrain.evaluate.score import Score, exact_match, f1, score_by, summarise
-from quatrain.generate.answer import Answerer
+from quatrain.evaluate.score import Score, exact_match, f1, mean_score
+from quatrain.generate.answer import Answer, Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.text.chat import Encoded
 from quatrain.text.conversation import Conversation
 
+logger = logging.getLogger(__name__)
+
 _LOSS_CHUNK = 1024
+_NAMED = 5
 _TOKENS_AT_ONCE = 4096
 
 
@@ -57,6 +64,7 @@ class Graded:
     conversation: Conversation
     answer: str
     finish_reason: str
+    """stop, length, or too_long where the question left no room for an answer: it scores 0."""
     exact_match: float
     f1: float
 
@@ -82,6 +90,9 @@ def held_out_loss(model: LlamaModel, batches: Iterable[HasRows]) -> tuple[float,
     """Average the loss over all target tokens; return it, in nats, and their count.
 
     With no target the loss is 0 and so is the count.
+
+    Raises:
+        NonFiniteError: Q502.
     """
     device = model.lm_head.weight.device
     total, count = 0.0, 0
@@ -91,6 +102,13 @@ def held_out_loss(model: LlamaModel, batches: Iterable[HasRows]) -> tuple[float,
             judged = judge(model, ids, batch.mask, batch.segments, _LOSS_CHUNK)
             total += float(judged.loss_sum)
             count += judged.num_targets
+    if not math.isfinite(total):
+        raise NonFiniteError(
+            "Q502",
+            f"the held-out loss is {total} over {count} target tokens; it must be finite.",
+            "The weights are spoilt: go back to an earlier checkpoint, and if they were trained "
+            "here use a lower train.learning_rate.",
+        )
     return total / max(1, count), count
 
 
@@ -118,16 +136,43 @@ def _pad(block: Sequence[Encoded]) -> PaddedBatch:
 def grade(
     answerer: Answerer, questions: Sequence[Conversation], options: GenerateConfig
 ) -> list[Graded]:
-    """Answer the last turn of each conversation and score it against its gold answers."""
+    """Answer the last turn of each conversation and score it against its gold answers.
+
+    A question that fills the model's context is not asked: it scores 0, and a warning names it.
+    """
+    context = answerer.model.config.max_position_embeddings
+    sizes = [answerer.prompt_size(question.messages[:-1]) for question in questions]
+    asked = [q for q, size in zip(questions, sizes, strict=True) if size < context]
+    _warn_of_long("questions leave no room in", "they score 0", questions, sizes, context - 1)
     with evaluating(answerer.model):
-        answers = answerer.replies([q.messages[:-1] for q in questions], options)
+        answers = iter(answerer.replies([q.messages[:-1] for q in asked], options))
     return [
-        Graded(
-            question, str(answer), answer.finish_reason,
-            exact_match(answer, question.answers), f1(answer, question.answers),
-        )
-        for question, answer in zip(questions, answers, strict=True)
+        _graded(question, next(answers)) if size < context
+        else Graded(question, "", "too_long", 0.0, 0.0)
+        for question, size in zip(questions, sizes, strict=True)
     ]  # fmt: skip
+
+
+def _graded(question: Conversation, answer: Answer) -> Graded:
+    exact, overlap = exact_match(answer, question.answers), f1(answer, question.answers)
+    return Graded(question, str(answer), answer.finish_reason, exact, overlap)
+
+
+def _warn_of_long(
+    what: str, so: str, conversations: Sequence[Conversation], sizes: Sequence[int], limit: int
+) -> None:
+    """Count the conversations of more than `limit` tokens, and name the first of them."""
+    long = [
+        f"{conversation.source} ({size} tokens)"
+        for conversation, size in zip(conversations, sizes, strict=True)
+        if size > limit
+    ]
+    if long:
+        shown = ", ".join(long[:_NAMED]) + (" ..." if len(long) > _NAMED else "")
+        logger.warning(
+            "%d of %d %s the model's context (%d tokens at most), so that %s: %s",
+            *(len(long), len(conversations), what, limit, so, shown),
+        )
 
 
 def examine(
@@ -138,14 +183,21 @@ def examine(
 ) -> dict[str, Any]:
     """Answer and score everything: count, loss, exact_match and f1, and `by` a field's values.
 
-    The loss is that of the gold answers, in nats a token; scores are percentages.
+    The loss is that of the gold answers, in nats a token; scores are percentages. `too_long` of
+    `count` questions fill the model's context: they score 0, and the loss leaves them out.
     """
+    context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
-    loss, _ = held_out_loss(answerer.model, padded_batches(encoded))
+    sizes = [len(one.ids) for one in encoded]
+    what = "conversations with their gold answer exceed"
+    _warn_of_long(what, "the loss leaves them out", conversations, sizes, context)
+    fitting = [one for one in encoded if len(one.ids) <= context]
+    loss, _ = held_out_loss(answerer.model, padded_batches(fitting))
     graded = grade(answerer, conversations, options)
     total = total_score(graded)
     return {
         "count": total.count,
+        "too_long": sum(one.finish_reason == "too_long" for one in graded),
         "loss": loss,
         "exact_match": total.exact_match,
         "f1": total.f1,
@@ -155,12 +207,12 @@ def examine(
 
 def total_score(graded: Sequence[Graded]) -> Score:
     """Sum up graded questions."""
-    return summarise((g.answer, g.conversation.answers) for g in graded)
+    return mean_score([g.exact_match for g in graded], [g.f1 for g in graded])
 
 
 def scores_by(graded: Sequence[Graded], field: str) -> dict[str, Score]:
     """Sum up graded questions apart for each value of one of their fields (family, theme ...)."""
-    return score_by(
-        (str(g.conversation.fields.get(field, "")), g.answer, g.conversation.answers)
-        for g in graded
-    )
+    groups: dict[str, list[Graded]] = defaultdict(list)
+    for one in graded:
+        groups[str(one.conversation.fields.get(field, ""))].append(one)
+    return {key: total_score(group) for key, group in groups.items()}

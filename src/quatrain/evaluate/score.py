@@ -43,6 +43,14 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
     return max(_token_f1(found, tokens(gold)) for gold in _checked(golds))
 
 
+def mean_score(exact: Sequence[float], overlaps: Sequence[float]) -> Score:
+    """Average what single answers scored."""
+    count = len(exact)
+    if count == 0:
+        return Score(0, 0.0, 0.0)
+    return Score(count, 100 * math.fsum(exact) / count, 100 * math.fsum(overlaps) / count)
+
+
 def summarise(pairs: Iterable[tuple[str, Sequence[str]]]) -> Score:
     """Score predictions, each with its gold answers."""
     exact: list[float] = []
@@ -50,18 +58,7 @@ def summarise(pairs: Iterable[tuple[str, Sequence[str]]]) -> Score:
     for prediction, golds in pairs:
         exact.append(exact_match(prediction, golds))
         overlaps.append(f1(prediction, golds))
-    return _score(exact, overlaps)
-
-
-def score_by(results: Iterable[tuple[str, str, Sequence[str]]]) -> dict[str, Score]:
-    """Score `(key, prediction, golds)` apart for each key, in the order the keys came.
-
-    The key is a question's family, theme, level: whatever field one wants scores by.
-    """
-    groups: dict[str, list[tuple[str, Sequence[str]]]] = defaultdict(list)
-    for key, prediction, golds in results:
-        groups[key].append((prediction, golds))
-    return {key: summarise(pairs) for key, pairs in groups.items()}
+    return mean_score(exact, overlaps)
 
 
 def best_constant_answer(golds: Sequence[Sequence[str]]) -> tuple[str, Score]:
@@ -132,10 +129,3 @@ def _checked(golds: Sequence[str]) -> Sequence[str]:
     if isinstance(golds, str) or not golds:
         raise ValueError(f"golds must be a non-empty sequence of answers, not {golds!r}")
     return golds
-
-
-def _score(exact: Sequence[float], overlaps: Sequence[float]) -> Score:
-    count = len(exact)
-    if count == 0:
-        return Score(0, 0.0, 0.0)
-    return Score(count, 100 * math.fsum(exact) / count, 100 * math.fsum(overlaps) / count)

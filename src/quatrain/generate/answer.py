@@ -69,6 +69,10 @@ class Answerer:
         """Answer the last user turn of a conversation."""
         return self.replies([messages], GenerateConfig(**options))[0]
 
+    def prompt_size(self, messages: Sequence[Message]) -> int:
+        """Count the tokens that come before the answer; the context must hold one more."""
+        return len(self.chat.encode_prompt(list(messages), self.tokenizer))
+
     def replies(
         self, conversations: Sequence[Sequence[Message]], options: GenerateConfig
     ) -> list[Answer]:
