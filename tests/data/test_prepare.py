@@ -18,6 +18,7 @@ from quatrain.data.records import Records, holdout, load_records
 from quatrain.data.rows import Rows
 from quatrain.errors import DataError
 from quatrain.files import damage
+from quatrain.recipe import load_config
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Document, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
@@ -249,6 +250,20 @@ def test_a_path_that_is_not_there_is_no_name_on_the_hub(tmp_path: Path) -> None:
             load_and_prepare_french_data(config_for(tmp_path, tmp_path / name))
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_french_text_reads_a_folder_of_one_file_or_of_several(
+    tmp_path: Path, several: bool
+) -> None:
+    (tmp_path / "romans").mkdir()
+    for name in ("a", "b")[: 1 + several]:
+        (tmp_path / f"romans/{name}.txt").write_text(TEXT, encoding="utf-8")
+    overrides = [f"data.train={tmp_path}/romans/", f"run_dir={tmp_path}/run", "tokenizer.kind=char"]
+    _, data = load_and_prepare_french_data(load_config("french-text", overrides))
+    assert data.report["train"]["documents"] == 1 + several
+    line = load_config("french-text", [*overrides, "data.document=line", "data.holdout=0.1"])
+    assert load_and_prepare_french_data(line)[1].eval is not None
+
+
 def test_a_hub_dataset_is_made_again_when_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -424,6 +439,19 @@ def test_prepared_data_is_used_again_and_is_equal(
     assert second.report == first.report
     assert load_and_prepare_french_data(config)[0] == first_config
     assert [row.ids.tolist() for row in second.train] == [row.ids.tolist() for row in first.train]
+
+
+def test_questions_come_back_with_the_odd_ends_of_lines_they_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = {"question": "Où\u2028 ?\u0085", "answer": "Là\u2029-bas.\n\r\nOui."}
+    judged = write(tmp_path / "e.jsonl", [odd, odd])
+    config = config_for(tmp_path, eval=[str(judged)])
+    first = load_and_prepare_french_data(config)[1].questions
+    assert first[0].answers == (odd["answer"],)
+    used, data = prepared_twice(config, caplog)
+    assert used
+    assert data.questions == first
 
 
 @pytest.mark.parametrize(

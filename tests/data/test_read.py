@@ -14,6 +14,7 @@ from quatrain.data import tables
 from quatrain.data.lines import LINE_CAP, RawRow
 from quatrain.data.read import read_rows
 from quatrain.errors import DataError
+from quatrain.recipe import load_config
 
 ROWS = [
     {"instruction": "Où est l'été ?", "input": "", "output": "Au sud, « là »"},
@@ -227,6 +228,31 @@ def test_a_wrong_path_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file or folder: .*question\.jsonl") as caught:
         read(tmp_path / "question.jsonl")
     assert "questions.jsonl" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["openquizz", "piaf", "french-text"])
+def test_a_recipe_whose_file_is_not_there_says_how_to_name_another(name: str) -> None:
+    source = f"/nowhere{load_config(name, []).data.train[0]}"
+    with pytest.raises(DataError, match="no such file or folder") as caught:
+        read(source)
+    assert "data.train=FILE" in caught.value.remedy
+    assert "data.train=AgentPublic/piaf" in caught.value.remedy
+
+
+ODD = "un\u2028deux\u2029trois\u0085quatre\x0bcinq\x0csix\x1cfin"
+"""Characters at which str.splitlines ends a line, and no file format does."""
+
+
+def test_only_line_feeds_end_lines(tmp_path: Path) -> None:
+    row = {"question": f"Q {ODD}", "answer": ODD}
+    line = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text(f"question,answer\nQ {ODD},{ODD}\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text(f"{ODD}\n{ODD}\n", encoding="utf-8")
+    assert values(tmp_path / "a.jsonl")[0]["question"] == f"Q {ODD}"
+    assert values(tmp_path / "a.csv") == [row]
+    rows = read(tmp_path / "a.txt", DataConfig(document="line"))
+    assert [one.value for one in rows] == [ODD, ODD]
 
 
 def test_packed_and_unknown_files_are_refused_with_the_way_out(tmp_path: Path) -> None:

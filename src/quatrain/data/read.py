@@ -22,6 +22,10 @@ __all__ = ["RawRow", "data_files", "is_saved_dataset", "looks_like_a_path", "rea
 
 Reader = Callable[[Path, DataConfig, list[str]], Iterator[RawRow]]
 
+_ELSEWHERE = (
+    "Check the path; a run reads another file with data.train=FILE, or a dataset of the Hub by its "
+    "name, such as data.train=AgentPublic/piaf."
+)
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _PACKED = {".gz": "gunzip -k", ".zst": "unzstd -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k"}
 _PACKED |= {".zip": "unzip", ".7z": "7z x", ".tar": "tar xf"}
@@ -139,5 +143,5 @@ def looks_like_a_path(source: str) -> bool:
 def _no_such_file(source: str, path: Path) -> DataError:
     names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    remedy = f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
+    remedy = f"Did you mean {path.parent / near[0]}?" if near else _ELSEWHERE
     return DataError("Q320", f"no such file or folder: {source}.", remedy)
