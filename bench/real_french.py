@@ -5,6 +5,10 @@
 Pretrains on the text, fine-tunes on the questions with a tenth held out, and compares on all
 held-out questions: the loss of the gold answers before and after fine-tuning, and F1 with that
 of the best constant answer. The whole, preparation and evaluations included, fits the minutes.
+
+The text is dealt into passages, each followed by some of its own sentences in another order: a
+model this small sees too little text to learn by itself that it can copy, which is what answering
+from a context takes.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
+import re
 import subprocess
 import sys
 import time
@@ -26,9 +32,11 @@ from quatrain.evaluate.run import examine
 from quatrain.evaluate.score import best_constant_answer
 from quatrain.generate.answer import Answerer
 
-MODEL = ["model.preset=demo", "model.vocab_size=4096", "data.block_size=512", "train.batch_size=8"]
-SHARE_OF_PRETRAINING = 0.5
+MODEL = ["model.preset=demo", "model.vocab_size=4096", "data.block_size=512", "train.batch_size=6"]
+SHARE_OF_PRETRAINING = 0.52
 LEFT_FOR_EXAMS = 1.5
+PASSAGE, SAID_AGAIN, MOST_PASSAGES = 700, 4, 30_000
+"""Characters of a passage; how many of its sentences follow it; how many passages there are."""
 
 
 def main() -> None:
@@ -40,13 +48,14 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     text_run, run = options.run_dir / "pretrain", options.run_dir / "sft"
-    quatrain("pretrain", "french-text", f"run_dir={text_run}", f"data.train={options.text}",
-             "data.holdout=0.0", *MODEL, "train.learning_rate=2e-3", "train.eval_interval=200",
+    passages = write_passages(options.text.split(","), options.run_dir / "passages.jsonl")
+    quatrain("pretrain", "french-text", f"run_dir={text_run}", f"data.train={passages}",
+             "data.holdout=0.0", *MODEL, "train.learning_rate=2e-3",
              f"train.budget={60 * SHARE_OF_PRETRAINING * options.minutes:.0f}s")  # fmt: skip
     left = 60 * (options.minutes - LEFT_FOR_EXAMS) - (time.monotonic() - started)
     quatrain("sft", "openquizz", f"run_dir={run}", f"data.train={options.questions}",
              "data.holdout=0.1", "data.block_size=512", f"model.init={text_run}",
-             "train.batch_size=8", "train.learning_rate=1e-3", "train.weight_decay=0.1",
+             "train.batch_size=6", "train.learning_rate=1e-3", "train.weight_decay=0.1",
              "evaluate.questions=150", f"train.budget={left:.0f}s")  # fmt: skip
     asked = load_records([str(run / "data/eval/questions.jsonl")], DataConfig()).conversations
     greedy = GenerateConfig(max_new_tokens=32)
@@ -70,6 +79,27 @@ def main() -> None:
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False,
                                  capture_output=True, text=True).stdout.strip(),
     }, ensure_ascii=False, indent=2))  # fmt: skip
+
+
+def write_passages(files: list[str], path: Path) -> Path:
+    """Deal the files' lines into passages, in mixed order, and write them as documents."""
+    draw, found = random.Random(0), []
+    for file in files:
+        passage = ""
+        for line in Path(file).read_text(encoding="utf-8").splitlines():
+            passage = f"{passage}\n{line.strip()}".strip()
+            if len(passage) >= PASSAGE:
+                found.append(passage[: 2 * PASSAGE])
+                passage = ""
+    draw.shuffle(found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as out:
+        for passage in found[:MOST_PASSAGES]:
+            sentences = [s for s in re.split(r"(?<=[.!?])\s+", passage) if len(s) > 20]
+            again = draw.sample(sentences, min(SAID_AGAIN, len(sentences)))
+            text = "\n\n".join([passage, *again])
+            out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    return path
 
 
 def quatrain(*words: str) -> None:

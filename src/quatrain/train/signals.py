@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
 from types import FrameType
 from typing import Any, Self
+
+logger = logging.getLogger(__name__)
 
 
 class StopSignal:
@@ -36,4 +38,4 @@ class StopSignal:
         if self.asked:
             raise KeyboardInterrupt
         self.signal = number
-        print("stopping after this step; again to stop at once", file=sys.stderr, flush=True)
+        logger.warning("stopping after this step; again to stop at once")
