@@ -32,10 +32,11 @@ from quatrain.evaluate.run import examine
 from quatrain.evaluate.score import best_constant_answer
 from quatrain.generate.answer import Answerer
 
-MODEL = ["model.preset=demo", "model.vocab_size=4096", "data.block_size=512", "train.batch_size=6"]
-SHARE_OF_PRETRAINING = 0.52
+MODEL = ["model.preset=demo", "model.vocab_size=4096", "data.block_size=512", "train.batch_size=6",
+         "model.n_heads=4", "model.d_k=64", "model.rope_theta=10000.0"]  # fmt: skip
+SHARE_OF_PRETRAINING = 0.6
 LEFT_FOR_EXAMS = 1.5
-PASSAGE, SAID_AGAIN, MOST_PASSAGES = 700, 4, 30_000
+SHORTEST, LONGEST, SAID_AGAIN, MOST_PASSAGES = 120, 800, 4, 40_000
 """Characters of a passage; how many of its sentences follow it; how many passages there are."""
 
 
@@ -85,12 +86,12 @@ def write_passages(files: list[str], path: Path) -> Path:
     """Deal the files' lines into passages, in mixed order, and write them as documents."""
     draw, found = random.Random(0), []
     for file in files:
-        passage = ""
+        passage, enough = "", SHORTEST
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             passage = f"{passage}\n{line.strip()}".strip()
-            if len(passage) >= PASSAGE:
-                found.append(passage[: 2 * PASSAGE])
-                passage = ""
+            if len(passage) >= enough:
+                found.append(passage[:LONGEST])
+                passage, enough = "", int(SHORTEST * (LONGEST / SHORTEST) ** draw.random())
     draw.shuffle(found)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as out:
