@@ -144,41 +144,39 @@ def _conjugation(draw: random.Random) -> list[str]:
 
 
 def _plurals(draw: random.Random) -> list[str]:
-    sentences = []
-    for fact in draw.sample(_known(demo_facts.PLURIEL), draw.randrange(2, 6)):
-        noun, nouns = fact.slots["mot"], fact.answer
-        forms = (
-            f"Le pluriel de « {noun} » est « {nouns} ».",
-            f"On écrit « {noun} » au singulier et « {nouns} » au pluriel.",
-            f"S'il y en a plusieurs, « {noun} » devient « {nouns} ».",
-        )
-        sentences.append(draw.choice(forms))
-    return sentences
+    forms = (
+        "Le pluriel de « {word} » est « {answer} ».",
+        "On écrit « {word} » au singulier et « {answer} » au pluriel.",
+        "S'il y en a plusieurs, « {word} » devient « {answer} ».",
+    )
+    return _word_pairs(draw, demo_facts.PLURIEL, forms)
 
 
 def _feminines(draw: random.Random) -> list[str]:
-    sentences = []
-    for fact in draw.sample(_known(demo_facts.FEMININ), draw.randrange(2, 6)):
-        masculine, feminine = fact.slots["mot"], fact.answer
-        forms = (
-            f"Le féminin de « {masculine} » est « {feminine} ».",
-            f"On dit « {masculine} » au masculin et « {feminine} » au féminin.",
-            f"Il est {masculine}, elle est {feminine}.",
-        )
-        sentences.append(draw.choice(forms))
-    return sentences
+    forms = (
+        "Le féminin de « {word} » est « {answer} ».",
+        "On dit « {word} » au masculin et « {answer} » au féminin.",
+        "Il est {word}, elle est {answer}.",
+    )
+    return _word_pairs(draw, demo_facts.FEMININ, forms)
 
 
 def _opposites(draw: random.Random) -> list[str]:
+    forms = (
+        "« {Word} » est le contraire de « {answer} ».",
+        "Le contraire de « {word} » est « {answer} ».",
+        "« {Word} » et « {answer} » sont des contraires.",
+    )
+    return _word_pairs(draw, demo_facts.CONTRAIRE, forms)
+
+
+def _word_pairs(draw: random.Random, family: str, forms: tuple[str, ...]) -> list[str]:
+    """State a few facts that go from one word to another, each in one of the forms."""
     sentences = []
-    for fact in draw.sample(_known(demo_facts.CONTRAIRE), draw.randrange(2, 6)):
-        word, opposite = fact.slots["mot"], fact.answer
-        forms = (
-            f"« {_upper(word)} » est le contraire de « {opposite} ».",
-            f"Le contraire de « {word} » est « {opposite} ».",
-            f"« {_upper(word)} » et « {opposite} » sont des contraires.",
-        )
-        sentences.append(draw.choice(forms))
+    for fact in draw.sample(_known(family), draw.randrange(2, 6)):
+        word = fact.slots["mot"]
+        form = draw.choice(forms)
+        sentences.append(form.format(word=word, Word=_upper(word), answer=fact.answer))
     return sentences
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
@@ -37,8 +36,6 @@ from quatrain.train.start import (
     resolve,
     write_settled,
 )
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
