@@ -2,13 +2,16 @@
 
     python bench/real_french.py RUN_DIR --text FILE,FILE --questions FILE,FILE [--minutes 30]
 
-Pretrains on the text, fine-tunes on the questions with a tenth held out, and compares on all
-held-out questions: the loss of the gold answers before and after fine-tuning, and F1 with that
-of the best constant answer. The whole, preparation and evaluations included, fits the minutes.
+Three runs, each starting from the one before: pretraining on the text; filling gaps in the same
+text; fine-tuning on the questions with a tenth held out. Then, on all held-out questions: the loss
+of the gold answers before and after fine-tuning, and F1 with that of the best constant answer. The
+whole, preparation and evaluations included, fits the minutes.
 
-The text is dealt into passages, each followed by some of its own sentences in another order: a
-model this small sees too little text to learn by itself that it can copy, which is what answering
-from a context takes.
+A model this small sees too little text to learn by itself that it can copy, which is what answering
+from a context takes. So the text is dealt into passages, each followed by its own sentences in
+another order; and the gaps are questions made of the text alone (recurring span selection: Ram et
+al. 2021, arXiv:2101.00438): some words of one of a passage's sentences, the passage, and the span
+that was left out. No question, answer or context of the files of questions is in either.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +33,20 @@ import torch
 
 from quatrain.config import DataConfig, GenerateConfig
 from quatrain.data.records import load_records
-from quatrain.evaluate.run import examine
+from quatrain.evaluate.run import examine, grade, total_score
 from quatrain.evaluate.score import best_constant_answer
 from quatrain.generate.answer import Answerer
+from quatrain.text.conversation import Conversation
 
-MODEL = ["model.preset=demo", "model.vocab_size=4096", "data.block_size=512", "train.batch_size=6",
+MODEL = ["model.preset=demo", "model.vocab_size=2048", "data.block_size=512",
          "model.n_heads=4", "model.d_k=64", "model.rope_theta=10000.0"]  # fmt: skip
-SHARE_OF_PRETRAINING = 0.6
-LEFT_FOR_EXAMS = 1.5
-SHORTEST, LONGEST, SAID_AGAIN, MOST_PASSAGES = 120, 800, 4, 40_000
-"""Characters of a passage; how many of its sentences follow it; how many passages there are."""
+TRAINING = ["data.block_size=512", "train.batch_size=6", "data.holdout=0.0"]
+MINUTES_OF_TEXT, MINUTES_OF_GAPS, MINUTES_OF_EXAMS = 0.43, 0.2, 0.045
+"""Shares of the whole time; fine-tuning has the rest."""
+SHORTEST, LONGEST, MOST_PASSAGES = 80, 480, 40_000
+"""Characters of a passage, and how many of them there are."""
+KEPT_WORDS = 0.7
+"""Share of a sentence's words, outside of its gap, that its question keeps."""
 
 
 def main() -> None:
@@ -47,34 +56,55 @@ def main() -> None:
     parser.add_argument("--questions", required=True)
     parser.add_argument("--minutes", type=float, default=30)
     options = parser.parse_args()
-    started = time.monotonic()
-    text_run, run = options.run_dir / "pretrain", options.run_dir / "sft"
-    passages = write_passages(options.text.split(","), options.run_dir / "passages.jsonl")
-    quatrain("pretrain", "french-text", f"run_dir={text_run}", f"data.train={passages}",
-             "data.holdout=0.0", *MODEL, "train.learning_rate=2e-3",
-             f"train.budget={60 * SHARE_OF_PRETRAINING * options.minutes:.0f}s")  # fmt: skip
-    left = 60 * (options.minutes - LEFT_FOR_EXAMS) - (time.monotonic() - started)
-    quatrain("sft", "openquizz", f"run_dir={run}", f"data.train={options.questions}",
-             "data.holdout=0.1", "data.block_size=512", f"model.init={text_run}",
-             "train.batch_size=6", "train.learning_rate=1e-3", "train.weight_decay=0.1",
-             "evaluate.questions=150", f"train.budget={left:.0f}s")  # fmt: skip
-    asked = load_records([str(run / "data/eval/questions.jsonl")], DataConfig()).conversations
-    greedy = GenerateConfig(max_new_tokens=32)
-    before = examine(Answerer(text_run), asked, greedy.model_copy(update={"max_new_tokens": 1}))
-    after = examine(Answerer(run), asked, greedy)
-    constant, score = best_constant_answer([one.answers for one in asked])
-    minutes = (time.monotonic() - started) / 60
+    started, whole = time.monotonic(), 60 * options.minutes
+    text_run, gap_run, run = (options.run_dir / name for name in ("pretrain", "gaps", "sft"))
+    passages = deal(options.text.split(","))
+    text = write_rows(options.run_dir / "passages.jsonl", map(said_again, passages))
+    gaps = write_rows(options.run_dir / "gaps.jsonl", map(with_a_gap, passages))
+    quatrain(
+        "pretrain",
+        "french-text",
+        f"run_dir={text_run}",
+        f"data.train={text}",
+        *MODEL,
+        *TRAINING,
+        "train.learning_rate=2e-3",
+        f"train.budget={MINUTES_OF_TEXT * whole:.0f}s",
+    )
+    quatrain(
+        "sft",
+        "openquizz",
+        f"run_dir={gap_run}",
+        f"data.train={gaps}",
+        *TRAINING,
+        f"model.init={text_run}",
+        "train.learning_rate=1e-3",
+        f"train.budget={MINUTES_OF_GAPS * whole:.0f}s",
+    )
+    left = (1 - MINUTES_OF_EXAMS) * whole - (time.monotonic() - started)
+    quatrain(
+        "sft",
+        "openquizz",
+        f"run_dir={run}",
+        f"data.train={options.questions}",
+        *TRAINING,
+        f"model.init={gap_run}",
+        "data.holdout=0.1",
+        "train.learning_rate=1e-3",
+        "train.weight_decay=0.1",
+        "evaluate.questions=150",
+        f"train.budget={left:.0f}s",
+    )
+    held_out = load_records([str(run / "data/eval/questions.jsonl")], DataConfig()).conversations
+    losses = {one.name: answer_loss(one, held_out) for one in (text_run, gap_run, run)}
     print(json.dumps({
-        "minutes": minutes,
-        "questions": after["count"],
-        "loss_before": before["loss"],
-        "loss_after": after["loss"],
-        "loss_falls_percent": 100 * (1 - after["loss"] / before["loss"]),
-        "f1": after["f1"],
-        "exact_match": after["exact_match"],
-        "constant_answer": constant,
-        "constant_f1": score.f1,
-        "tokens": {"text": last_row(text_run)["tokens"], "questions": last_row(run)["tokens"]},
+        "losses": losses,
+        "loss_falls_percent": {one.name: 100 * (1 - losses[run.name] / losses[one.name])
+                               for one in (text_run, gap_run)},
+        "scores": scores(run, held_out),
+        "minutes": (time.monotonic() - started) / 60,
+        "tokens": {one.name: last_row(one)["tokens"] for one in (text_run, gap_run, run)},
+        "steps": {one.name: last_row(one)["step"] for one in (text_run, gap_run, run)},
         "machine": {"python": platform.python_version(), "torch": torch.__version__,
                     "threads": torch.get_num_threads(), "platform": platform.platform()},
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False,
@@ -82,8 +112,8 @@ def main() -> None:
     }, ensure_ascii=False, indent=2))  # fmt: skip
 
 
-def write_passages(files: list[str], path: Path) -> Path:
-    """Deal the files' lines into passages, in mixed order, and write them as documents."""
+def deal(files: list[str]) -> list[str]:
+    """Deal the files' lines into passages of all lengths, in mixed order."""
     draw, found = random.Random(0), []
     for file in files:
         passage, enough = "", SHORTEST
@@ -93,14 +123,54 @@ def write_passages(files: list[str], path: Path) -> Path:
                 found.append(passage[:LONGEST])
                 passage, enough = "", int(SHORTEST * (LONGEST / SHORTEST) ** draw.random())
     draw.shuffle(found)
+    return found[:MOST_PASSAGES]
+
+
+def said_again(passage: str) -> dict[str, str]:
+    """Give a passage followed by its own sentences in another order, as a document."""
+    again = [one for one in re.split(r"(?<=[.!?])\s+", passage) if len(one) > 8]
+    random.Random(passage).shuffle(again)
+    return {"text": "\n\n".join([passage, *again])}
+
+
+def with_a_gap(passage: str) -> dict[str, str]:
+    """Leave one to four words out of a sentence and ask for them, in the columns of Alpaca."""
+    draw = random.Random(passage)
+    words = draw.choice(re.split(r"(?<=[.!?])\s+", passage)).split()
+    names = [at for at, word in enumerate(words) if at and (word[0].isupper() or word[0].isdigit())]
+    start = draw.choice(names or [at for at, word in enumerate(words) if len(word) > 3] or [0])
+    end = start + draw.choice([1, 1, 2, 2, 3, 4])
+    kept = ["…" if at == start else word for at, word in enumerate(words)
+            if at == start or (not start < at < end and draw.random() < KEPT_WORDS)]  # fmt: skip
+    answer = " ".join(words[start:end]).strip(",;:.!?«»—-()\"' ")
+    return {"instruction": " ".join(kept), "input": passage, "output": answer or words[start]}
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as out:
-        for passage in found[:MOST_PASSAGES]:
-            sentences = [s for s in re.split(r"(?<=[.!?])\s+", passage) if len(s) > 20]
-            again = draw.sample(sentences, min(SAID_AGAIN, len(sentences)))
-            text = "\n\n".join([passage, *again])
-            out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return path
+
+
+def answer_loss(run: Path, held_out: list[Conversation]) -> float:
+    loss: float = examine(Answerer(run), held_out, GenerateConfig(max_new_tokens=1))["loss"]
+    return loss
+
+
+def scores(run: Path, held_out: list[Conversation]) -> dict[str, Any]:
+    """Score all questions, those on a context and those without, beside the best constants."""
+    graded = grade(Answerer(run), held_out, GenerateConfig(max_new_tokens=32))
+    kinds = {"all": graded, "context": [], "quiz": []}
+    for one in graded:
+        kinds["context" if "\n\n" in one.question else "quiz"].append(one)
+    found = {}
+    for kind, some in kinds.items():
+        constant, score = best_constant_answer([one.conversation.answers for one in some])
+        copied = sum(one.answer in one.question for one in some) if kind == "context" else None
+        found[kind] = asdict(total_score(some)) | {
+            "constant": constant, "constant_f1": score.f1, "copied": copied}  # fmt: skip
+    return found
 
 
 def quatrain(*words: str) -> None:
