@@ -40,7 +40,7 @@ from quatrain.text.conversation import Conversation
 
 MODEL = ["model.preset=demo", "model.vocab_size=2048", "data.block_size=512",
          "model.n_heads=4", "model.d_k=64", "model.rope_theta=10000.0"]  # fmt: skip
-TRAINING = ["data.block_size=512", "train.batch_size=6", "data.holdout=0.0"]
+TRAINING = ["data.block_size=512", "train.batch_size=4", "data.holdout=0.0"]
 MINUTES_OF_TEXT, MINUTES_OF_GAPS, MINUTES_OF_EXAMS = 0.43, 0.2, 0.045
 """Shares of the whole time; fine-tuning has the rest."""
 SHORTEST, LONGEST, MOST_PASSAGES = 80, 480, 40_000
