@@ -120,7 +120,7 @@ def deal(files: list[str]) -> list[str]:
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             passage = f"{passage}\n{line.strip()}".strip()
             if len(passage) >= enough:
-                found.append(passage[:LONGEST])
+                found.append(passage[:LONGEST].strip())
                 passage, enough = "", int(SHORTEST * (LONGEST / SHORTEST) ** draw.random())
     draw.shuffle(found)
     return found[:MOST_PASSAGES]
@@ -136,7 +136,7 @@ def said_again(passage: str) -> dict[str, str]:
 def with_a_gap(passage: str) -> dict[str, str]:
     """Leave one to four words out of a sentence and ask for them, in the columns of Alpaca."""
     draw = random.Random(passage)
-    words = draw.choice(re.split(r"(?<=[.!?])\s+", passage)).split()
+    words = draw.choice(re.split(r"(?<=[.!?])\s+", passage.strip())).split()
     names = [at for at, word in enumerate(words) if at and (word[0].isupper() or word[0].isdigit())]
     start = draw.choice(names or [at for at, word in enumerate(words) if len(word) > 3] or [0])
     end = start + draw.choice([1, 1, 2, 2, 3, 4])
