@@ -1,0 +1,236 @@
+"""Weight files of a model directory, one tensor at a time: reading by name, writing in shards.
+
+A `LazyTensor` knows its shape and dtype and is read when it is asked for, so that a directory of
+any size passes through little memory. Files are checked before they are opened: header and index
+of a plausible size, names that stay in the directory, no pickle, no link that leads away.
+Not for what the tensors mean (io.py, hub/).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quatrain.errors import CheckpointError
+from quatrain.files import write_json
+from quatrain.model.hf_config import read_json
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Size of a shard where nobody says another, as on the Hub."""
+_LARGEST_INDEX, _LARGEST_HEADER = 64 << 20, 16 << 20
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is read when it is needed, and not kept."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> LazyTensor:
+        """Wrap a tensor that is in memory."""
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
+        """Apply a change at each reading; its shape is found out on a tensor without memory."""
+        with torch.device("meta"):
+            result = change(torch.empty(self.shape, dtype=self.dtype))
+        return LazyTensor(tuple(result.shape), result.dtype, lambda: change(self.load()))
+
+    def to(self, dtype: torch.dtype) -> LazyTensor:
+        """Convert at each reading."""
+        return self if dtype == self.dtype else self.map(lambda tensor: tensor.to(dtype))
+
+
+def open_tensors(directory: Path) -> dict[str, LazyTensor]:
+    """List the tensors of a directory by name; none is read yet.
+
+    Args:
+        directory: holds model.safetensors, or shards and their index.
+
+    Raises:
+        CheckpointError: Q401 for files that are missing, unsafe or broken.
+    """
+    found: dict[str, LazyTensor] = {}
+    for path in weight_files(directory):
+        for name, tensor in open_file(path).items():
+            if name in found:
+                raise CheckpointError("Q401", f"{directory}: two files hold {name}.")
+            found[name] = tensor
+    return found
+
+
+def open_file(path: Path) -> dict[str, LazyTensor]:
+    """List the tensors of one safetensors file by name. Raises as `open_tensors`."""
+    header = _header(path)
+    found = {}
+    for name, entry in header.items():
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise CheckpointError("Q401", f"{path}: {name} has the unknown dtype {entry['dtype']}.")
+        found[name] = LazyTensor(tuple(entry["shape"]), dtype, _Read(path, name))
+    return found
+
+
+@dataclass(frozen=True)
+class _Read:
+    path: Path
+    name: str
+
+    def __call__(self) -> Tensor:
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(self.name)
+                return tensor
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError("Q401", f"{self.path} cannot be read: {error}.") from None
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Read a file's header, after the library has checked that it fits the file."""
+    refuse_links(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(_LARGEST_HEADER, path.stat().st_size - 8):
+                raise CheckpointError(
+                    "Q401", f"{path} claims a header of {length} bytes; it is not safetensors."
+                )
+            text = file.read(length)
+        with safe_open(path, framework="pt"):
+            header: dict[str, Any] = json.loads(text)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError("Q401", f"{path} cannot be read: {error}.") from None
+    header.pop("__metadata__", None)
+    return header
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Find the files; like transformers, take the whole one before an index.
+
+    Raises:
+        CheckpointError: Q401 when there are none, or the index names anything but files beside it.
+    """
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        weight_map = read_json(directory / INDEX, _LARGEST_INDEX).get("weight_map")
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        strange = [n for n in names if not isinstance(n, str) or n != Path(n).name or n == ".."]
+        if strange or not names:
+            raise CheckpointError("Q401", f"{INDEX} must name files beside it: {strange[:3]}.")
+        missing = [name for name in sorted(set(names)) if not (directory / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                "Q401",
+                f"{directory}: {len(missing)} of {len(set(names))} shards are missing, the first "
+                f"{missing[0]}.",
+                "Download the rest of the checkpoint.",
+            )
+        return [directory / name for name in sorted(set(names))]
+    pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern)]
+    remedy = "Pickled weights can run code: convert them to safetensors." if pickles else ""
+    raise CheckpointError("Q401", f"{directory} has neither {WEIGHTS} nor {INDEX}.", remedy)
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a link that leads out of a model directory, but for the Hub cache's own.
+
+    Raises:
+        CheckpointError: Q401.
+    """
+    if not path.is_symlink():
+        return
+    home = path.parent.resolve()
+    root = home.parent.parent if home.parent.name == "snapshots" else home
+    if not path.resolve().is_relative_to(root):
+        raise CheckpointError(
+            "Q401",
+            f"{path} is a link to {path.resolve()}, outside of the model directory.",
+            "Put the file itself there.",
+        )
+
+
+def write_shards(
+    tensors: Mapping[str, LazyTensor], directory: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write tensors in their order, each read once; one file, or shards and an index.
+
+    Args:
+        tensors: by their names in the file.
+        directory: exists.
+        shard_bytes: the most tensor bytes of a shard; a larger tensor has a shard of its own.
+    """
+    shards = list(_dealt(tensors, shard_bytes))
+    if len(shards) == 1:
+        _write_file(directory / WEIGHTS, shards[0])
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_file(directory / name, shard)
+        weight_map.update(dict.fromkeys(shard, name))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(directory / INDEX, index)
+
+
+def _dealt(tensors: Mapping[str, LazyTensor], shard_bytes: int) -> Iterator[dict[str, LazyTensor]]:
+    """Deal tensors into shards, in order."""
+    shard: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > shard_bytes:
+            yield shard
+            shard = {}
+        shard[name] = tensor
+    yield shard
+
+
+def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Write one safetensors file: 8 bytes of header length, the header, the tensors' bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for tensor in tensors.values():
+            _write_tensor(file, tensor.load())
+
+
+def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    if flat.numel():
+        file.write(flat.view(torch.uint8).numpy().data)
