@@ -10,8 +10,8 @@ whole, preparation and evaluations included, fits the minutes.
 A model this small sees too little text to learn by itself that it can copy, which is what answering
 from a context takes. So the text is dealt into passages, each followed by its own sentences in
 another order; and the gaps are questions made of the text alone (recurring span selection: Ram et
-al. 2021, arXiv:2101.00438): some words of one of a passage's sentences, the passage, and the span
-that was left out. No question, answer or context of the files of questions is in either.
+al. 2021, arXiv:2101.00438): a few words of a passage without the span between them, and that span,
+several times over in one conversation. Nothing of the files of questions is in either.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from quatrain.data.records import load_records
 from quatrain.evaluate.run import examine, grade, total_score
 from quatrain.evaluate.score import best_constant_answer
 from quatrain.generate.answer import Answerer
+from quatrain.text.chat import user_content
 from quatrain.text.conversation import Conversation
 
 MODEL = ["model.preset=demo", "model.vocab_size=2048", "data.block_size=512",
          "model.n_heads=4", "model.d_k=64", "model.rope_theta=10000.0"]  # fmt: skip
 TRAINING = ["data.block_size=512", "train.batch_size=4", "data.holdout=0.0"]
-MINUTES_OF_TEXT, MINUTES_OF_GAPS, MINUTES_OF_EXAMS = 0.43, 0.2, 0.045
-"""Shares of the whole time; fine-tuning has the rest."""
-SHORTEST, LONGEST, MOST_PASSAGES = 80, 480, 40_000
+SHARE_OF_TEXT, SHARE_OF_GAPS, SHARE_OF_EXAMS = 0.28, 0.34, 0.045
+"""Of the whole time; fine-tuning has the rest."""
+SHORTEST, LONGEST, LONGEST_WITH_GAPS, MOST_PASSAGES = 80, 480, 800, 40_000
 """Characters of a passage, and how many of them there are."""
-KEPT_WORDS = 0.7
-"""Share of a sentence's words, outside of its gap, that its question keeps."""
+MOST_GAPS, KEPT_WORDS = 8, 0.7
+"""Questions on a passage; the share of the words around a gap that every other question keeps."""
 
 
 def main() -> None:
@@ -58,9 +59,9 @@ def main() -> None:
     options = parser.parse_args()
     started, whole = time.monotonic(), 60 * options.minutes
     text_run, gap_run, run = (options.run_dir / name for name in ("pretrain", "gaps", "sft"))
-    passages = deal(options.text.split(","))
-    text = write_rows(options.run_dir / "passages.jsonl", map(said_again, passages))
-    gaps = write_rows(options.run_dir / "gaps.jsonl", map(with_a_gap, passages))
+    short, long = (deal(options.text.split(","), most) for most in (LONGEST, LONGEST_WITH_GAPS))
+    text = write_rows(options.run_dir / "passages.jsonl", map(said_again, short))
+    gaps = write_rows(options.run_dir / "gaps.jsonl", map(with_gaps, long))
     quatrain(
         "pretrain",
         "french-text",
@@ -69,7 +70,7 @@ def main() -> None:
         *MODEL,
         *TRAINING,
         "train.learning_rate=2e-3",
-        f"train.budget={MINUTES_OF_TEXT * whole:.0f}s",
+        f"train.budget={SHARE_OF_TEXT * whole:.0f}s",
     )
     quatrain(
         "sft",
@@ -79,9 +80,9 @@ def main() -> None:
         *TRAINING,
         f"model.init={text_run}",
         "train.learning_rate=1e-3",
-        f"train.budget={MINUTES_OF_GAPS * whole:.0f}s",
+        f"train.budget={SHARE_OF_GAPS * whole:.0f}s",
     )
-    left = (1 - MINUTES_OF_EXAMS) * whole - (time.monotonic() - started)
+    left = (1 - SHARE_OF_EXAMS) * whole - (time.monotonic() - started)
     quatrain(
         "sft",
         "openquizz",
@@ -112,7 +113,7 @@ def main() -> None:
     }, ensure_ascii=False, indent=2))  # fmt: skip
 
 
-def deal(files: list[str]) -> list[str]:
+def deal(files: list[str], longest: int) -> list[str]:
     """Deal the files' lines into passages of all lengths, in mixed order."""
     draw, found = random.Random(0), []
     for file in files:
@@ -120,8 +121,8 @@ def deal(files: list[str]) -> list[str]:
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             passage = f"{passage}\n{line.strip()}".strip()
             if len(passage) >= enough:
-                found.append(passage[:LONGEST].strip())
-                passage, enough = "", int(SHORTEST * (LONGEST / SHORTEST) ** draw.random())
+                found.append(passage[:longest].strip())
+                passage, enough = "", int(SHORTEST * (longest / SHORTEST) ** draw.random())
     draw.shuffle(found)
     return found[:MOST_PASSAGES]
 
@@ -133,20 +134,32 @@ def said_again(passage: str) -> dict[str, str]:
     return {"text": "\n\n".join([passage, *again])}
 
 
-def with_a_gap(passage: str) -> dict[str, str]:
-    """Leave one to four words out of a sentence and ask for them, in the columns of Alpaca."""
+def with_gaps(passage: str) -> dict[str, Any]:
+    """Ask for words left out of a passage, several times over: a conversation about it."""
     draw = random.Random(passage)
-    words = draw.choice(re.split(r"(?<=[.!?])\s+", passage.strip())).split()
-    names = [at for at, word in enumerate(words) if at and (word[0].isupper() or word[0].isdigit())]
-    start = draw.choice(names or [at for at, word in enumerate(words) if len(word) > 3] or [0])
-    end = start + draw.choice([1, 1, 2, 2, 3, 4])
-    kept = ["…" if at == start else word for at, word in enumerate(words)
-            if at == start or (not start < at < end and draw.random() < KEPT_WORDS)]  # fmt: skip
+    words = passage.split()
+    messages: list[dict[str, str]] = []
+    for number in range(min(MOST_GAPS, 1 + len(words) // 8)):
+        question, answer = _gap(words, draw)
+        asked = user_content(question, None if number else passage)
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return {"messages": messages}
+
+
+def _gap(words: list[str], draw: random.Random) -> tuple[str, str]:
+    """Leave one to four words out of a line, names and numbers first, and keep some around."""
+    named = [at for at, word in enumerate(words) if at and (word[0].isupper() or word[0].isdigit())]
+    start = draw.choice(named if named and draw.random() < 0.5 else range(len(words)))
+    end = min(len(words), start + draw.choice([1, 1, 2, 2, 3, 4]))
+    kept = draw.choice([1.0, KEPT_WORDS])
+    around = [(at, word) for at, word in enumerate(words) if start - 6 <= at < end + 6]
+    said = ["…" if at == start else word for at, word in around
+            if at == start or (not start < at < end and draw.random() < kept)]  # fmt: skip
     answer = " ".join(words[start:end]).strip(",;:.!?«»—-()\"' ")
-    return {"instruction": " ".join(kept), "input": passage, "output": answer or words[start]}
+    return " ".join(said), answer or words[start]
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> Path:
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

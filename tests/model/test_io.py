@@ -218,7 +218,7 @@ def test_an_index_names_files_beside_it_or_is_refused(weight_map: object, tmp_pa
             "'full_attention'",
         ),
         (
-            {"layer_types": ["full_attention"] * 4},
+            {"layer_types": ["full_attention", *["chunked_attention"] * 2, "full_attention"]},
             r"layer_types\[0\] is 'full_attention', and no_rope_layers\[0\]=1 makes it "
             "'chunked_attention'",
         ),
@@ -366,3 +366,22 @@ def test_what_was_derived_from_one_dtype_is_not_kept_for_another(tmp_path: Path)
     saved(tmp_path / "a")
     LlamaModel.from_pretrained(tmp_path / "a", torch.bfloat16).save_pretrained(tmp_path / "b")
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_layers_that_all_see_everything_have_no_chunks(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    edit_config(tmp_path, lambda config: config.update(layer_types=["full_attention"] * 4))
+    back = LlamaModel.from_pretrained(tmp_path)
+    assert back.config == model.config.replace(attention_chunk_size=None)
+
+
+def test_a_model_without_chunks_is_written_as_transformers_can_run_it(tmp_path: Path) -> None:
+    from transformers import Llama4ForCausalLM
+
+    model = tiny_model(tiny_config(attention_chunk_size=None))
+    model.save_pretrained(tmp_path)
+    assert read_config(tmp_path) == model.config
+    twin = Llama4ForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = twin(input_ids=IDS, use_cache=True).logits
+    assert float((logits(model) - expected).abs().max()) < 1e-4

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -107,6 +108,40 @@ def ask(
     from quatrain.cli.asking import run_asking
 
     run_asking(model, question, context, options or [], json)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A run, a directory, a Hub id or a GGUF file.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="The directory to write, which is new.")
+    ],
+    to: Annotated[str, typer.Option(help="llama4, hf, hf-multimodal or gguf.")],
+    experts: Annotated[
+        int | None, typer.Option(help="Give a dense model so many routed experts.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to its base.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="bf16, f16, f32 or q8_0; the source's where left out.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The multimodal directory to take the vision part from.")
+    ] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not compare the result with its source.")
+    ] = False,
+    shard_size: Annotated[str, typer.Option(help="The most bytes of a file of weights.")] = "5GB",
+    force: Annotated[bool, typer.Option("--force", help="Replace DST where it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a model in another format, and prove that it is the same function."""
+    from quatrain.cli.converting import run_conversion
+
+    run_conversion(
+        source, destination, to, experts, merge, dtype, base, not no_check, shard_size, force, json
+    )
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
+from quatrain.model.io import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate
 from quatrain.text.chat import ChatFormat, user_content
@@ -43,6 +44,8 @@ class Answerer:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = LlamaModel.from_pretrained(directory, device=device).eval()
         self.tokenizer = Tokenizer.load(directory)
+        vocab_size = self.model.config.vocab_size
+        refuse_larger_vocabulary(directory, self.tokenizer.vocab_size, vocab_size)
         self.chat = ChatFormat.of(directory, self.tokenizer)
 
     @classmethod

@@ -64,7 +64,7 @@ _DERIVED_WHEN_NULL = {"head_dim", "num_key_value_heads"}
 _DERIVED = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "layer_types",
     "rope_scaling", "rope_theta", "rope_parameters", "eos_token_id", "hidden_act",
-    "attention_dropout", "auto_map", "_attn_implementation_autoset", "quantization_config",
+    "attention_dropout", "_attn_implementation_autoset", "quantization_config",
     "for_llm_compressor", "cache_implementation", "_name_or_path",
 }  # fmt: skip
 
@@ -111,8 +111,10 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
     values = {ours: stated[theirs] for theirs, ours in _SAME_MEANING.items() if theirs in stated}
     if not values.get("rope_layers"):
         values.pop("rope_layers", None)
+    if _has_no_chunks(text):
+        values["attention_chunk_size"] = None
     values["attn_temperature_tuning"] = bool(values.get("attn_temperature_tuning", True))
-    values.update(_rope(text))
+    values.update(read_rope(text))
     eos = stated["eos_token_id"]
     values["eos_token_ids"] = eos if isinstance(eos, list) else [] if eos is None else [eos]
     values["extra"] = {
@@ -151,6 +153,12 @@ def _refuse_what_we_lack(config: dict[str, Any], text: dict[str, Any]) -> None:
             "config.json has a quantization_config; quantised checkpoints are not read.",
             "Use the bf16 checkpoint of the same model.",
         )
+    if config.get("auto_map") or text.get("auto_map"):
+        raise CheckpointError(
+            "Q410",
+            "config.json has an auto_map: it names code to run, and none is.",
+            "Llama 4 needs none: delete the entry if you trust where the directory comes from.",
+        )
     if text.get("hidden_act", "silu") != "silu":
         raise CheckpointError("Q410", f"hidden_act must be silu: {text['hidden_act']!r}.")
     if text.get("attention_dropout"):
@@ -179,11 +187,22 @@ def _refuse_other_masks(layer_types: Any, model: ModelConfig) -> None:
 
 
 def _layer_types(model: ModelConfig) -> list[str]:
-    return [_CHUNKED if rope else _FULL for rope in model.rope_layers]
+    chunked = model.attention_chunk_size is not None
+    return [_CHUNKED if rope and chunked else _FULL for rope in model.rope_layers]
 
 
-def _rope(text: dict[str, Any]) -> dict[str, Any]:
-    """Read both spellings of theta and scaling."""
+def _has_no_chunks(text: dict[str, Any]) -> bool:
+    """Whether every layer sees everything, however the config says it (see `to_hf`)."""
+    layer_types = text.get("layer_types")
+    return isinstance(layer_types, list) and set(layer_types) == {_FULL}
+
+
+def read_rope(text: dict[str, Any], theta: float = 500000.0) -> dict[str, Any]:
+    """Read both spellings of theta and scaling; `theta` is what a config without one means.
+
+    Raises:
+        CheckpointError: Q410 for a scaling other than Llama 3's.
+    """
     scaling: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
         part = text.get(name) or {}
@@ -192,7 +211,7 @@ def _rope(text: dict[str, Any]) -> dict[str, Any]:
         scaling |= part
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     values: dict[str, Any] = {
-        "rope_theta": scaling.get("rope_theta") or text.get("rope_theta") or 500000.0
+        "rope_theta": scaling.get("rope_theta") or text.get("rope_theta") or theta
     }
     if kind == "llama3":
         names = ("factor", "low_freq_factor", "high_freq_factor",
@@ -217,6 +236,8 @@ def to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
         **(scaling.model_dump() if scaling else {}),
     }
     fields["layer_types"] = _layer_types(config)
+    if config.attention_chunk_size is None:  # null would stop transformers: it makes both masks
+        fields["attention_chunk_size"] = config.max_position_embeddings
     fields["hidden_act"] = "silu"
     fields["attention_dropout"] = 0.0
     eos = list(config.eos_token_ids)

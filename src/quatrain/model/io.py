@@ -1,30 +1,30 @@
 """Model directories: config.json, generation_config.json, safetensors; nothing else is opened.
 
 Weights are read tensor by tensor into a model that has none yet, so that a checkpoint is never
-held twice. No pickle: `.bin` and `.pt` are refused. Not for tokenizers (text/tokenizer.py).
+held twice. Not for the files of weights themselves (shards.py) nor for tokenizers
+(text/tokenizer.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.model.hf_config import CONFIG, read_config, read_json, to_hf
+from quatrain.model.hf_config import CONFIG, read_config, to_hf
 from quatrain.model.llama import LlamaModel
+from quatrain.model.shards import SHARD_BYTES, LazyTensor, open_tensors, write_shards
 
 GENERATION_CONFIG = "generation_config.json"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_LARGEST_INDEX = 64 << 20
-_SKIPPED = ("vision_model.", "multi_modal_projector.")
-_PREFIX = "language_model."
+PREFIX = "language_model."
+VISION = ("vision_model.", "multi_modal_projector.")
+"""How the tensors of a multimodal directory begin: the text model's, and those left unread."""
 
 
 def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> LlamaModel:
@@ -39,37 +39,43 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
         CheckpointError: Q401 for files, Q404 for names or shapes, Q410 for the config.
     """
     config = read_config(directory)
+    return model_of(config, text_tensors(directory), dtype, device)
+
+
+def model_of(
+    config: ModelConfig,
+    tensors: Mapping[str, LazyTensor],
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+) -> LlamaModel:
+    """Build a model and read its weights; see `load_model`."""
     with torch.device("meta"):
         model = LlamaModel(config)
-    wanted = {name: parameter.shape for name, parameter in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        del wanted["lm_head.weight"]
-    unexpected: list[str] = []
-    for name, tensor in _tensors(directory):
-        shape = wanted.pop(name, None)
-        if shape is None:
-            unexpected.append(name)
-        elif shape != tensor.shape:
-            raise CheckpointError(
-                "Q404", f"{name} has shape {list(tensor.shape)}, config.json says {list(shape)}."
-            )
-        elif not tensor.is_floating_point():
-            raise CheckpointError(
-                "Q404",
-                f"{name} holds {_name_of(tensor.dtype)}; weights must be floats.",
-            )
-        else:
-            _place(model, name, tensor.to(device=device, dtype=dtype))
-    if config.tie_word_embeddings and "lm_head.weight" in unexpected:
-        unexpected.remove("lm_head.weight")
-    _refuse_mismatch(list(wanted), unexpected)
-    if config.tie_word_embeddings:
+    tied = config.tie_word_embeddings
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    given = {name: one for name, one in tensors.items() if not (tied and name == _HEAD)}
+    if tied:
+        del wanted[_HEAD]
+    check_tensors(wanted, given)
+    for name, tensor in given.items():
+        _place(model, name, tensor.load().to(device=device, dtype=dtype))
+    if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.model.rotary_emb.to_empty(device=device)
     return model
 
 
-def _refuse_mismatch(missing: list[str], unexpected: list[str]) -> None:
+_HEAD = "lm_head.weight"
+
+
+def check_tensors(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, LazyTensor]) -> None:
+    """Compare names, shapes and dtypes before anything is read.
+
+    Raises:
+        CheckpointError: Q404 with the first names and how many there are.
+    """
+    missing = [name for name in wanted if name not in given]
+    unexpected = [name for name in given if name not in wanted]
     for kind, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
             raise CheckpointError(
@@ -77,6 +83,33 @@ def _refuse_mismatch(missing: list[str], unexpected: list[str]) -> None:
                 f"{len(names)} {kind} tensors, the first {', '.join(names[:5])}.",
                 "The weights and config.json are not of the same model.",
             )
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name]:
+            raise CheckpointError(
+                "Q404",
+                f"{name} has shape {list(tensor.shape)}, config.json says {list(wanted[name])}.",
+            )
+        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+            raise CheckpointError(
+                "Q404",
+                f"{name} holds {dtype_name(tensor.dtype)}; weights must be floats of 16 bits or "
+                "more.",
+                "Use the bf16 checkpoint of the same model.",
+            )
+
+
+def refuse_larger_vocabulary(directory: Path, tokens: int, vocab_size: int) -> None:
+    """Refuse a tokenizer of more `tokens` than the model has rows: some ids would have none.
+
+    Raises:
+        CheckpointError: Q404.
+    """
+    if tokens > vocab_size:
+        raise CheckpointError(
+            "Q404",
+            f"{directory}: its tokenizer has {tokens} tokens, its model {vocab_size}.",
+            "The two files are not of the same model.",
+        )
 
 
 def _place(model: LlamaModel, name: str, tensor: Tensor) -> None:
@@ -84,51 +117,56 @@ def _place(model: LlamaModel, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(".".join(path)), leaf, nn.Parameter(tensor))
 
 
-def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the text model's tensors under their plain names, one at a time."""
-    for path in _weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in sorted(file.keys()):
-                    if not name.startswith(_SKIPPED):
-                        yield name.removeprefix(_PREFIX), file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError("Q401", f"{path} cannot be read: {error}.") from None
+def text_tensors(directory: Path) -> dict[str, LazyTensor]:
+    """List the text model's tensors under their plain names; those of the vision part are left.
 
-
-def _weight_files(directory: Path) -> list[Path]:
-    """Find the files; like transformers, take the whole one before an index."""
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
-    if (directory / INDEX).is_file():
-        weight_map = read_json(directory / INDEX, _LARGEST_INDEX).get("weight_map")
-        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-        strange = [n for n in names if not isinstance(n, str) or n != Path(n).name or n == ".."]
-        if strange or not names:
-            raise CheckpointError("Q401", f"{INDEX} must name files beside it: {strange[:3]}.")
-        return [directory / name for name in sorted(set(names))]
-    pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern)]
-    remedy = "Pickled weights can run code: convert them to safetensors." if pickles else ""
-    raise CheckpointError("Q401", f"{directory} has neither {WEIGHTS} nor {INDEX}.", remedy)
+    Raises:
+        CheckpointError: Q401 for files that are missing, unsafe or broken.
+    """
+    return {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in open_tensors(directory).items()
+        if not name.startswith(VISION)
+    }
 
 
 def save_model(model: LlamaModel, directory: Path) -> None:
     """Write a text-only model directory that transformers opens as Llama4ForCausalLM."""
+    tensors = {name: LazyTensor.of(tensor) for name, tensor in model.state_dict().items()}
+    write_model(model.config, tensors, directory)
+
+
+def write_model(
+    config: ModelConfig,
+    tensors: Mapping[str, LazyTensor],
+    directory: Path,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config.json, generation_config.json and weights, one tensor in memory at a time.
+
+    Args:
+        config: the architecture.
+        tensors: under the names of Llama4ForCausalLM; a tied head is left out.
+        directory: is made where it is missing.
+        shard_bytes: the most tensor bytes of a file of weights.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    write_json(directory / CONFIG, to_hf(model.config, _name_of(model.lm_head.weight.dtype)))
-    write_json(directory / GENERATION_CONFIG, _generation_config(model))
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    written = dict(tensors)
+    if config.tie_word_embeddings:
+        written.pop(_HEAD, None)
+    dtype = dtype_name(tensors["model.embed_tokens.weight"].dtype)
+    write_json(directory / CONFIG, to_hf(config, dtype))
+    write_json(directory / GENERATION_CONFIG, generation_config(config))
+    write_shards(written, directory, shard_bytes)
 
 
-def _name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Spell a dtype as config.json does: float32, bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
-def _generation_config(model: LlamaModel) -> dict[str, Any]:
-    config = model.config
+def generation_config(config: ModelConfig) -> dict[str, Any]:
+    """Say with which ids other programs begin, stop and pad; greedy, as here."""
     fields = {
         "bos_token_id": config.bos_token_id,
         "eos_token_id": list(config.eos_token_ids) or None,

@@ -224,11 +224,14 @@ class ChatFormat(BaseModel):
         """Find the format of a model directory; one without the file gets Llama 4's, if it can.
 
         Raises:
-            CheckpointError: Q430 when the file is missing and the tokenizer is not Llama 4's.
+            CheckpointError: Q430 when the file is missing and the tokenizer is not Llama 4's, Q432
+                when the tokenizer lacks a control token of the format.
         """
         path = Path(directory) / CHAT_FORMAT_FILE
         if path.is_file():
-            return cls.load(directory)
+            chat = cls.load(directory)
+            tokenizer.require(chat.control_tokens(), needed_by="the chat format")
+            return chat
         lacking = [name for name in cls().control_tokens() if not tokenizer.has_control(name)]
         if lacking:
             raise CheckpointError(

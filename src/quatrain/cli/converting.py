@@ -1,0 +1,69 @@
+"""`quatrain convert`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import get_args
+
+from quatrain.errors import CheckpointError, ConfigError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def run_conversion(
+    model: str,
+    directory: Path,
+    to: str,
+    experts: int | None,
+    merge: bool,
+    dtype: str | None,
+    base: Path | None,
+    check: bool,
+    shard_size: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert MODEL, and say what was written and how near it is to its source."""
+    shard_bytes = size_of(shard_size)
+    from quatrain.hub.convert import Conversion, Dtype, Format, convert
+
+    for name, value, known in (("--to", to, Format), ("--dtype", dtype, Dtype)):
+        if value is not None and value not in get_args(known):
+            raise ConfigError("Q208", f"{name} {value}: it must be one of "
+                              f"{', '.join(get_args(known))}.")  # fmt: skip
+    if experts is not None and experts < 1:
+        raise ConfigError("Q208", f"--experts {experts}: a model has at least one expert.")
+    asked = Conversion(
+        to=to, experts=experts, merge=merge, dtype=dtype, base=base, check=check,  # type: ignore[arg-type]
+        shard_bytes=shard_bytes, force=force,
+    )  # fmt: skip
+    done = convert(model, directory, asked)
+    agreement = done.agreement.as_dict() if done.agreement else None
+    if as_json:
+        report = {"directory": str(done.directory), "to": to, "dtype": done.dtype,
+                  "check": agreement, "notes": done.notes}  # fmt: skip
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    print(f"{done.directory}: {to}, {done.dtype}")
+    for name, value in done.notes.items():
+        print(f"  {name}: {value}")
+    if done.agreement is None:
+        print("  not checked, as asked (the model card says so)", file=sys.stderr)
+    else:
+        print(
+            f"  checked on {done.agreement.prompts} prompts: logits differ by "
+            f"{done.agreement.max_logit_difference:.3g} at most, "
+            f"{done.agreement.greedy_tokens_equal} of {done.agreement.greedy_tokens} greedy "
+            "tokens are equal"
+        )
+
+
+def size_of(text: str) -> int:
+    """Read a size such as 5GB or 500MB, in bytes of ten's powers, as the Hub counts."""
+    found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
+    if not found or int(found[1]) == 0:
+        raise CheckpointError("Q411", f"--shard-size {text}: it must be such as 5GB or 500MB.")
+    return int(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,152 @@
+"""Does a converted model say what its source says? Golden prompts through both.
+
+The logits of a few French and English prompts are compared, and a greedy continuation. Everything
+is computed in float32, on weights rounded as the result's are, so that what remains is the error
+of the conversion and not that of the rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quatrain.errors import CheckpointError
+from quatrain.hub.source import Source
+from quatrain.model.io import model_of
+from quatrain.model.llama import LlamaModel
+from quatrain.text.conversation import Message
+
+GOLDEN = (
+    "Quelle est la capitale de la France ?",
+    "Quel est le produit de 6 et 2 ?",
+    "Écris une phrase où l'on voit l'été, un cœur et un naïf.",
+    "Combien de jours y a-t-il dans une année bissextile ?",
+    "Qui a écrit « Les Misérables » ?",
+    "What is the capital of Italy?",
+    "Name three colours, and say which one you like best.",
+    "def somme(a, b):\n    return a +",
+)
+"""Questions of several kinds: short, numbers, accents, quotation marks, English, code."""
+
+NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the result is to its source, over all golden prompts."""
+
+    prompts: int
+    max_logit_difference: float
+    """The largest absolute difference of any logit at any position of any prompt."""
+    greedy_tokens: int
+    greedy_tokens_equal: int
+    judged_by: str
+    """transformers where one of the two ran in it, quatrain where both ran here."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the figures by name."""
+        return asdict(self)
+
+
+def prompts_of(source: Source) -> list[list[int]]:
+    """Encode the golden prompts, as far as they fit half of the model's context."""
+    room = source.config.max_position_embeddings // 2
+    return [
+        source.chat.encode_prompt([Message("user", text)], source.tokenizer)[:room]
+        for text in GOLDEN
+    ]
+
+
+def _new_tokens(source: Source) -> int:
+    return min(NEW_TOKENS, source.config.max_position_embeddings // 2)
+
+
+def float_model(source: Source) -> LlamaModel:
+    """Read a Source into a model in float32."""
+    return model_of(source.config, source.tensors, torch.float32).eval()
+
+
+@torch.no_grad()
+def observe(model: LlamaModel, source: Source) -> list[tuple[Tensor, list[int]]]:
+    """Give, for each golden prompt, its logits [T, V] and a greedy continuation."""
+    seen = []
+    for prompt in prompts_of(source):
+        cache = model.new_cache()
+        logits = model(torch.tensor([prompt]), cache=cache)[0]
+        ids = [int(logits[-1].argmax())]
+        for _ in range(_new_tokens(source) - 1):
+            ids.append(int(model(torch.tensor([ids[-1:]]), cache=cache)[0, -1].argmax()))
+        seen.append((logits, ids))
+    return seen
+
+
+@torch.no_grad()
+def observe_in_transformers(
+    directory: Path, source: Source, dtype: torch.dtype
+) -> list[tuple[Tensor, list[int]]] | None:
+    """Do as `observe` does, in transformers and with its own reading of the directory.
+
+    Args:
+        directory: of a dense model.
+        source: gives the prompts.
+        dtype: to which weights are rounded first.
+
+    Returns:
+        None where transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        return None
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+    seen = []
+    for prompt in prompts_of(source):
+        ids = torch.tensor([prompt])
+        first = model(ids, use_cache=True)
+        said, cache = [int(first.logits[0, -1].argmax())], first.past_key_values
+        for _ in range(_new_tokens(source) - 1):
+            step = model(torch.tensor([said[-1:]]), past_key_values=cache, use_cache=True)
+            said.append(int(step.logits[0, -1].argmax()))
+        seen.append((first.logits[0], said))
+    return seen
+
+
+def compare(
+    before: list[tuple[Tensor, list[int]]],
+    after: list[tuple[Tensor, list[int]]],
+    judged_by: str = "quatrain",
+) -> Agreement:
+    """Compare what two models said of the same prompts."""
+    pairs = list(zip(before, after, strict=True))
+    equal = [
+        one == other
+        for (_, ours), (_, theirs) in pairs
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    largest = max(float((a - b).abs().max()) for (a, _), (b, _) in pairs)
+    return Agreement(len(pairs), largest, len(equal), sum(equal), judged_by)
+
+
+def refuse_disagreement(found: Agreement, tolerance: float, exact_tokens: bool) -> None:
+    """Stop when the result is another function than its source.
+
+    Raises:
+        CheckpointError: Q412 with the figures.
+    """
+    tokens_differ = exact_tokens and found.greedy_tokens_equal < found.greedy_tokens
+    if not found.max_logit_difference <= tolerance or tokens_differ:
+        raise CheckpointError(
+            "Q412",
+            f"the result is not its source: logits differ by {found.max_logit_difference:.3g} "
+            f"(at most {tolerance:g}), {found.greedy_tokens_equal} of {found.greedy_tokens} greedy "
+            "tokens are equal. Nothing was written.",
+            "Please report it; --no-check writes the result all the same.",
+        )

@@ -1,0 +1,176 @@
+"""`convert`: a model from one format into another, checked before it gets its name.
+
+    open  ->  merge, upcycle, round  ->  write beside  ->  check  ->  rename
+
+Nothing is left behind when a step fails. Not for the formats themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from quatrain.errors import CheckpointError
+from quatrain.files import new_directory
+from quatrain.hub.card import write_card
+from quatrain.hub.check import (
+    Agreement,
+    compare,
+    float_model,
+    observe,
+    observe_in_transformers,
+    refuse_disagreement,
+)
+from quatrain.hub.dense import DENSE, is_dense
+from quatrain.hub.export import (
+    DTYPES,
+    of_dtype,
+    with_its_own_ids,
+    write_llama,
+    write_multimodal,
+    write_text_only,
+)
+from quatrain.hub.open import open_source
+from quatrain.hub.source import Source
+from quatrain.model.hf_config import CONFIG, read_json
+from quatrain.model.locate import locate
+from quatrain.model.shards import SHARD_BYTES
+
+Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
+Dtype = Literal["bf16", "f16", "f32", "q8_0"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is asked of `convert`."""
+
+    to: Format
+    experts: int | None = None
+    """Routed experts to give a dense model."""
+    merge: bool = False
+    """Whether to add a LoRA adapter to its base."""
+    dtype: Dtype | None = None
+    """None keeps the source's, and is f16 for GGUF."""
+    base: Path | None = None
+    """The multimodal directory whose vision part the result gets."""
+    check: bool = True
+    shard_bytes: int = SHARD_BYTES
+    force: bool = False
+    """Whether a directory that is there already is replaced."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert` did."""
+
+    directory: Path
+    dtype: str
+    agreement: Agreement | None
+    notes: dict[str, Any]
+
+
+def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
+    """Convert MODEL into a directory that is complete or does not exist.
+
+    Raises:
+        CheckpointError: Q401 to Q410 for the source, Q411 for what the format cannot say, Q412
+            when the result is not its source, Q413 for a directory that is in use.
+    """
+    _refuse_contradictions(asked)
+    _refuse_used(directory, asked.force)
+    source = _prepared(model, asked)
+    kind = asked.dtype or ("f16" if asked.to == "gguf" else None)
+    rounded = of_dtype(source, DTYPES[kind]) if kind in DTYPES else source
+    dtype = kind or _SHORT[rounded.tensors["model.embed_tokens.weight"].dtype]
+    with new_directory(directory, {"quatrain": "conversion", "to": asked.to}) as temporary:
+        _write(rounded, temporary, asked, dtype)
+        agreement = _checked(rounded, temporary, asked, dtype) if asked.check else None
+        write_card(rounded, temporary, asked.to, dtype, agreement)
+    return Converted(directory, dtype, agreement, rounded.notes)
+
+
+def _refuse_contradictions(asked: Conversion) -> None:
+    if asked.dtype == "q8_0" and asked.to != "gguf":
+        raise CheckpointError(
+            "Q411", f"q8_0 is a format of GGUF files, and not of --to {asked.to}.",
+            "Use --to gguf, or --dtype bf16.",
+        )  # fmt: skip
+    if asked.base and asked.to != "hf-multimodal":
+        raise CheckpointError(
+            "Q411", f"--base gives a vision part, which --to {asked.to} has not.",
+            "Use --to hf-multimodal, or leave --base out.",
+        )  # fmt: skip
+
+
+def _refuse_used(directory: Path, force: bool) -> None:
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not force):
+        raise CheckpointError(
+            "Q413",
+            f"{directory} is there already.",
+            "Give a new directory, or --force to replace it.",
+        )
+
+
+def _prepared(model: str | Path, asked: Conversion) -> Source:
+    """Open the source, and do to its weights what is asked."""
+    source = with_its_own_ids(open_source(Path(model)))
+    if asked.experts is not None:
+        from quatrain.hub.upcycle import upcycle
+
+        source = upcycle(source, asked.experts)
+    return source
+
+
+def _write(source: Source, directory: Path, asked: Conversion, dtype: str) -> None:
+    if asked.to == "gguf":
+        from quatrain.hub.gguf_write import write_gguf
+
+        write_gguf(source, directory / _gguf(dtype), dtype)
+    elif asked.to == "hf-multimodal":
+        base = locate(asked.base) if asked.base else source.origin
+        write_multimodal(source, base, directory, asked.shard_bytes)
+    elif asked.to == "hf" and is_dense(source.config):
+        write_llama(source, directory, asked.shard_bytes)
+    else:
+        write_text_only(source, directory, asked.shard_bytes)
+
+
+def _checked(source: Source, directory: Path, asked: Conversion, dtype: str) -> Agreement:
+    """Read the result back as anyone would, and compare it with the source."""
+    rounded = DTYPES.get(dtype, torch.float32)
+    before, one = _observed(source.origin, source, rounded)
+    if asked.to == "gguf":
+        from quatrain.hub.gguf_read import read_gguf
+
+        after, other = observe(float_model(read_gguf(directory / _gguf(dtype))), source), False
+    else:
+        after, other = _observed(directory, source, rounded)
+    found = compare(before, after, "transformers" if one or other else "quatrain")
+    refuse_disagreement(found, *_TOLERANCES.get(dtype, (1e-3, True)))
+    return found
+
+
+def _observed(
+    directory: Path, source: Source, dtype: torch.dtype
+) -> tuple[list[tuple[Tensor, list[int]]], bool]:
+    """Run the golden prompts through a directory, a dense one in transformers where it is."""
+    if directory == source.origin and source.kind not in DENSE:
+        return observe(float_model(source), source), False
+    if read_json(directory / CONFIG).get("model_type") in DENSE:
+        seen = observe_in_transformers(directory, source, dtype)
+        if seen is not None:
+            return seen, True
+    return observe(float_model(of_dtype(open_source(directory), dtype)), source), False
+
+
+def _gguf(dtype: str) -> str:
+    return f"model-{dtype}.gguf"
+
+
+_SHORT = {dtype: name for name, dtype in DTYPES.items()}
+_TOLERANCES = {"q8_0": (2.0, False)}
+"""Largest difference of a logit, and whether greedy tokens must be equal, for lossy formats."""

@@ -1,0 +1,40 @@
+"""Open any model that can be converted as a Source, whatever its format.
+
+A directory is told by its config.json's model_type. Not for finding the directory that a name
+means (model/locate.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quatrain.hub.dense import DENSE, read_dense
+from quatrain.hub.source import Source
+from quatrain.model.hf_config import CONFIG, from_hf, read_json
+from quatrain.model.io import refuse_larger_vocabulary, text_tensors
+from quatrain.model.locate import locate
+from quatrain.text.chat import ChatFormat
+from quatrain.text.tokenizer import Tokenizer
+
+
+def open_source(model: str | Path) -> Source:
+    """Open MODEL: a run, a model directory, or a Hub id; no weight is read yet.
+
+    Raises:
+        CheckpointError: Q401 to Q433, for what is missing, unsafe or of another kind.
+    """
+    directory = locate(model)
+    fields = read_json(directory / CONFIG)
+    if fields.get("model_type") in DENSE:
+        return read_dense(directory)
+    config = from_hf(fields)
+    tokenizer = Tokenizer.load(directory)
+    refuse_larger_vocabulary(directory, tokenizer.vocab_size, config.vocab_size)
+    return Source(
+        config=config,
+        tensors=text_tensors(directory),
+        tokenizer=tokenizer,
+        chat=ChatFormat.of(directory, tokenizer),
+        origin=directory,
+        kind="llama4-multimodal" if fields.get("model_type") == "llama4" else "llama4",
+    )

@@ -1,0 +1,197 @@
+"""Dense checkpoints against transformers: the same function in, the same tensors out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from foreign import text_tools
+from quatrain.errors import CheckpointError
+from quatrain.hub.convert import Conversion, convert
+from quatrain.hub.dense import as_llama, deinterleave, interleave
+from quatrain.hub.open import open_source
+from quatrain.hub.upcycle import upcycle
+from quatrain.model.io import model_of
+from quatrain.model.llama import LlamaModel
+from tiny import random_ids
+
+IDS = random_ids(2, 50, vocab_size=500)
+BASE: dict[str, Any] = dict(
+    vocab_size=512, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64, "rope_theta": 500000.0,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "llama2": {"num_key_value_heads": 4, "rms_norm_eps": 1e-6},
+    "llama3": {"rope_parameters": LLAMA3},
+    "smollm": {"tie_word_embeddings": True, "num_attention_heads": 6},
+    "wide_heads": {"head_dim": 16},
+}
+
+
+def dense(directory: Path, kind: str = "llama3", **changes: Any) -> Any:
+    """Write a random dense directory; return transformers' own model."""
+    mistral = kind == "mistral"
+    config_class, model_class = (
+        (MistralConfig, MistralForCausalLM) if mistral else (LlamaConfig, LlamaForCausalLM)
+    )
+    window = {"sliding_window": None} if mistral else {}
+    torch.manual_seed(0)
+    model = model_class(config_class(**{**BASE, **window, **KINDS.get(kind, {}), **changes})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2)
+    model.save_pretrained(directory)
+    text_tools(directory)
+    return model
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        out = model(IDS)
+    return out if isinstance(out, torch.Tensor) else out.logits
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mistral"])
+def test_a_dense_model_is_the_same_function(kind: str, tmp_path: Path) -> None:
+    oracle = dense(tmp_path / "dense", kind)
+    done = convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4"))
+    assert done.agreement is not None
+    assert done.agreement.max_logit_difference < 1e-4
+    assert done.agreement.greedy_tokens_equal == done.agreement.greedy_tokens
+    assert done.agreement.judged_by == "transformers"
+    model = LlamaModel.from_pretrained(tmp_path / "result")
+    assert float((logits(model) - logits(oracle)).abs().max()) < 1e-4
+    fields = json.loads((tmp_path / "result" / "config.json").read_text())
+    assert fields["model_type"] == "llama4_text"
+    assert fields["no_rope_layers"] == [1, 1, 1]
+    assert fields["moe_layers"] == []
+    assert set(fields["layer_types"]) == {"full_attention"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_runs_in_transformers_as_llama4(kind: str, tmp_path: Path) -> None:
+    from transformers import Llama4ForCausalLM
+
+    oracle = dense(tmp_path / "dense", kind)
+    convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4", check=False))
+    twin = Llama4ForCausalLM.from_pretrained(tmp_path / "result").eval()
+    assert float((logits(twin) - logits(oracle)).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_leaves_again_as_a_llama_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    oracle = dense(tmp_path / "dense", kind)
+    convert(tmp_path / "dense", tmp_path / "four", Conversion(to="llama4", check=False))
+    convert(tmp_path / "four", tmp_path / "back", Conversion(to="hf"))
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["model_type"] == "llama"
+    before = load_file(tmp_path / "dense" / "model.safetensors")
+    after = load_file(tmp_path / "back" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    twin = LlamaForCausalLM.from_pretrained(tmp_path / "back").eval()
+    assert torch.equal(logits(twin), logits(oracle))
+
+
+def test_rows_change_places_and_come_back() -> None:
+    rows = torch.arange(12.0).view(12, 1)
+    turned = interleave(rows, 6).flatten().tolist()
+    assert turned == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+    assert torch.equal(deinterleave(interleave(rows, 6), 6), rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("mistral", {"sliding_window": 16}, "sliding_window=16"),
+        ("llama3", {"attention_bias": True}, "attention_bias=true"),
+        ("llama3", {"mlp_bias": True}, "mlp_bias=true"),
+        ("llama3", {"hidden_act": "gelu"}, "hidden_act must be silu"),
+        ("llama3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
+    ],
+)
+def test_another_function_is_refused_by_name(
+    kind: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    dense(tmp_path, kind, **changes)
+    with pytest.raises(CheckpointError, match=said) as raised:
+        open_source(tmp_path)
+    assert raised.value.code == "Q410"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("quantization_config", {"quant_method": "awq"}), ("auto_map", {"AutoModel": "x.Y"}),
+     ("num_hidden_layers", 10**9), ("num_hidden_layers", "many"), ("hidden_size", -1),
+     ("sliding_window", "wide")],
+)  # fmt: skip
+def test_a_strange_config_is_refused(field: str, value: Any, tmp_path: Path) -> None:
+    dense(tmp_path, "mistral")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(CheckpointError) as raised:
+        open_source(tmp_path)
+    assert raised.value.code == "Q410"
+
+
+def test_an_upcycled_model_starts_as_the_same_function(tmp_path: Path) -> None:
+    oracle = dense(tmp_path / "dense")
+    done = convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4", experts=4))
+    assert done.agreement is not None
+    assert done.agreement.max_logit_difference < 1e-4
+    assert done.notes["experts"].startswith("4 ")
+    model = LlamaModel.from_pretrained(tmp_path / "result")
+    assert model.config.moe_layers == (0, 1, 2)
+    assert float((logits(model) - logits(oracle)).abs().max()) < 1e-4
+
+
+def test_the_router_learns_from_the_second_step_on(tmp_path: Path) -> None:
+    dense(tmp_path)
+    source = upcycle(open_source(tmp_path), 4)
+    model = model_of(source.config, source.tensors)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    moe = model.model.layers[0].feed_forward
+    norms = []
+    for _ in range(2):
+        loss = torch.nn.functional.cross_entropy(
+            model(IDS[:, :-1]).flatten(0, 1), IDS[:, 1:].flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append((float(moe.router.weight.grad.norm()),
+                      float(moe.experts.gate_up_proj.grad.norm()),
+                      float(moe.experts.down_proj.grad.norm())))  # fmt: skip
+        optimizer.step()
+    (router, gate_up, down), second = norms
+    assert router == 0
+    assert gate_up == 0
+    assert down > 0
+    assert min(second) > 0
+
+
+def test_upcycling_is_for_dense_models_and_the_same_each_time(tmp_path: Path) -> None:
+    dense(tmp_path)
+    source = open_source(tmp_path)
+    one, other = upcycle(source, 4), upcycle(source, 4)
+    assert all(torch.equal(one.tensors[n].load(), other.tensors[n].load()) for n in one.tensors)
+    with pytest.raises(CheckpointError, match="has experts already"):
+        upcycle(one, 4)
+
+
+def test_a_model_with_experts_is_no_llama(tmp_path: Path) -> None:
+    dense(tmp_path)
+    source = upcycle(open_source(tmp_path), 2)
+    with pytest.raises(AssertionError):
+        as_llama(source, "float32")
