@@ -44,7 +44,7 @@ MODEL = ["model.preset=demo", "model.vocab_size=2048", "data.block_size=512",
 TRAINING = ["data.block_size=512", "train.batch_size=4", "data.holdout=0.0"]
 SHARE_OF_TEXT, SHARE_OF_GAPS, SHARE_OF_EXAMS = 0.28, 0.34, 0.045
 """Of the whole time; fine-tuning has the rest."""
-SHORTEST, LONGEST, LONGEST_WITH_GAPS, MOST_PASSAGES = 80, 480, 800, 40_000
+SHORTEST, LONGEST, LONGEST_WITH_GAPS, MOST_PASSAGES = 80, 480, 640, 40_000
 """Characters of a passage, and how many of them there are."""
 MOST_GAPS, KEPT_WORDS = 8, 0.7
 """Questions on a passage; the share of the words around a gap that every other question keeps."""
