@@ -39,10 +39,10 @@ from quatrain.generate.answer import Answerer
 from quatrain.text.chat import user_content
 from quatrain.text.conversation import Conversation
 
-MODEL = ["model.preset=demo", "model.vocab_size=2048", "data.block_size=512",
+MODEL = ["model.preset=demo", "model.vocab_size=4096", "data.block_size=512",
          "model.n_heads=4", "model.d_k=64", "model.rope_theta=10000.0"]  # fmt: skip
 TRAINING = ["data.block_size=512", "train.batch_size=4", "data.holdout=0.0"]
-SHARE_OF_TEXT, SHARE_OF_GAPS, SHARE_OF_EXAMS = 0.28, 0.34, 0.045
+SHARE_OF_TEXT, SHARE_OF_GAPS, SHARE_OF_EXAMS = 0.37, 0.27, 0.045
 """Of the whole time; fine-tuning has the rest."""
 SHORTEST, LONGEST, LONGEST_WITH_GAPS, MOST_PASSAGES = 80, 480, 640, 40_000
 """Characters of a passage, and how many of them there are."""
@@ -93,7 +93,8 @@ def main() -> None:
         "data.holdout=0.1",
         "train.learning_rate=1e-3",
         "train.weight_decay=0.1",
-        "evaluate.questions=150",
+        "evaluate.questions=400",
+        "train.eval_interval=400",
         f"train.budget={left:.0f}s",
     )
     held_out = load_records([str(run / "data/eval/questions.jsonl")], DataConfig()).conversations
@@ -147,10 +148,10 @@ def with_gaps(passage: str) -> dict[str, Any]:
 
 
 def _gap(words: list[str], draw: random.Random) -> tuple[str, str]:
-    """Leave one to four words out of a line, names and numbers first, and keep some around."""
+    """Leave one to eight words out of a line, names and numbers first, and keep some around."""
     named = [at for at, word in enumerate(words) if at and (word[0].isupper() or word[0].isdigit())]
     start = draw.choice(named if named and draw.random() < 0.5 else range(len(words)))
-    end = min(len(words), start + draw.choice([1, 1, 2, 2, 3, 4]))
+    end = min(len(words), start + draw.choice([1, 2, 2, 3, 4, 6, 8]))
     kept = draw.choice([1.0, KEPT_WORDS])
     around = [(at, word) for at, word in enumerate(words) if start - 6 <= at < end + 6]
     said = ["…" if at == start else word for at, word in around
