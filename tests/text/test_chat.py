@@ -327,8 +327,22 @@ def test_the_source_of_a_record_is_optional() -> None:
 def test_a_directory_without_a_format_gets_llama_4s_when_its_tokenizer_can(tmp_path: Path) -> None:
     able = train_bpe(["Bonjour à tous."], 300)
     assert ChatFormat.of(tmp_path, able) == LLAMA4
+    other = train_bpe(["Bonjour à tous."], 300, control_tokens=CHATML.control_tokens())
     CHATML.save(tmp_path)
-    assert ChatFormat.of(tmp_path, able) == CHATML
+    assert ChatFormat.of(tmp_path, other) == CHATML
+    with pytest.raises(CheckpointError, match=r"no control token <\|im_start\|>"):
+        ChatFormat.of(tmp_path, able)
+
+
+def test_a_format_leaves_out_what_a_tokenizer_lacks() -> None:
+    few = train_bpe(["Bonjour."], 280, control_tokens=("<|im_start|>", "<|im_end|>"))
+    adapted = CHATML.adapted_to(few)
+    assert adapted.stop == ("<|im_end|>",)
+    assert adapted.end_of_text == "<|im_end|>"
+    assert adapted.pad == "<|im_start|>"
+    whole = train_bpe(["Bonjour."], 280, control_tokens=CHATML.control_tokens())
+    assert set(CHATML.adapted_to(whole).stop) == set(CHATML.stop)
+    assert CHATML.adapted_to(whole).pad == "<|endoftext|>"
 
 
 def test_a_directory_without_a_format_is_refused_when_its_tokenizer_cannot(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quatrain.hub.dense import DENSE, read_dense
+from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, from_hf, read_json
 from quatrain.model.io import refuse_larger_vocabulary, text_tensors
@@ -18,11 +19,13 @@ from quatrain.text.tokenizer import Tokenizer
 
 
 def open_source(model: str | Path) -> Source:
-    """Open MODEL: a run, a model directory, or a Hub id; no weight is read yet.
+    """Open MODEL: a run, a model directory, a Hub id or a GGUF file; no weight is read yet.
 
     Raises:
         CheckpointError: Q401 to Q433, for what is missing, unsafe or of another kind.
     """
+    if Path(model).suffix == ".gguf":
+        return read_gguf(Path(model))
     directory = locate(model)
     fields = read_json(directory / CONFIG)
     if fields.get("model_type") in DENSE:

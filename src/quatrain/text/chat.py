@@ -219,6 +219,26 @@ class ChatFormat(BaseModel):
             )
             raise broken(path, problems) from error
 
+    def adapted_to(self, tokenizer: Tokenizer) -> ChatFormat:
+        """Leave out what a tokenizer lacks, as far as the format can do without it.
+
+        Stops that do not exist cannot be said; where there is no token for padding, or only the
+        one that ends a turn, the end of text fills rows: masks go by position.
+        """
+        has = tokenizer.has_control
+        end_of_text = self.end_of_text if has(self.end_of_text) else self.end_of_turn
+        spare = [name for name in (self.pad, tokenizer.names.pad, end_of_text) if name]
+        pads = [name for name in spare if has(name) and name != self.end_of_turn]
+        stops = {name for name in self.stop if has(name)} | {self.end_of_turn, end_of_text}
+        return self.model_copy(
+            update={
+                "begin": self.begin if self.begin and has(self.begin) else "",
+                "end_of_text": end_of_text,
+                "stop": tuple(sorted(stops)),
+                "pad": pads[0] if pads else self.header_start,
+            }
+        )
+
     @classmethod
     def of(cls, directory: Path, tokenizer: Tokenizer) -> ChatFormat:
         """Find the format of a model directory; one without the file gets Llama 4's, if it can.

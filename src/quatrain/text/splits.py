@@ -7,6 +7,7 @@ alone, and knows only some. Not for the tokenizers themselves (text/tokenizer.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 from tokenizers import Regex, pre_tokenizers
@@ -72,3 +73,51 @@ def _is_plain_split(part: dict[str, Any]) -> bool:
 def _is_plain_byte_level(part: dict[str, Any]) -> bool:
     plain = not part.get("add_prefix_space", True) and not part.get("use_regex", True)
     return part["type"] == "ByteLevel" and plain
+
+
+# What other models' tokenizers cut by, as llama.cpp names it. The patterns are the published ones
+# of Llama 3 and Qwen 2; SmolLM's cuts digits one by one, then as GPT-2 does.
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_REST}"
+QWEN2 = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_REST}"
+
+
+def _gpt2() -> Any:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _smollm() -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+_GGUF_NAMES: dict[str, Callable[[], Any]] = {
+    "llama4": lambda: byte_level(O200K),
+    "gpt-4o": lambda: byte_level(O200K),
+    "llama-bpe": lambda: byte_level(LLAMA3),
+    "qwen2": lambda: byte_level(QWEN2),
+    "smollm": _smollm,
+    "gpt-2": _gpt2,
+}
+
+
+def gguf_name(pre_tokenizer: Any) -> str | None:
+    """Say by which name llama.cpp knows a cut; None when it has none."""
+    if pre_tokenizer is None:
+        return None
+    given = _essence(pre_tokenizer)
+    return next((name for name, make in _GGUF_NAMES.items() if _essence(make()) == given), None)
+
+
+def of_gguf_name(name: str) -> Any:
+    """Make the cut of llama.cpp's name; None when it is not known here."""
+    make = _GGUF_NAMES.get(name)
+    return make() if make else None
+
+
+def _essence(pre_tokenizer: Any) -> Any:
+    """Describe a cut without what changes no id: offsets, and a sequence of one."""
+    stored = json.loads(pre_tokenizer.__getstate__())
+    parts = stored.get("pretokenizers", [stored])
+    return [{k: v for k, v in part.items() if k != "trim_offsets"} for part in parts]

@@ -1,0 +1,88 @@
+"""A MODEL as GGUF in real llama.cpp: token ids, greedy tokens, log-probabilities.
+
+    python bench/gguf.py MODEL --text FILE [--lines 10000]
+
+MODEL is written as f32, f16 and q8_0. On lines of FILE the token ids are compared; on twenty
+questions the next tokens (llama.cpp's and ours given the same ids), and the log-probabilities of
+the five likeliest first tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from llamacpp import LlamaCpp
+from quatrain.hub.check import float_model
+from quatrain.hub.gguf_write import write_gguf
+from quatrain.hub.open import open_source
+from quatrain.text.conversation import Message
+
+QUESTIONS = [f"Quel est le produit de {a} et {b} ?" for a, b in ((6, 2), (7, 8), (9, 3), (4, 4))]
+QUESTIONS += [f"Quel est le pluriel de « {word} » ?" for word in ("cheval", "nez", "bijou", "œil")]
+QUESTIONS += [f"Conjugue « {verb} » au présent avec « nous »." for verb in ("finir", "aller")]
+QUESTIONS += [f"Quelle est la capitale de {place} ?" for place in ("la France", "l'Italie", "Cuba")]
+QUESTIONS += ["Quel jour vient après lundi ?", "Combien font 12 + 30 ?", "Qui es-tu ?",
+              "Où est né Victor Hugo ?", "Écris « été » en majuscules.", "What is the capital of "
+              "Spain?", "Combien de mois compte une année ?"]  # fmt: skip
+NEW_TOKENS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--lines", type=int, default=10_000)
+    options = parser.parse_args()
+    source = open_source(options.model)
+    model = float_model(source)
+    prompts = [source.chat.encode_prompt([Message("user", question)], source.tokenizer)
+               for question in QUESTIONS]  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in ("f32", "f16", "q8_0"):
+            path = Path(temporary) / f"{kind}.gguf"
+            write_gguf(source, path, kind)
+            llama = LlamaCpp(path)
+            equal, compared, worst = 0, 0, 0.0
+            for prompt in prompts:
+                ids, log_probabilities = greedy(model, prompt)
+                for number, expected in enumerate(ids):
+                    said = llama.next_token(prompt + ids[:number])
+                    if said is not None:
+                        compared += 1
+                        equal += said["id"] == expected
+                first = llama.next_token(prompt, top=5)
+                for one in first["top_logprobs"] if first else []:
+                    worst = max(worst, abs(one["logprob"] - log_probabilities[one["id"]]))
+            print(f"{kind}: {path.stat().st_size:,} bytes; {equal} of {compared} greedy tokens on "
+                  f"{len(prompts)} prompts equal; log-probabilities differ by {worst:.4f} at most",
+                  flush=True)  # fmt: skip
+        read = options.text.read_text(encoding="utf-8").splitlines()
+        spread = read[:: max(1, len(read) // options.lines)][: options.lines]
+        lines = [unicodedata.normalize("NFC", line) for line in spread]
+        ours, theirs = source.tokenizer.encode_batch(lines), llama.tokenize(lines)
+        different = sum(a != b for a, b in zip(ours, theirs, strict=True))
+        print(f"{different} of {len(lines)} lines have other token ids")
+
+
+@torch.no_grad()
+def greedy(model: torch.nn.Module, prompt: list[int]) -> tuple[list[int], list[float]]:
+    """Continue by the likeliest token; also the log-probabilities of the first."""
+    ids: list[int] = []
+    first: list[float] = []
+    for _ in range(NEW_TOKENS):
+        logits = model(torch.tensor([prompt + ids]))[0, -1]
+        first = first or logits.log_softmax(-1).tolist()
+        ids.append(int(logits.argmax()))
+    return ids, first
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""GGUF's names for Llama 4's tensors, and what llama.cpp takes for granted about the architecture.
+
+llama.cpp has two architectures for us: `llama` for dense models and `llama4` for those with
+experts. Where Llama 4's config.json says something that llama.cpp has as a constant, another value
+cannot be written, and is refused with the field's name (docs/design.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from quatrain.config import ModelConfig
+from quatrain.errors import CheckpointError
+from quatrain.hub.dense import is_dense
+from quatrain.model.shards import LazyTensor
+
+_TOP = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_LAYER = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "feed_forward.gate_proj": "ffn_gate",
+    "feed_forward.up_proj": "ffn_up",
+    "feed_forward.down_proj": "ffn_down",
+    "feed_forward.router": "ffn_gate_inp",
+    "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp",
+    "feed_forward.shared_expert.up_proj": "ffn_up_shexp",
+    "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
+}
+_OF_A_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(?:\.weight)?")
+_GATE_UP, _DOWN = "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"
+ALWAYS_FLOAT = re.compile(r".*_norm\.weight|.*ffn_gate_inp\.weight|rope_freqs\.weight")
+"""Tensors that llama.cpp wants in float32 whatever the others are."""
+
+_CHUNK = _FLOOR_SCALE = 8192
+_ATTN_SCALE, _INTERVAL = 0.1, 4
+
+
+def to_gguf(name: str, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
+    """Rename a tensor; the experts' gate and up part, and all of theirs become [E, out, in]."""
+    if name in _TOP:
+        yield _TOP[name], tensor
+        return
+    found = _OF_A_LAYER.fullmatch(name)
+    assert found, name
+    layer, part = found.groups()
+    if part == _GATE_UP:
+        inner = tensor.shape[2] // 2
+        yield f"blk.{layer}.ffn_gate_exps.weight", tensor.map(lambda w: _turned(w[..., :inner]))
+        yield f"blk.{layer}.ffn_up_exps.weight", tensor.map(lambda w: _turned(w[..., inner:]))
+    elif part == _DOWN:
+        yield f"blk.{layer}.ffn_down_exps.weight", tensor.map(_turned)
+    else:
+        yield f"blk.{layer}.{_LAYER[part]}.weight", tensor
+
+
+def _turned(weight: Tensor) -> Tensor:
+    return weight.transpose(1, 2)
+
+
+def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Undo `to_gguf` for a whole file.
+
+    Raises:
+        CheckpointError: Q404 naming tensors that belong to no Llama.
+    """
+    import torch
+
+    theirs = {gguf: ours for ours, gguf in _LAYER.items()}
+    found = {ours: tensors[gguf] for ours, gguf in _TOP.items() if gguf in tensors}
+    strange = [name for name in tensors if name not in _TOP.values() and name[:4] != "blk."]
+    for name, tensor in tensors.items():
+        if not name.startswith("blk."):
+            continue
+        _, layer, part, *_ = name.split(".")
+        place = f"model.layers.{layer}."
+        if part in theirs and name.endswith(".weight"):
+            found[f"{place}{theirs[part]}.weight"] = tensor
+        elif part == "ffn_down_exps":
+            found[place + _DOWN] = tensor.map(_turned)
+        elif part == "ffn_gate_exps" and f"blk.{layer}.ffn_up_exps.weight" in tensors:
+            up = tensors[f"blk.{layer}.ffn_up_exps.weight"]
+            experts, inner, width = tensor.shape
+
+            def both(gate: LazyTensor = tensor, up: LazyTensor = up) -> Tensor:
+                return torch.cat([gate.load(), up.load()], dim=1).transpose(1, 2)
+
+            shape = (experts, width, 2 * inner)
+            found[place + _GATE_UP] = LazyTensor(shape, tensor.dtype, both)
+        elif part != "ffn_up_exps":
+            strange.append(name)
+    strange = [name for name in strange if name != "rope_freqs.weight"]
+    if strange:
+        raise CheckpointError(
+            "Q404", f"{len(strange)} unexpected tensors, the first {', '.join(strange[:5])}.",
+            "Only dense Llamas and Llama 4 are read from GGUF.",
+        )  # fmt: skip
+    return found
+
+
+def architecture(config: ModelConfig) -> str:
+    """Choose llama.cpp's architecture.
+
+    Raises:
+        CheckpointError: Q411 naming the fields that llama.cpp has as other constants.
+    """
+    if is_dense(config):
+        return "llama"
+    if problems := list(_unspeakable(config)):
+        raise CheckpointError(
+            "Q411",
+            "llama.cpp cannot represent this model:\n  - " + "\n  - ".join(problems),
+            "Use --to hf; or train a model that keeps to these values, as the shipped presets do.",
+        )
+    return "llama4"
+
+
+def _unspeakable(config: ModelConfig) -> Iterator[str]:
+    """Say what llama.cpp's llama4 takes for granted and this model does otherwise."""
+    context, experts = config.max_position_embeddings, config.num_local_experts
+    if not config.moe_layers:
+        yield "moe_layers=[]: its llama4 has experts, its llama no NoPE layers, chunks or QK-norm"
+    elif config.moe_layers != tuple(range(_step(config) - 1, config.n_layers, _step(config))):
+        yield f"moe_layers={list(config.moe_layers)}: it has experts on every so many layers"
+    if config.use_qk_norm != (experts != 128):
+        yield (f"use_qk_norm={config.use_qk_norm} with {experts} experts: it normalises queries "
+               "and keys unless there are 128")  # fmt: skip
+    pattern = tuple(int((i + 1) % _INTERVAL != 0) for i in range(config.n_layers))
+    if config.rope_layers != pattern:
+        yield f"no_rope_layers={list(config.rope_layers)}: every fourth layer is without RoPE in it"
+    chunk = config.attention_chunk_size
+    if chunk != _CHUNK and (context > _CHUNK or (chunk or context) < context):
+        yield f"attention_chunk_size={chunk}: it is {_CHUNK} in it"
+    scale = (config.attn_temperature_tuning, config.floor_scale, config.attn_scale)
+    shortest = min(_FLOOR_SCALE, config.floor_scale) if scale[0] else _FLOOR_SCALE
+    if scale != (True, _FLOOR_SCALE, _ATTN_SCALE) and context >= shortest:
+        yield (
+            f"attn_temperature_tuning={scale[0]}, floor_scale={scale[1]}, attn_scale={scale[2]}: "
+            f"they are true, {_FLOOR_SCALE} and {_ATTN_SCALE} in it"
+        )
+    if config.attention_bias:
+        yield "attention_bias=true: it has none"
+
+
+def _step(config: ModelConfig) -> int:
+    return config.moe_layers[0] + 1
+
+
+def layer_step(config: ModelConfig) -> int:
+    """Every how many layers has experts, where `architecture` took the model."""
+    return _step(config)

@@ -1,0 +1,121 @@
+"""A tokenizer as GGUF says it: tokens, their types, merges, and the name of the cut.
+
+llama.cpp rebuilds the cut from its name alone, so that a cut without a name cannot leave. It does
+not normalise: a text that is not in NFC gives other ids there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models
+
+from quatrain.errors import CheckpointError
+from quatrain.text import splits
+from quatrain.text.chat import CHATML, LLAMA3, LLAMA4, ChatFormat
+from quatrain.text.tokenizer import Names, Tokenizer
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""GGUF's token types, as far as they occur here."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the keys under `tokenizer.ggml` hold."""
+
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+
+
+def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
+    """Spell a byte-level BPE of `vocab_size` rows, those without a token included.
+
+    Raises:
+        CheckpointError: Q411 for another kind of tokenizer, or a cut without a name.
+    """
+    stored = json.loads(tokenizer.backend.to_str())
+    name = splits.gguf_name(tokenizer.backend.pre_tokenizer)
+    if stored["model"]["type"] != "BPE" or name is None:
+        kind = splits.split_name(tokenizer.backend.pre_tokenizer)
+        raise CheckpointError(
+            "Q411",
+            f"llama.cpp has no tokenizer of this kind: {stored['model']['type']}, cut by {kind!r}.",
+            "Use --to hf; or train with tokenizer.kind=bpe and tokenizer.elisions=false.",
+        )
+    tokens = [f"[PAD{row}]" for row in range(vocab_size)]
+    types = [UNUSED] * vocab_size
+    for token, row in stored["model"]["vocab"].items():
+        tokens[row], types[row] = token, NORMAL
+    for added in stored["added_tokens"]:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    merges = [one if isinstance(one, str) else " ".join(one) for one in stored["model"]["merges"]]
+    return Vocabulary(name, tokens, types, merges)
+
+
+def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:
+    """Build the tokenizer that llama.cpp would.
+
+    Args:
+        vocabulary: as read.
+        ids: `bos`, `eos` and `pad`, as far as the file has them.
+
+    Raises:
+        CheckpointError: Q410 for a cut that is not known here, Q431 for a broken vocabulary.
+    """
+    cut = splits.of_gguf_name(vocabulary.pre)
+    if cut is None:
+        raise CheckpointError(
+            "Q410", f"tokenizer.ggml.pre is {vocabulary.pre!r}, a cut that is not known here.",
+            "Give the Hugging Face directory of the same model.",
+        )  # fmt: skip
+    special = {CONTROL, USER_DEFINED}
+    plain = {
+        token: row
+        for row, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+        if kind == NORMAL
+    }
+    broken = [merge for merge in vocabulary.merges if merge.count(" ") != 1]
+    if broken:
+        raise CheckpointError("Q431", f"a merge needs two parts: {broken[0]!r}.")
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in vocabulary.merges)]
+    rows = {
+        token: row
+        for row, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+        if kind in special
+    }
+    backend = tokenizers.Tokenizer(models.BPE(vocab=plain | rows, merges=pairs))
+    backend.pre_tokenizer = cut
+    backend.decoder = decoders.ByteLevel()
+    for token, row in rows.items():
+        control = vocabulary.types[row] == CONTROL
+        added = AddedToken(token, special=control, normalized=False)
+        backend.add_special_tokens([added]) if control else backend.add_tokens([added])
+    names: dict[str, Any] = {
+        which: vocabulary.tokens[row]
+        for which, row in ids.items()
+        if 0 <= row < len(vocabulary.tokens)
+    }
+    return Tokenizer(backend, Names(**{"bos": None, "eos": None, "pad": None, **names}))
+
+
+def chat_format_of(template: str, tokenizer: Tokenizer) -> ChatFormat:
+    """Recognise a chat format by the control tokens of a template, which itself is never run.
+
+    Raises:
+        CheckpointError: Q430 when it is none that is known.
+    """
+    for known in (LLAMA4, LLAMA3, CHATML):
+        if known.header_start in template and tokenizer.has_control(known.header_start):
+            return known.adapted_to(tokenizer)
+    raise CheckpointError(
+        "Q430",
+        "the chat format is not known: the template has none of the headers of Llama 4, Llama 3 "
+        "or ChatML.",
+        "Give a directory with a chat_format.json: ChatFormat(...).save(directory).",
+    )
