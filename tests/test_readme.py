@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
@@ -16,6 +16,7 @@ from quatrain.cli.main import app
 from quatrain.config import Config
 from quatrain.data.lines import RawRow
 from quatrain.data.parse import Rejection, guess_shape, parse_row
+from quatrain.hub.convert import Dtype, Format
 from quatrain.recipe import load_config, shipped
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,9 @@ def test_each_command_parses_and_its_fields_exist(at_a_users_desk: Path, words: 
         text = [o.removeprefix("pretrain.") for o in overrides if o.startswith("pretrain.")]
         load_config("demo-text", text)
         overrides = [o for o in overrides if not o.startswith("pretrain.")]
+    if verb == "convert":
+        assert given["to"] in get_args(Format)
+        assert given["dtype"] in (None, *get_args(Dtype))
     recipe = "demo" if verb == "demo" else given.get("recipe")
     load_config(recipe, overrides, train={"task": "pretrain" if verb == "pretrain" else "sft"})
 

@@ -26,7 +26,7 @@ from tiny import tiny_model
 
 SENTENCES = [
     "L'été, où l'on s'aimait, a coûté 1 234,50 € à Noël.", "Aujourd'hui, « rien » ne va plus…",
-    "ÉCOLE, Œuvre et NAÏVETÉ : qu'est-ce que c'est ?", "  deux  espaces\n\net une ligne\t!",
+    "ÉCOLE, Œuvre et NAÏVETÉ : qu'est-ce que c'est ?", "  deux  pas\n\net une ligne\t!",
     "Il a dit : <|eot|> <|begin_of_text|>", "日本語 и русский 🙂 e\u0301",
 ]  # fmt: skip
 LLAMA4_MODEL: dict[str, Any] = dict(
@@ -89,7 +89,7 @@ def test_llama_cpp_says_the_same(shape: str, tokenizer: Tokenizer, tmp_path: Pat
     source = source_of(SHAPES[shape], tokenizer)
     expected = observe(float_model(source), source)
     pairs = list(zip(prompts_of(source), expected, strict=True))
-    # Random weights this large are hard to round; bench/gguf.py has the bounds of a trained model.
+    # Random weights this large are hard to round; bench/gguf_files.py measures a trained model.
     for kind, bound in (("f32", 0.002), ("f16", 0.1), ("q8_0", 0.5)):
         write_gguf(source, tmp_path / f"{kind}.gguf", kind)
         llama, compared = LlamaCpp(tmp_path / f"{kind}.gguf"), 0

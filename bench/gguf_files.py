@@ -1,10 +1,10 @@
 """A MODEL as GGUF in real llama.cpp: token ids, greedy tokens, log-probabilities.
 
-    python bench/gguf.py MODEL --text FILE [--lines 10000]
+    python bench/gguf_files.py MODEL --text FILE [--lines 10000]
 
 MODEL is written as f32, f16 and q8_0. On lines of FILE the token ids are compared; on twenty
-questions the next tokens (llama.cpp's and ours given the same ids), and the log-probabilities of
-the five likeliest first tokens.
+questions the next tokens (llama.cpp's and ours given the same ids), their log-probabilities, and
+those of the five likeliest first tokens.
 """
 
 from __future__ import annotations
@@ -50,19 +50,24 @@ def main() -> None:
             path = Path(temporary) / f"{kind}.gguf"
             write_gguf(source, path, kind)
             llama = LlamaCpp(path)
-            equal, compared, worst = 0, 0, 0.0
+            equal, compared, worst, worst_of_five = 0, 0, 0.0, 0.0
             for prompt in prompts:
-                ids, log_probabilities = greedy(model, prompt)
-                for number, expected in enumerate(ids):
-                    said = llama.next_token(prompt + ids[:number])
-                    if said is not None:
-                        compared += 1
-                        equal += said["id"] == expected
-                first = llama.next_token(prompt, top=5)
-                for one in first["top_logprobs"] if first else []:
-                    worst = max(worst, abs(one["logprob"] - log_probabilities[one["id"]]))
+                ids, judged = greedy(model, prompt)
+                for number, (expected, log_probabilities) in enumerate(
+                    zip(ids, judged, strict=True)
+                ):
+                    said = llama.next_token(prompt + ids[:number], top=5)
+                    if said is None:
+                        continue
+                    compared += 1
+                    equal += said["id"] == expected
+                    worst = max(worst, abs(said["logprob"] - log_probabilities[said["id"]]))
+                    for one in said["top_logprobs"] if number == 0 else []:
+                        off = abs(one["logprob"] - log_probabilities[one["id"]])
+                        worst_of_five = max(worst_of_five, off)
             print(f"{kind}: {path.stat().st_size:,} bytes; {equal} of {compared} greedy tokens on "
-                  f"{len(prompts)} prompts equal; log-probabilities differ by {worst:.4f} at most",
+                  f"{len(prompts)} prompts equal; their log-probabilities differ by {worst:.4f} at "
+                  f"most, those of the five likeliest first tokens by {worst_of_five:.4f}",
                   flush=True)  # fmt: skip
         read = options.text.read_text(encoding="utf-8").splitlines()
         spread = read[:: max(1, len(read) // options.lines)][: options.lines]
@@ -73,15 +78,15 @@ def main() -> None:
 
 
 @torch.no_grad()
-def greedy(model: torch.nn.Module, prompt: list[int]) -> tuple[list[int], list[float]]:
-    """Continue by the likeliest token; also the log-probabilities of the first."""
+def greedy(model: torch.nn.Module, prompt: list[int]) -> tuple[list[int], list[list[float]]]:
+    """Continue by the likeliest token; give also all log-probabilities at each place."""
     ids: list[int] = []
-    first: list[float] = []
+    judged: list[list[float]] = []
     for _ in range(NEW_TOKENS):
         logits = model(torch.tensor([prompt + ids]))[0, -1]
-        first = first or logits.log_softmax(-1).tolist()
+        judged.append(logits.log_softmax(-1).tolist())
         ids.append(int(logits.argmax()))
-    return ids, first
+    return ids, judged
 
 
 if __name__ == "__main__":
