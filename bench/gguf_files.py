@@ -52,7 +52,7 @@ def main() -> None:
             llama = LlamaCpp(path)
             equal, compared, worst, worst_of_five = 0, 0, 0.0, 0.0
             for prompt in prompts:
-                ids, judged = greedy(model, prompt)
+                ids, judged = greedy(model, prompt, source.chat.stop_ids(source.tokenizer))
                 for number, (expected, log_probabilities) in enumerate(
                     zip(ids, judged, strict=True)
                 ):
@@ -78,14 +78,18 @@ def main() -> None:
 
 
 @torch.no_grad()
-def greedy(model: torch.nn.Module, prompt: list[int]) -> tuple[list[int], list[list[float]]]:
-    """Continue by the likeliest token; give also all log-probabilities at each place."""
+def greedy(
+    model: torch.nn.Module, prompt: list[int], stop_ids: frozenset[int]
+) -> tuple[list[int], list[list[float]]]:
+    """Continue by the likeliest token to the end; give also all log-probabilities at each place."""
     ids: list[int] = []
     judged: list[list[float]] = []
     for _ in range(NEW_TOKENS):
         logits = model(torch.tensor([prompt + ids]))[0, -1]
         judged.append(logits.log_softmax(-1).tolist())
         ids.append(int(logits.argmax()))
+        if ids[-1] in stop_ids:
+            break
     return ids, judged
 
 

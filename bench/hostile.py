@@ -18,6 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import torch
+
 from hostile import HARMFUL
 from quatrain.errors import QuatrainError
 from quatrain.generate.answer import Answerer
@@ -48,6 +50,8 @@ def main() -> None:
         LlamaModel(tiny_config(vocab_size=512)).save_pretrained(sound)
         train_bpe(["Où est l'été ?"], vocab_size=300).save(sound)
         LLAMA4.save(sound)
+        torch.set_num_threads(1)
+        Answerer(sound)  # what torch imports when it is first used is no cost of the hostile file
         for name, change in HARMFUL.items():
             directory = Path(temporary) / "hostile"
             shutil.copytree(sound, directory)
