@@ -45,7 +45,7 @@ def _options(
     if debug:
         os.environ["QUATRAIN_DEBUG"] = "1"
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    for chatty in ("filelock", "urllib3", "httpx", "huggingface_hub"):
+    for chatty in ("filelock", "urllib3", "httpx", "huggingface_hub", "gguf"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

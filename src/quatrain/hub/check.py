@@ -135,13 +135,13 @@ def compare(
     return Agreement(len(pairs), largest, len(equal), sum(equal), judged_by)
 
 
-def refuse_disagreement(found: Agreement, tolerance: float, exact_tokens: bool) -> None:
+def refuse_disagreement(found: Agreement, tolerance: float) -> None:
     """Stop when the result is another function than its source.
 
     Raises:
         CheckpointError: Q412 with the figures.
     """
-    tokens_differ = exact_tokens and found.greedy_tokens_equal < found.greedy_tokens
+    tokens_differ = found.greedy_tokens_equal < found.greedy_tokens
     if not found.max_logit_difference <= tolerance or tokens_differ:
         raise CheckpointError(
             "Q412",

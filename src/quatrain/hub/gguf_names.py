@@ -159,3 +159,28 @@ def _step(config: ModelConfig) -> int:
 def layer_step(config: ModelConfig) -> int:
     """Every how many layers has experts, where `architecture` took the model."""
     return _step(config)
+
+
+_QUANTISED_ACROSS = re.compile(r"\.experts\.(gate_up|down)_proj$")
+
+
+def rounded_to_q8_0(name: str, tensor: LazyTensor) -> LazyTensor:
+    """Round a tensor as q8_0 does: in blocks of 32 along its input, to 255 steps of the largest.
+
+    The steps are kept in float16. Norms and routers are not rounded.
+    """
+    gguf_name = next(iter(to_gguf(name, tensor)))[0]
+    if ALWAYS_FLOAT.fullmatch(gguf_name):
+        return tensor
+    across = bool(_QUANTISED_ACROSS.search(name))
+
+    def rounded(weight: Tensor) -> Tensor:
+        rows = (weight.transpose(1, 2) if across else weight).float()
+        blocks = rows.unflatten(-1, (-1, 32))
+        step = blocks.abs().amax(-1, keepdim=True) / 127
+        scaled = blocks * (1 / step.where(step > 0, 1.0))
+        whole = scaled.sign() * (scaled.abs() + 0.5).floor()  # a half goes away from zero
+        result: Tensor = (whole * step.half().float()).flatten(-2)
+        return result.transpose(1, 2) if across else result
+
+    return tensor.map(rounded)
