@@ -18,7 +18,6 @@ def run_conversion(
     directory: Path,
     to: str,
     experts: int | None,
-    merge: bool,
     dtype: str | None,
     base: Path | None,
     check: bool,
@@ -37,7 +36,7 @@ def run_conversion(
     if experts is not None and experts < 1:
         raise ConfigError("Q208", f"--experts {experts}: a model has at least one expert.")
     asked = Conversion(
-        to=to, experts=experts, merge=merge, dtype=dtype, base=base, check=check,  # type: ignore[arg-type]
+        to=to, experts=experts, dtype=dtype, base=base, check=check,  # type: ignore[arg-type]
         shard_bytes=shard_bytes, force=force,
     )  # fmt: skip
     done = convert(model, directory, asked)

@@ -122,7 +122,6 @@ def convert(
     experts: Annotated[
         int | None, typer.Option(help="Give a dense model so many routed experts.")
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to its base.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="bf16, f16, f32 or q8_0; the source's where left out.")
     ] = None,
@@ -140,7 +139,7 @@ def convert(
     from quatrain.cli.converting import run_conversion
 
     run_conversion(
-        source, destination, to, experts, merge, dtype, base, not no_check, shard_size, force, json
+        source, destination, to, experts, dtype, base, not no_check, shard_size, force, json
     )
 
 

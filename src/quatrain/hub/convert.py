@@ -1,6 +1,6 @@
 """`convert`: a model from one format into another, checked before it gets its name.
 
-    open  ->  merge, upcycle, round  ->  write beside  ->  check  ->  rename
+    open  ->  upcycle, round  ->  write beside  ->  check  ->  rename
 
 Nothing is left behind when a step fails. Not for the formats themselves.
 """
@@ -52,8 +52,6 @@ class Conversion:
     to: Format
     experts: int | None = None
     """Routed experts to give a dense model."""
-    merge: bool = False
-    """Whether to add a LoRA adapter to its base."""
     dtype: Dtype | None = None
     """None keeps the source's, and is f16 for GGUF."""
     base: Path | None = None
