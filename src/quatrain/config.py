@@ -168,7 +168,7 @@ class TokenizerConfig(Section):
     """The tokenizer trained for a model that starts at random; ignored when model.init has one."""
 
     path: str | None = None
-    """A directory with tokenizer.json; None trains one on the training data."""
+    """A directory with tokenizer.json, or Meta's tokenizer.model; None trains one on the data."""
     kind: Literal["bpe", "char"] = "bpe"
     elisions: bool = False
     """Split l'|eau before merging; such a tokenizer cannot leave as GGUF."""

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from quatrain.errors import CheckpointError, ConfigError, DataError
 from quatrain.text import splits
 from quatrain.text.stream import HALF, StreamDecoder
+from quatrain.text.tiktoken_file import rank_file, read_rank_file
 from quatrain.text.tokenizer_files import read_tokenizer_files, write_tokenizer_files
 
 CONTROL_TOKENS = (
@@ -156,10 +157,14 @@ class Tokenizer:
     def load(cls, directory: Path) -> Tokenizer:
         """Open the tokenizer of a model directory, ours or anyone's; always as a plain Tokenizer.
 
+        Args:
+            directory: holds tokenizer.json, or else Meta's tokenizer.model; or is that file.
+
         Raises:
             CheckpointError: a file is missing, too large, or not what it should be.
         """
-        backend, names = read_tokenizer_files(Path(directory))
+        path = rank_file(Path(directory))
+        backend, names = read_rank_file(path) if path else read_tokenizer_files(Path(directory))
         return Tokenizer(backend, Names(**names))
 
     @cached_property
