@@ -149,6 +149,15 @@ def test_an_empty_system_message_is_none() -> None:
     )
 
 
+def test_a_default_system_message_is_for_conversations_without_one() -> None:
+    chat = LLAMA4.model_copy(update={"default_system": "Bref."})
+    with_it = LLAMA4.encode_conversation(conversation(*turns("a", "b", system="Bref.")), BPE)
+    assert chat.encode_conversation(conversation(*turns("a", "b")), BPE) == with_it
+    own, empty = turns("a", system="Autre."), turns("a", system=" ")
+    assert chat.encode_prompt(own, BPE) == LLAMA4.encode_prompt(own, BPE)
+    assert chat.encode_prompt(empty, BPE) == LLAMA4.encode_prompt(turns("a"), BPE)
+
+
 def test_question_and_context_are_joined_in_one_way() -> None:
     assert user_content("Qui ?", "Un texte.") == "Qui ?\n\nUn texte."
     assert [user_content("Qui ?", blank) for blank in (None, "", " \n")] == ["Qui ?"] * 3
@@ -274,9 +283,11 @@ def dialogues() -> list[tuple[Message, ...]]:
     ]
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "characters"])
+@pytest.mark.parametrize("name", [*FORMATS, "characters", "a default"])
 def test_the_template_gives_our_ids(name: str, tmp_path: Path) -> None:
     chat = FORMATS.get(name, LLAMA4)
+    if name == "a default":
+        chat = chat.model_copy(update={"default_system": "Réponds en l'an 2000."})
     tokenizer = TOKENIZERS.get(name) or SimpleCharTokenizer(LINES)
     theirs = opened(chat, tokenizer, tmp_path)
     for messages in dialogues():

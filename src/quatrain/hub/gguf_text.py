@@ -15,7 +15,8 @@ from tokenizers import AddedToken, decoders, models
 
 from quatrain.errors import CheckpointError
 from quatrain.text import splits
-from quatrain.text.chat import CHATML, LLAMA3, LLAMA4, ChatFormat
+from quatrain.text.chat import ChatFormat
+from quatrain.text.recognise import recognise
 from quatrain.text.tokenizer import Names, Tokenizer
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -110,9 +111,9 @@ def chat_format_of(template: str, tokenizer: Tokenizer) -> ChatFormat:
     Raises:
         CheckpointError: Q430 when it is none that is known.
     """
-    for known in (LLAMA4, LLAMA3, CHATML):
-        if known.header_start in template and tokenizer.has_control(known.header_start):
-            return known.adapted_to(tokenizer)
+    found = recognise(template, tokenizer)
+    if found is not None:
+        return found
     raise CheckpointError(
         "Q430",
         "the chat format is not known: the template has none of the headers of Llama 4, Llama 3 "

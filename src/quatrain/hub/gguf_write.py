@@ -206,7 +206,8 @@ def ollama_modelfile(chat: ChatFormat, file: str, config: ModelConfig) -> str:
     template = (f"{chat.begin}{{{{- range .Messages }}}}{turn}{{{{ end }}}}"
                 f"{chat.header('assistant')}")  # fmt: skip
     stops = "".join(f'PARAMETER stop "{name}"\n' for name in dict.fromkeys(chat.stop))
+    system = f'SYSTEM """{chat.default_system}"""\n' if chat.default_system else ""
     return (
-        f'FROM ./{file}\nTEMPLATE """{template}"""\n{stops}'
+        f'FROM ./{file}\nTEMPLATE """{template}"""\n{system}{stops}'
         f"PARAMETER temperature 0\nPARAMETER num_ctx {config.max_position_embeddings}\n"
     )

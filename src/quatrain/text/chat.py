@@ -95,6 +95,8 @@ class ChatFormat(BaseModel):
     """Generation stops at any of these."""
     pad: str = "<|finetune_right_pad|>"
     """Fills rows; never closes a turn. Masks go by position, so no meaning hangs on it."""
+    default_system: str = ""
+    """The system message of conversations that have none; an empty one of theirs counts as one."""
     system_role: str = "system"
     user_role: str = "user"
     assistant_role: str = "assistant"
@@ -153,7 +155,7 @@ class ChatFormat(BaseModel):
         conversations = list(conversations)
         for conversation in conversations:
             check(conversation.messages, ends_with="assistant", source=conversation.source)
-        said = [_said(conversation.messages) for conversation in conversations]
+        said = [self._said(conversation.messages) for conversation in conversations]
         contents = iter(_encode_contents(chain.from_iterable(said), tokenizer))
         pieces = _Pieces.of(self, tokenizer)
         return [
@@ -164,11 +166,18 @@ class ChatFormat(BaseModel):
     def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Encode what comes before the answer: the ids with which a trained conversation begins."""
         check(messages, ends_with="user")
-        said = _said(messages)
+        said = self._said(messages)
         contents = _encode_contents(said, tokenizer)
         pieces = _Pieces.of(self, tokenizer)
         turns = [(message.role, ids) for message, ids in zip(said, contents, strict=True)]
         return pieces.join(turns).ids + pieces.headers["assistant"]
+
+    def _said(self, messages: Sequence[Message]) -> list[Message]:
+        """Leave out an empty system message, or begin with the default where there is none."""
+        said = [message for message in messages if message.content.strip()]
+        if self.default_system and messages[0].role != "system":
+            return [Message("system", self.default_system), *said]
+        return said
 
     def encode_document(self, text: str, tokenizer: Tokenizer) -> Encoded:
         """Encode a text to pretrain on; see `encode_documents`."""
@@ -241,24 +250,32 @@ class ChatFormat(BaseModel):
 
     @classmethod
     def of(cls, directory: Path, tokenizer: Tokenizer) -> ChatFormat:
-        """Find the format of a model directory; one without the file gets Llama 4's, if it can.
+        """Find the format of a model directory: its file, what its template shows, or Llama 4's.
 
         Raises:
-            CheckpointError: Q430 when the file is missing and the tokenizer is not Llama 4's, Q432
-                when the tokenizer lacks a control token of the format.
+            CheckpointError: Q430 when none of them is there and the tokenizer is not Llama 4's,
+                Q432 when the tokenizer lacks a control token of the file's format.
         """
         path = Path(directory) / CHAT_FORMAT_FILE
         if path.is_file():
             chat = cls.load(directory)
             tokenizer.require(chat.control_tokens(), needed_by="the chat format")
             return chat
+        from quatrain.text.recognise import find_template, recognise
+
+        template = find_template(Path(directory))
+        recognised = recognise(template, tokenizer) if template is not None else None
+        if recognised is not None:
+            return recognised
         lacking = [name for name in cls().control_tokens() if not tokenizer.has_control(name)]
         if lacking:
             raise CheckpointError(
                 "Q430",
-                f"{path} is missing, and the tokenizer lacks Llama 4's "
-                f"{', '.join(lacking)}: its chat format is not known.",
-                "Write the file: ChatFormat(...).save(directory).",
+                f"{path} is missing, the directory's template is "
+                f"{'absent' if template is None else 'not one that is known'}, and the tokenizer "
+                f"lacks Llama 4's {', '.join(lacking)}: its chat format is not known.",
+                "Write the file, such as LLAMA3.save(directory) or CHATML.save(directory) of "
+                "quatrain.text.chat, or ChatFormat(...).save(directory).",
             )
         logger.info("%s has no %s: Llama 4's chat format is used", directory, CHAT_FORMAT_FILE)
         return cls()
@@ -329,11 +346,6 @@ class _Pieces:
             mask += [False] * len(header) + [learned] * (len(content) + 1)
             mask += [False] * len(self.after_turn)
         return Encoded(ids, mask)
-
-
-def _said(messages: Sequence[Message]) -> list[Message]:
-    """Leave out an empty system message."""
-    return [message for message in messages if message.content.strip()]
 
 
 def _encode_contents(messages: Iterable[Message], tokenizer: Tokenizer) -> list[list[int]]:

@@ -38,6 +38,14 @@ def chat_template(chat: ChatFormat) -> str:
         "{{- " + _literal(chat.header("assistant")) + " }}",
         "{%- endif %}",
     ]
+    if chat.default_system:
+        said = chat.header("system") + chat.default_system.strip() + chat.end_of_turn
+        lines = [
+            "{%- if messages[0]['role'] != 'system' %}",
+            "{{- " + _literal(said + chat.after_turn) + " }}",
+            "{%- endif %}",
+            *lines,
+        ]
     if chat.begin:
         lines.insert(0, "{{- " + _literal(chat.begin) + " }}")
     return "\n".join(lines)
