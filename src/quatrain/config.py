@@ -42,6 +42,8 @@ class Section(BaseModel):
 _WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
 """Bounds on widths, on counts, and on lengths; no tensor within them has 2^63 bytes."""
 
+MOST_EXPERTS = _MOST
+
 TokenId = Annotated[int, Field(ge=-1, le=_LARGEST)]
 
 

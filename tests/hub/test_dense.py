@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from foreign import text_tools
 from quatrain.errors import CheckpointError
 from quatrain.hub.convert import Conversion, convert
-from quatrain.hub.dense import as_llama, deinterleave, interleave
+from quatrain.hub.dense import as_llama, deinterleave, dense_config, interleave
 from quatrain.hub.open import open_source
 from quatrain.hub.upcycle import upcycle
 from quatrain.model.io import model_of
 from quatrain.model.llama import LlamaModel
+from quatrain.text.chat import CHATML, ChatFormat
+from quatrain.text.tokenizer import train_bpe
 from tiny import random_ids
 
 IDS = random_ids(2, 50, vocab_size=500)
@@ -142,6 +144,76 @@ def test_a_strange_config_is_refused(field: str, value: Any, tmp_path: Path) -> 
     with pytest.raises(CheckpointError) as raised:
         open_source(tmp_path)
     assert raised.value.code == "Q410"
+
+
+def rewrite(directory: Path, changes: dict[str, torch.Tensor | None]) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path) | changes
+    save_file({name: one for name, one in tensors.items() if one is not None}, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(48)}, "1 unexpected .*q_proj.bias"),
+        ({"model.layers.1.mlp.up_proj.weight": None}, "1 missing .*feed_forward.up_proj"),
+        ({"model.layers.1.mlp.up_proj.weight": torch.ones(3, 3)}, r"up_proj.* has shape \[3, 3\]"),
+        ({"model.layers.0.self_attn.k_proj.weight": torch.ones(7, 48)}, "not heads of 12"),
+        ({"model.norm.weight": torch.ones(48, dtype=torch.int32)}, "model.norm.weight holds int32"),
+    ],
+)
+def test_tensors_of_another_model_are_refused_before_they_are_read(
+    changes: dict[str, torch.Tensor | None], said: str, tmp_path: Path
+) -> None:
+    dense(tmp_path)
+    rewrite(tmp_path, changes)
+    with pytest.raises(CheckpointError, match=rf"\[Q404\].*{said}"):
+        open_source(tmp_path)
+
+
+def test_a_tied_heads_copy_is_left_out_and_another_head_is_refused(tmp_path: Path) -> None:
+    dense(tmp_path, "smollm")
+    embeddings = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
+    rewrite(tmp_path, {"lm_head.weight": embeddings.clone()})
+    assert "lm_head.weight" not in open_source(tmp_path).tensors
+    rewrite(tmp_path, {"lm_head.weight": embeddings + 1})
+    with pytest.raises(CheckpointError, match=r"=true, and lm_head\.weight is not"):
+        open_source(tmp_path)
+
+
+def test_fields_left_out_have_the_values_of_transformers() -> None:
+    for kind, config_class in (("llama", LlamaConfig), ("mistral", MistralConfig)):
+        written = config_class().to_dict() | {"model_type": kind, "sliding_window": None}
+        bare = {"model_type": kind, "sliding_window": None}
+        assert dense_config(bare) == dense_config(written)
+    with pytest.raises(CheckpointError, match="sliding_window=4096"):
+        dense_config({"model_type": "mistral"})
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mixtral", None])
+def test_other_model_types_are_told_which_are_read(kind: str | None, tmp_path: Path) -> None:
+    dense(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
+    with pytest.raises(CheckpointError, match=rf"(?s)model_type {kind!r}.*of model_type llama or"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, -1, 4097])
+def test_a_number_of_experts_that_no_model_has_is_refused(number: int, tmp_path: Path) -> None:
+    dense(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"\[Q411\] {number} experts: a layer has 1 to 4096"):
+        upcycle(open_source(tmp_path), number)
+
+
+def test_a_models_own_template_gives_its_chat_format(tmp_path: Path) -> None:
+    dense(tmp_path / "dense")
+    chat = CHATML.model_copy(update={"default_system": "Sois bref."})
+    train_bpe(["Bonjour."], 300, control_tokens=chat.control_tokens()).save(tmp_path / "dense")
+    (tmp_path / "dense" / "chat_format.json").unlink()
+    (tmp_path / "dense" / "chat_template.jinja").write_text(chat.chat_template())
+    convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4"))
+    assert ChatFormat.load(tmp_path / "result").default_system == "Sois bref."
 
 
 def test_an_upcycled_model_starts_as_the_same_function(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -26,13 +27,27 @@ from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, read_json, read_rope
+from quatrain.model.io import HEAD
 from quatrain.model.shards import LazyTensor, open_tensors
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
-DENSE = ("llama", "mistral")
+_LLAMA: dict[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+DENSE = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA | {
+        "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
+}  # fmt: skip
+"""The model types that are read, and what transformers takes fields for that are left out."""
 _ROTATED = re.compile(r"\.self_attn\.([qk])_proj\.weight$")
 _OURS, _THEIRS = ".feed_forward.", ".mlp."
+_EMBEDDINGS = "model.embed_tokens.weight"
 _FREQUENCIES = "rotary_emb.inv_freq"
 
 
@@ -50,6 +65,8 @@ def read_dense(directory: Path) -> Source:
         for name, tensor in open_tensors(directory).items()
         if not name.endswith(_FREQUENCIES)
     }
+    if config.tie_word_embeddings and HEAD in tensors:
+        _refuse_another_head(tensors)
     return Source(
         config=config,
         tensors=tensors,
@@ -60,35 +77,50 @@ def read_dense(directory: Path) -> Source:
     )
 
 
+def _refuse_another_head(tensors: dict[str, LazyTensor]) -> None:
+    """Refuse a head that config.json calls tied and that is another matrix.
+
+    Raises:
+        CheckpointError: Q404.
+    """
+    if not torch.equal(tensors[HEAD].load(), tensors[_EMBEDDINGS].load()):
+        raise CheckpointError(
+            "Q404",
+            f"config.json has tie_word_embeddings=true, and {HEAD} is not {_EMBEDDINGS}.",
+            "Set tie_word_embeddings to false in a copy of the directory, or remove the tensor.",
+        )
+
+
 def dense_config(fields: dict[str, Any]) -> ModelConfig:
     """Spell a Llama's or a Mistral's config.json as a Llama 4.
 
     Raises:
         CheckpointError: Q410 naming the field that would make it another function.
     """
+    fields = DENSE[fields["model_type"]] | fields
     _refuse_other_functions(fields)
-    layers, width = fields.get("num_hidden_layers", 32), fields.get("intermediate_size", 11008)
+    layers, width = fields["num_hidden_layers"], fields["intermediate_size"]
     values: dict[str, Any] = {
-        "vocab_size": fields.get("vocab_size", 32000),
-        "d_model": fields.get("hidden_size", 4096),
+        "vocab_size": fields["vocab_size"],
+        "d_model": fields["hidden_size"],
         "n_layers": layers,
-        "n_heads": fields.get("num_attention_heads", 32),
+        "n_heads": fields["num_attention_heads"],
         "intermediate_size_expert": width,
         "intermediate_size_mlp": width,
         "interleave_moe_layer_step": 0,
         "rope_layers": (1,) * min(layers, 1024) if isinstance(layers, int) else (),
-        "max_position_embeddings": fields.get("max_position_embeddings", 2048),
-        "rms_norm_eps": fields.get("rms_norm_eps", 1e-6),
+        "max_position_embeddings": fields["max_position_embeddings"],
+        "rms_norm_eps": fields["rms_norm_eps"],
         "use_qk_norm": False,
         "attention_chunk_size": None,
         "attn_temperature_tuning": False,
         "tie_word_embeddings": fields.get("tie_word_embeddings", False),
-        "bos_token_id": fields.get("bos_token_id"),
+        "bos_token_id": fields["bos_token_id"],
         "pad_token_id": fields.get("pad_token_id"),
         "initializer_range": fields.get("initializer_range", 0.02),
         **read_rope(fields, theta=10000.0),
     }
-    eos = fields.get("eos_token_id")
+    eos = fields["eos_token_id"]
     values["eos_token_ids"] = eos if isinstance(eos, list) else [] if eos is None else [eos]
     kv_heads = fields.get("num_key_value_heads")
     if kv_heads is not None:
@@ -103,8 +135,7 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
 
 
 def _refuse_other_functions(fields: dict[str, Any]) -> None:
-    window = fields.get("sliding_window")
-    context = fields.get("max_position_embeddings", 0)
+    window, context = fields.get("sliding_window"), fields["max_position_embeddings"]
     harmless = isinstance(window, int) and isinstance(context, int) and window >= context
     if window is not None and fields["model_type"] == "mistral" and not harmless:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from quatrain.hub.dense import DENSE, read_dense
 from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, from_hf, read_json
-from quatrain.model.io import refuse_larger_vocabulary, text_tensors
+from quatrain.model.io import fitting, refuse_larger_vocabulary, text_tensors
 from quatrain.model.locate import locate
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
@@ -24,6 +24,12 @@ def open_source(model: str | Path) -> Source:
     Raises:
         CheckpointError: Q401 to Q433, for what is missing, unsafe or of another kind.
     """
+    source = _read(model)
+    return source.replace(tensors=fitting(source.config, source.tensors))
+
+
+def _read(model: str | Path) -> Source:
+    """Open MODEL by the reader of its format."""
     if Path(model).suffix == ".gguf":
         return read_gguf(Path(model))
     directory = locate(model)

@@ -15,6 +15,7 @@ import re
 import torch
 from torch import Tensor
 
+from quatrain.config import MOST_EXPERTS
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.shards import LazyTensor
@@ -26,7 +27,7 @@ def upcycle(source: Source, num_experts: int, seed: int = 0) -> Source:
     """Give every layer of a dense model `num_experts` routed experts, one chosen a token.
 
     Raises:
-        CheckpointError: Q411 when it has experts already.
+        CheckpointError: Q411 when it has experts already, or for a number that no model has.
     """
     config = source.config
     if config.moe_layers:
@@ -34,6 +35,10 @@ def upcycle(source: Source, num_experts: int, seed: int = 0) -> Source:
             "Q411",
             f"{source.origin} has experts already, on {len(config.moe_layers)} layers.",
             "Leave --experts out.",
+        )
+    if not 1 <= num_experts <= MOST_EXPERTS:
+        raise CheckpointError(
+            "Q411", f"{num_experts} experts: a layer has 1 to {MOST_EXPERTS}.", "Use 4, say."
         )
     width = config.intermediate_size_mlp
     upcycled = config.replace(

@@ -142,8 +142,8 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
     raise CheckpointError(
         "Q410",
         f"config.json says model_type {kind!r}; this trainer's models are llama4 and llama4_text.",
-        "Give a Llama 4 directory; a dense Llama becomes one by: quatrain convert SRC DST "
-        "--to llama4.",
+        "Give a Llama 4 directory; a dense one, of model_type llama or mistral, becomes that by: "
+        "quatrain convert SRC DST --to llama4.",
     )
 
 

@@ -49,23 +49,33 @@ def model_of(
     device: str = "cpu",
 ) -> LlamaModel:
     """Build a model and read its weights; see `load_model`."""
+    given = fitting(config, tensors)
     with torch.device("meta"):
         model = LlamaModel(config)
-    tied = config.tie_word_embeddings
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    given = {name: one for name, one in tensors.items() if not (tied and name == _HEAD)}
-    if tied:
-        del wanted[_HEAD]
-    check_tensors(wanted, given)
     for name, tensor in given.items():
         _place(model, name, tensor.load().to(device=device, dtype=dtype))
-    if tied:
+    if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.model.rotary_emb.to_empty(device=device)
     return model
 
 
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
+
+
+def fitting(config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Make sure that tensors are a model's, before any is read; a tied head's copy is left out.
+
+    Raises:
+        CheckpointError: Q404 for names, shapes and dtypes.
+    """
+    with torch.device("meta"):
+        weights = LlamaModel(config).state_dict()
+    absent = {HEAD} if config.tie_word_embeddings else set()
+    wanted = {name: tuple(one.shape) for name, one in weights.items() if name not in absent}
+    given = {name: one for name, one in tensors.items() if name not in absent}
+    check_tensors(wanted, given)
+    return given
 
 
 def check_tensors(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, LazyTensor]) -> None:
@@ -153,7 +163,7 @@ def write_model(
     directory.mkdir(parents=True, exist_ok=True)
     written = dict(tensors)
     if config.tie_word_embeddings:
-        written.pop(_HEAD, None)
+        written.pop(HEAD, None)
     dtype = dtype_name(tensors["model.embed_tokens.weight"].dtype)
     write_json(directory / CONFIG, to_hf(config, dtype))
     write_json(directory / GENERATION_CONFIG, generation_config(config))
