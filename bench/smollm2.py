@@ -3,8 +3,8 @@
     python bench/smollm2.py [DIRECTORY]
 
 The package's GGUF file is opened by transformers and saved as a Llama directory, in float32. That
-directory and the file itself are converted, the directory also with four experts; logits on twenty
-English and French prompts and 64 greedy tokens are compared with transformers' own.
+directory and the file itself are converted, the directory also with four experts; ids of prompts,
+logits on twenty English and French prompts and 64 greedy tokens are compared with transformers'.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from quatrain.hub.check import float_model
 from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.open import open_source
+from quatrain.hub.source import Source
 from quatrain.hub.upcycle import upcycle
 from quatrain.text.conversation import Message
 
@@ -49,6 +50,7 @@ def main() -> None:
 
         oracle = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         dense = open_source(directory)
+        print(f"{with_other_ids(directory, dense)} of {2 * len(PROMPTS)} prompts with other ids")
         ways = {"directory": dense, "upcycled to 4 experts": upcycle(dense, 4),
                 "GGUF file": read_gguf(file)}  # fmt: skip
         prompts = [dense.chat.encode_prompt([Message("user", text)], dense.tokenizer)
@@ -81,7 +83,28 @@ def save_directory(file: Path, directory: Path) -> None:
     plain.load_state_dict(quantised.state_dict())
     plain.save_pretrained(directory)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(directory)
-    read_gguf(file).chat.save(directory)
+    (directory / "chat_template.jinja").write_text(template_of(file), "utf-8")
+
+
+def template_of(file: Path) -> str:
+    """Read the model's own template, which names a default system message."""
+    import gguf
+
+    return str(gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents())
+
+
+def with_other_ids(directory: Path, source: Source) -> int:
+    """Count the questions whose ids are not apply_chat_template's, without and with a system."""
+    from transformers import AutoTokenizer
+
+    theirs, wrong = AutoTokenizer.from_pretrained(directory, local_files_only=True), 0
+    for system in ([], [Message("system", "Réponds en français.")]):
+        for text in PROMPTS:
+            messages = [*system, Message("user", text)]
+            dicts = [{"role": message.role, "content": message.content} for message in messages]
+            ids = theirs.apply_chat_template(dicts, add_generation_prompt=True, return_dict=False)
+            wrong += ids != source.chat.encode_prompt(messages, source.tokenizer)
+    return wrong
 
 
 @torch.no_grad()
