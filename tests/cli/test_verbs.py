@@ -183,6 +183,16 @@ def test_errors_are_short_and_have_their_exit_code(
     assert result.out == ""
 
 
+def test_a_shard_size_is_read_or_refused() -> None:
+    from quatrain.cli.converting import size_of
+    from quatrain.errors import ConfigError
+
+    assert [size_of(text) for text in ("5GB", "500 mb", "7")] == [5 * 10**9, 5 * 10**8, 7]
+    for text in ("0GB", "5TB", "-1", ""):
+        with pytest.raises(ConfigError, match="such as 5GB"):
+            size_of(text)
+
+
 @pytest.mark.slow
 def test_the_demo_runs_its_parts_once(quatrain: Any, tmp_path: Path) -> None:
     few = ["train.max_steps=2", "pretrain.train.max_steps=2", "generate.max_new_tokens=1",

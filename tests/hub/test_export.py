@@ -132,6 +132,25 @@ def test_a_directory_in_use_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert not (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_replacing_never_deletes_what_is_being_read(tmp_path: Path) -> None:
+    multimodal(tmp_path / "base", "scout")
+    before = tensors_of(tmp_path / "base")
+    for result in (tmp_path / "base", tmp_path):
+        with pytest.raises(CheckpointError, match="holds what is to be converted") as raised:
+            convert(tmp_path / "base", result, Conversion(to="hf", force=True))
+        assert raised.value.code == "Q413"
+    assert tensors_of(tmp_path / "base").keys() == before.keys()
+
+
+def test_a_dtype_without_a_name_is_refused(tmp_path: Path) -> None:
+    oracle = multimodal(tmp_path / "base", "scout")
+    oracle.double().save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        CheckpointError, match=r"float64, which is not written.\nhelp: Give --dtype f32"
+    ):
+        convert(tmp_path / "base", tmp_path / "result", Conversion(to="hf", check=False))
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -134,6 +134,7 @@ def test_llama_cpp_cuts_text_the_same(tokenizer: Tokenizer, tmp_path: Path) -> N
         ({"floor_scale": 16}, "floor_scale=16"),
         ({"attention_bias": True}, "attention_bias=true"),
         ({"moe_layers": ()}, r"moe_layers=\[\]"),
+        ({"n_layers": 2, "rope_layers": (1, 1)}, "n_layers=2"),
     ],
 )
 def test_what_llama_cpp_cannot_represent_is_refused_by_name(
@@ -159,6 +160,27 @@ def test_strange_tokenizers_and_rows_are_refused(tokenizer: Tokenizer, tmp_path:
     loud = loud.replace(tensors=loud.tensors | {name: loud.tensors[name].map(lambda x: x * 1e9)})
     with pytest.raises(CheckpointError, match="which f16 cannot hold"):
         write_gguf(loud, tmp_path / "m.gguf", "f16")
+
+
+def test_more_stops_than_gguf_has_names_for_are_refused(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    source = source_of(LLAMA4_MODEL, tokenizer)
+    many = LLAMA4.model_copy(update={"stop": (*LLAMA4.stop, LLAMA4.header_start)})
+    with pytest.raises(CheckpointError, match="ends of text, of turn and of message"):
+        write_gguf(source.replace(chat=many), tmp_path / "m.gguf", "f16")
+
+
+def test_capitals_that_llama_cpp_cuts_otherwise_are_warned_of(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    shouting = train_bpe(["ÉCOLE L'ÉCOLE"] * 9, vocab_size=300)
+    write_gguf(source_of(LLAMA4_MODEL, shouting), tmp_path / "m.gguf", "f16")
+    assert "ÉCOLE" in caplog.text
+    caplog.clear()
+    quiet = train_bpe(["école l'école"] * 9, vocab_size=300)
+    write_gguf(source_of(LLAMA4_MODEL, quiet), tmp_path / "n.gguf", "f16")
+    assert caplog.text == ""
 
 
 def test_the_modelfile_prompts_as_the_chat_format_does(
@@ -199,6 +221,11 @@ def test_a_broken_file_is_refused(harm: bytes, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as raised:
         read_gguf(tmp_path / "m.gguf")
     assert raised.value.code in ("Q401", "Q410")
+
+
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a file"):
+        read_gguf(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from quatrain.errors import CheckpointError, ConfigError
+from quatrain.errors import ConfigError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -64,5 +64,5 @@ def size_of(text: str) -> int:
     """Read a size such as 5GB or 500MB, in bytes of ten's powers, as the Hub counts."""
     found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
     if not found or int(found[1]) == 0:
-        raise CheckpointError("Q411", f"--shard-size {text}: it must be such as 5GB or 500MB.")
+        raise ConfigError("Q208", f"--shard-size {text}: it must be such as 5GB or 500MB.")
     return int(found[1]) * _UNITS[found[2]]

@@ -10,7 +10,7 @@ import torch
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
-from quatrain.model.io import refuse_larger_vocabulary
+from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate
 from quatrain.text.chat import ChatFormat, user_content

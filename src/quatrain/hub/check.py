@@ -7,6 +7,7 @@ of the conversion and not that of the rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ GOLDEN = (
 """Questions of several kinds: short, numbers, accents, quotation marks, English, code."""
 
 NEW_TOKENS = 32
+
+Step = Callable[[Tensor], Tensor]
+"""The next ids [1, T] to their logits [T, V]; what came before is remembered."""
+Observation = tuple[Tensor, list[int]]
+"""Of one prompt: its logits [T, V], and a greedy continuation."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +67,26 @@ def prompts_of(source: Source) -> list[list[int]]:
     ]
 
 
-def _new_tokens(source: Source) -> int:
-    return min(NEW_TOKENS, source.config.max_position_embeddings // 2)
-
-
 def float_model(source: Source) -> LlamaModel:
     """Read a Source into a model in float32."""
     return model_of(source.config, source.tensors, torch.float32).eval()
 
 
 @torch.no_grad()
-def observe(model: LlamaModel, source: Source) -> list[tuple[Tensor, list[int]]]:
+def observe(model: LlamaModel, source: Source) -> list[Observation]:
     """Give, for each golden prompt, its logits [T, V] and a greedy continuation."""
-    seen = []
-    for prompt in prompts_of(source):
+
+    def start() -> Step:
         cache = model.new_cache()
-        logits = model(torch.tensor([prompt]), cache=cache)[0]
-        ids = [int(logits[-1].argmax())]
-        for _ in range(_new_tokens(source) - 1):
-            ids.append(int(model(torch.tensor([ids[-1:]]), cache=cache)[0, -1].argmax()))
-        seen.append((logits, ids))
-    return seen
+        return lambda ids: model(ids, cache=cache)[0]
+
+    return _observe(start, source)
 
 
 @torch.no_grad()
 def observe_in_transformers(
     directory: Path, source: Source, dtype: torch.dtype
-) -> list[tuple[Tensor, list[int]]] | None:
+) -> list[Observation] | None:
     """Do as `observe` does, in transformers and with its own reading of the directory.
 
     Args:
@@ -99,7 +98,7 @@ def observe_in_transformers(
         None where transformers is not installed.
     """
     try:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, DynamicCache
     except ImportError:
         return None
     model = AutoModelForCausalLM.from_pretrained(
@@ -107,22 +106,30 @@ def observe_in_transformers(
     ).eval()
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
+
+    def start() -> Step:
+        cache = DynamicCache(config=model.config)
+        return lambda ids: model(ids, past_key_values=cache, use_cache=True).logits[0]
+
+    return _observe(start, source)
+
+
+def _observe(start: Callable[[], Step], source: Source) -> list[Observation]:
+    """Run each golden prompt through a model that `start` has made to forget the one before."""
+    count = min(NEW_TOKENS, source.config.max_position_embeddings // 2)
     seen = []
     for prompt in prompts_of(source):
-        ids = torch.tensor([prompt])
-        first = model(ids, use_cache=True)
-        said, cache = [int(first.logits[0, -1].argmax())], first.past_key_values
-        for _ in range(_new_tokens(source) - 1):
-            step = model(torch.tensor([said[-1:]]), past_key_values=cache, use_cache=True)
-            said.append(int(step.logits[0, -1].argmax()))
-        seen.append((first.logits[0], said))
+        step = start()
+        logits = step(torch.tensor([prompt]))
+        ids = [int(logits[-1].argmax())]
+        while len(ids) < count:
+            ids.append(int(step(torch.tensor([ids[-1:]]))[-1].argmax()))
+        seen.append((logits, ids))
     return seen
 
 
 def compare(
-    before: list[tuple[Tensor, list[int]]],
-    after: list[tuple[Tensor, list[int]]],
-    judged_by: str = "quatrain",
+    before: list[Observation], after: list[Observation], judged_by: str = "quatrain"
 ) -> Agreement:
     """Compare what two models said of the same prompts."""
     pairs = list(zip(before, after, strict=True))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from quatrain.errors import CheckpointError
 from quatrain.files import new_directory
 from quatrain.hub.card import write_card
 from quatrain.hub.check import (
     Agreement,
+    Observation,
     compare,
     float_model,
     observe,
@@ -35,9 +35,13 @@ from quatrain.hub.export import (
     write_text_only,
 )
 from quatrain.hub.gguf_names import rounded_to_q8_0
+from quatrain.hub.gguf_read import read_gguf
+from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.open import open_source
 from quatrain.hub.source import Source
+from quatrain.hub.upcycle import upcycle
 from quatrain.model.hf_config import CONFIG, read_json
+from quatrain.model.io import dtype_name
 from quatrain.model.locate import locate
 from quatrain.model.shards import SHARD_BYTES
 
@@ -82,9 +86,10 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
     _refuse_contradictions(asked)
     _refuse_used(directory, asked.force)
     source = _prepared(model, asked)
+    _refuse_to_replace(directory, source.origin, asked.base)
     kind = asked.dtype or ("f16" if asked.to == "gguf" else None)
     rounded = of_dtype(source, DTYPES[kind]) if kind in DTYPES else source
-    dtype = kind or _SHORT[rounded.tensors["model.embed_tokens.weight"].dtype]
+    dtype = kind or _dtype_of(rounded)
     with new_directory(directory, {"quatrain": "conversion", "to": asked.to}) as temporary:
         _write(rounded, temporary, asked, dtype)
         agreement = _checked(rounded, temporary, asked, dtype) if asked.check else None
@@ -114,20 +119,45 @@ def _refuse_used(directory: Path, force: bool) -> None:
         )
 
 
+def _refuse_to_replace(directory: Path, *needed: Path | None) -> None:
+    """Keep --force from deleting what is being read.
+
+    Raises:
+        CheckpointError: Q413.
+    """
+    for path in needed:
+        if path is not None and path.resolve().is_relative_to(directory.resolve()):
+            raise CheckpointError(
+                "Q413", f"{directory} holds what is to be converted, {path}.",
+                "Give another directory.",
+            )  # fmt: skip
+
+
+def _dtype_of(source: Source) -> str:
+    """Name the dtype of a source's weights.
+
+    Raises:
+        CheckpointError: Q411 for one that is not written.
+    """
+    dtype = source.tensors["model.embed_tokens.weight"].dtype
+    if dtype not in _SHORT:
+        raise CheckpointError(
+            "Q411", f"{source.origin} holds {dtype_name(dtype)}, which is not written.",
+            "Give --dtype f32.",
+        )  # fmt: skip
+    return _SHORT[dtype]
+
+
 def _prepared(model: str | Path, asked: Conversion) -> Source:
     """Open the source, and do to its weights what is asked."""
     source = with_its_own_ids(open_source(Path(model)))
     if asked.experts is not None:
-        from quatrain.hub.upcycle import upcycle
-
         source = upcycle(source, asked.experts)
     return source
 
 
 def _write(source: Source, directory: Path, asked: Conversion, dtype: str) -> None:
     if asked.to == "gguf":
-        from quatrain.hub.gguf_write import write_gguf
-
         write_gguf(source, directory / _gguf(dtype), dtype)
     elif asked.to == "hf-multimodal":
         base = locate(asked.base) if asked.base else source.origin
@@ -146,8 +176,6 @@ def _checked(source: Source, directory: Path, asked: Conversion, dtype: str) -> 
         source = source.replace(tensors=tensors, kind="rounded")
     before, one = _observed(source.origin, source, rounded)
     if asked.to == "gguf":
-        from quatrain.hub.gguf_read import read_gguf
-
         after, other = observe(float_model(read_gguf(directory / _gguf(dtype))), source), False
     else:
         after, other = _observed(directory, source, rounded)
@@ -158,7 +186,7 @@ def _checked(source: Source, directory: Path, asked: Conversion, dtype: str) -> 
 
 def _observed(
     directory: Path, source: Source, dtype: torch.dtype
-) -> tuple[list[tuple[Tensor, list[int]]], bool]:
+) -> tuple[list[Observation], bool]:
     """Run the golden prompts through a directory, a dense one in transformers where it is."""
     if directory == source.origin and source.kind not in DENSE:
         return observe(float_model(source), source), False

@@ -42,6 +42,9 @@ _GATE_UP, _DOWN = "feed_forward.experts.gate_up_proj", "feed_forward.experts.dow
 ALWAYS_FLOAT = re.compile(r".*_norm\.weight|.*ffn_gate_inp\.weight|rope_freqs\.weight")
 """Tensors that llama.cpp wants in float32 whatever the others are."""
 
+BLOCK = 32
+"""Elements that q8_0 rounds together."""
+_FEWEST_LAYERS = 4
 _CHUNK = _FLOOR_SCALE = 8192
 _ATTN_SCALE, _INTERVAL = 0.1, 4
 
@@ -130,8 +133,12 @@ def _unspeakable(config: ModelConfig) -> Iterator[str]:
     context, experts = config.max_position_embeddings, config.num_local_experts
     if not config.moe_layers:
         yield "moe_layers=[]: its llama4 has experts, its llama no NoPE layers, chunks or QK-norm"
-    elif config.moe_layers != tuple(range(_step(config) - 1, config.n_layers, _step(config))):
+    elif config.moe_layers != tuple(
+        range(layer_step(config) - 1, config.n_layers, layer_step(config))
+    ):
         yield f"moe_layers={list(config.moe_layers)}: it has experts on every so many layers"
+    if config.n_layers < _FEWEST_LAYERS:
+        yield f"n_layers={config.n_layers}: it aborts with fewer than {_FEWEST_LAYERS}"
     if config.use_qk_norm != (experts != 128):
         yield (f"use_qk_norm={config.use_qk_norm} with {experts} experts: it normalises queries "
                "and keys unless there are 128")  # fmt: skip
@@ -152,13 +159,9 @@ def _unspeakable(config: ModelConfig) -> Iterator[str]:
         yield "attention_bias=true: it has none"
 
 
-def _step(config: ModelConfig) -> int:
-    return config.moe_layers[0] + 1
-
-
 def layer_step(config: ModelConfig) -> int:
-    """Every how many layers has experts, where `architecture` took the model."""
-    return _step(config)
+    """Every how many layers has experts, where there are any."""
+    return config.moe_layers[0] + 1
 
 
 _QUANTISED_ACROSS = re.compile(r"\.experts\.(gate_up|down)_proj$")
@@ -176,7 +179,7 @@ def rounded_to_q8_0(name: str, tensor: LazyTensor) -> LazyTensor:
 
     def rounded(weight: Tensor) -> Tensor:
         rows = (weight.transpose(1, 2) if across else weight).float()
-        blocks = rows.unflatten(-1, (-1, 32))
+        blocks = rows.unflatten(-1, (-1, BLOCK))
         step = blocks.abs().amax(-1, keepdim=True) / 127
         scaled = blocks * (1 / step.where(step > 0, 1.0))
         whole = scaled.sign() * (scaled.abs() + 0.5).floor()  # a half goes away from zero

@@ -71,7 +71,9 @@ def read_gguf(path: Path) -> Source:
 
 def _refuse_implausible(path: Path) -> None:
     """Look at the first 24 bytes: magic, version, how many tensors and keys."""
-    size = path.stat().st_size if path.is_file() else 0
+    if not path.is_file():
+        raise CheckpointError("Q401", f"{path} is not a file.", "Give the path of a GGUF file.")
+    size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(24)
     if len(head) < 24 or head[:4] != _MAGIC:

@@ -1,12 +1,15 @@
 """A tokenizer as GGUF says it: tokens, their types, merges, and the name of the cut.
 
 llama.cpp rebuilds the cut from its name alone, so that a cut without a name cannot leave. It does
-not normalise: a text that is not in NFC gives other ids there.
+not normalise: a text that is not in NFC gives other ids there. Its `llama4` is o200k but for words
+of capitals with a letter beyond ASCII, which it cuts after that letter: É|COLE.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,9 @@ from quatrain.text.chat import ChatFormat
 from quatrain.text.recognise import recognise
 from quatrain.text.tokenizer import Names, Tokenizer
 
+logger = logging.getLogger(__name__)
+
+_ACCENT_THEN_CAPITAL = re.compile(r"[^\W\d_a-zA-Z][A-Z]")
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """GGUF's token types, as far as they occur here."""
 
@@ -55,8 +61,21 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
     for added in stored["added_tokens"]:
         tokens[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    _warn_of_capitals(tokenizer, [row for row, kind in enumerate(types) if kind == NORMAL], name)
     merges = [one if isinstance(one, str) else " ".join(one) for one in stored["model"]["merges"]]
     return Vocabulary(name, tokens, types, merges)
+
+
+def _warn_of_capitals(tokenizer: Tokenizer, rows: list[int], name: str) -> None:
+    """Warn of tokens that llama.cpp's cut can never give."""
+    if name != "llama4":
+        return
+    words = tokenizer.backend.decode_batch([[row] for row in rows])
+    if lost := [word.strip() for word in words if _ACCENT_THEN_CAPITAL.search(word)]:
+        logger.warning(
+            "llama.cpp cuts words in capitals after an accented letter, and so spells %d tokens "
+            "of this vocabulary in pieces, such as %s", len(lost), ", ".join(lost[:3]),
+        )  # fmt: skip
 
 
 def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:

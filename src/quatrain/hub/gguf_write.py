@@ -19,17 +19,16 @@ from torch import Tensor
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import write_text
-from quatrain.hub.gguf_names import ALWAYS_FLOAT, architecture, layer_step, to_gguf
+from quatrain.hub.gguf_names import ALWAYS_FLOAT, BLOCK, architecture, layer_step, to_gguf
 from quatrain.hub.gguf_text import vocabulary_of
 from quatrain.hub.source import Source
 from quatrain.model.rope import frequencies
 from quatrain.model.shards import LazyTensor
 from quatrain.text.chat import ChatFormat
 
-KINDS = ("f32", "f16", "bf16", "q8_0")
 SCALING_KEY = "quatrain.rope_scaling"
-_BLOCK, _BLOCK_BYTES = 32, 34
-_ROWS_AT_ONCE = 1 << 22
+_BLOCK_BYTES = 34
+_ELEMENTS_AT_ONCE = 1 << 22
 """Elements that are converted at a time, so that float32 copies stay small."""
 
 
@@ -100,16 +99,16 @@ def _type_of(name: str, kind: str) -> str:
 
 def _bytes_of(shape: tuple[int, ...], kind: str) -> int:
     count = math.prod(shape)
-    return count // _BLOCK * _BLOCK_BYTES if kind == "q8_0" else count * (4 if kind == "f32" else 2)
+    return count // BLOCK * _BLOCK_BYTES if kind == "q8_0" else count * (4 if kind == "f32" else 2)
 
 
 def _refuse_odd_rows(tensors: dict[str, LazyTensor], kind: str) -> None:
     odd = [f"{name} {list(one.shape)}" for name, one in tensors.items()
-           if _type_of(name, kind) == "q8_0" and one.shape[-1] % _BLOCK]  # fmt: skip
+           if _type_of(name, kind) == "q8_0" and one.shape[-1] % BLOCK]  # fmt: skip
     if odd:
         raise CheckpointError(
             "Q411",
-            f"q8_0 has blocks of {_BLOCK}, and rows of {len(odd)} tensors are no multiple of it, "
+            f"q8_0 has blocks of {BLOCK}, and rows of {len(odd)} tensors are no multiple of it, "
             f"the first {odd[0]}.",
             "Use --dtype f16.",
         )
@@ -153,7 +152,13 @@ def _write_text_tools(writer: Any, source: Source, vocabulary: Any) -> None:
     writer.add_eos_token_id(tokenizer.control_id(chat.end_of_text))
     writer.add_uint32("tokenizer.ggml.eot_token_id", tokenizer.control_id(chat.end_of_turn))
     others = set(chat.stop) - {chat.end_of_text, chat.end_of_turn}
-    for name in sorted(others)[:1]:
+    if len(others) > 1:
+        raise CheckpointError(
+            "Q411", f"stop={list(chat.stop)}: a GGUF file names the ends of text, of turn and of "
+            "message, and no more.",
+            "Use --to hf, or a chat_format.json with fewer stops.",
+        )  # fmt: skip
+    for name in others:
         writer.add_uint32("tokenizer.ggml.eom_token_id", tokenizer.control_id(name))
     writer.add_pad_token_id(chat.pad_id(tokenizer))
     writer.add_add_bos_token(False)
@@ -166,12 +171,8 @@ def _encoded(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
     rows = tensor.shape[-1]
     out = np.empty(_bytes_of(tuple(tensor.shape), kind), dtype=np.uint8)
     at = 0
-    step = max(1, _ROWS_AT_ONCE // rows)
-    leading = tensor.reshape(-1, rows) if tensor.is_contiguous() or tensor.dim() < 3 else None
-    parts = [leading] if leading is not None else list(tensor)
-    for part in parts:
-        for start in range(0, len(part) if part.dim() > 1 else 1, step):
-            piece = part[start : start + step] if part.dim() > 1 else part
+    for matrix in tensor if tensor.dim() == 3 else tensor.reshape(1, -1, rows):
+        for piece in matrix.split(max(1, _ELEMENTS_AT_ONCE // rows)):
             data = _piece(name, piece.float().contiguous(), kind)
             out[at : at + data.nbytes] = data.reshape(-1).view(np.uint8)
             at += data.nbytes

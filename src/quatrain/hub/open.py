@@ -11,8 +11,8 @@ from pathlib import Path
 from quatrain.hub.dense import DENSE, read_dense
 from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.source import Source
-from quatrain.model.hf_config import CONFIG, from_hf, read_json
-from quatrain.model.io import fitting, refuse_larger_vocabulary, text_tensors
+from quatrain.model.hf_config import CONFIG, from_hf, read_json, refuse_larger_vocabulary
+from quatrain.model.io import fitting, text_tensors
 from quatrain.model.locate import locate
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer

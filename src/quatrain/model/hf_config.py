@@ -93,6 +93,20 @@ def read_config(directory: Path) -> ModelConfig:
     return from_hf(read_json(directory / CONFIG))
 
 
+def refuse_larger_vocabulary(directory: Path, tokens: int, vocab_size: int) -> None:
+    """Refuse a tokenizer of more `tokens` than the model has rows: some ids would have none.
+
+    Raises:
+        CheckpointError: Q404.
+    """
+    if tokens > vocab_size:
+        raise CheckpointError(
+            "Q404",
+            f"{directory}: its tokenizer has {tokens} tokens, its model {vocab_size}.",
+            "The two files are not of the same model.",
+        )
+
+
 def from_hf(config: dict[str, Any]) -> ModelConfig:
     """Read the content of a config.json.
 

@@ -108,20 +108,6 @@ def check_tensors(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Laz
             )
 
 
-def refuse_larger_vocabulary(directory: Path, tokens: int, vocab_size: int) -> None:
-    """Refuse a tokenizer of more `tokens` than the model has rows: some ids would have none.
-
-    Raises:
-        CheckpointError: Q404.
-    """
-    if tokens > vocab_size:
-        raise CheckpointError(
-            "Q404",
-            f"{directory}: its tokenizer has {tokens} tokens, its model {vocab_size}.",
-            "The two files are not of the same model.",
-        )
-
-
 def _place(model: LlamaModel, name: str, tensor: Tensor) -> None:
     *path, leaf = name.split(".")
     setattr(model.get_submodule(".".join(path)), leaf, nn.Parameter(tensor))

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from quatrain.config import Config
 from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
-from quatrain.model.hf_config import read_config
+from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
 from quatrain.model.locate import locate
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.text.chat import LLAMA4, ChatFormat
@@ -46,7 +46,7 @@ def resolve(config: Config) -> Start:
 
     Raises:
         ConfigError: Q203 when the recipe contradicts the checkpoint or the tokenizer.
-        CheckpointError: Q401 or Q410 when the directory cannot be used.
+        CheckpointError: Q401, Q404 or Q410 when the directory cannot be used.
     """
     if config.model.init is None:
         tokenizer = Tokenizer.load(Path(config.tokenizer.path)) if config.tokenizer.path else None
@@ -72,13 +72,7 @@ def resolve(config: Config) -> Start:
             f"{model.max_position_embeddings}.",
             f"Use data.block_size={model.max_position_embeddings}.",
         )
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ConfigError(
-            "Q203",
-            f"{directory}: its tokenizer has {tokenizer.vocab_size} tokens, its model "
-            f"{model.vocab_size}.",
-            "The two files are not of the same model.",
-        )
+    refuse_larger_vocabulary(directory, tokenizer.vocab_size, model.vocab_size)
     return Start(config, directory, tokenizer, ChatFormat.of(directory, tokenizer))
 
 
