@@ -298,9 +298,21 @@ class GenerateConfig(Section):
     top_k: int | None = Field(None, ge=1)
     top_p: float = Field(1.0, gt=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
+    candidates: int = Field(1, ge=1, le=_MOST)
+    """Answers drawn for each question, of which the one that agrees best with the others is given
+    (generate/consensus.py); more than one need a temperature."""
     seed: int = Field(0, ge=0, lt=2**63)
     batch_size: int = Field(32, ge=1)
     """Prompts answered side by side."""
+
+    def problems(self) -> list[str]:
+        """See Section."""
+        if self.candidates > 1 and self.temperature == 0:
+            return [
+                f"candidates={self.candidates} are drawn at random, and temperature=0 draws the "
+                "same answer each time. Use temperature=1, or candidates=1."
+            ]
+        return []
 
 
 class Config(Section):

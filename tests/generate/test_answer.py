@@ -136,3 +136,12 @@ def test_a_directory_answers_as_the_model_in_memory(tmp_path: Path) -> None:
     reread = Answerer(tmp_path, device="cpu")
     assert not reread.model.training
     assert reread.answer("Où ?", max_new_tokens=20) == speaker.answer("Où ?", max_new_tokens=20)
+
+
+def test_candidates_end_in_one_answer_streamed_or_not() -> None:
+    speaker, asked = answerer(), [Message("user", "Où est né Molière ?")]
+    options = dict(candidates=5, temperature=0.7, max_new_tokens=6)
+    answer = speaker.reply(asked, **options)
+    drawn = [speaker.reply(asked, **options | {"candidates": 1, "seed": n}) for n in range(5)]
+    assert answer in drawn
+    assert [str(piece) for piece in speaker.stream(asked, **options)] == [answer, answer]

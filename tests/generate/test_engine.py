@@ -108,8 +108,8 @@ def test_the_stream_gives_the_tokens_of_the_answers() -> None:
     options = GenerateConfig(max_new_tokens=6)
     found: list[list[int]] = [[] for _ in PROMPTS]
     for step in stream(tiny_model(), PROMPTS, options, []):
-        found[step.prompt].append(step.token_id)
-        assert (step.finish_reason == "length") == (len(found[step.prompt]) == 6)
+        found[step.row].append(step.token_id)
+        assert (step.finish_reason == "length") == (len(found[step.row]) == 6)
     assert found == [a.ids for a in answers(max_new_tokens=6)]
 
 

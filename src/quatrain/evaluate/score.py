@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from quatrain.text.french import tokens
+from quatrain.text.french import overlap, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
         gold       "un chat noir"          ->  chat noir             F1 = 2 * 2 / (4 + 2) = 0.667
     """
     found = tokens(prediction)
-    return max(_token_f1(found, tokens(gold)) for gold in _checked(golds))
+    return max(overlap(found, tokens(gold)) for gold in _checked(golds))
 
 
 def mean_score(exact: Sequence[float], overlaps: Sequence[float]) -> Score:
@@ -95,13 +95,13 @@ def _constant_sum(
     holders: dict[tuple[str, int], list[tuple[str, ...]]],
 ) -> float:
     """Sum over the questions the F1 of one answer, visiting only golds that share a token."""
-    overlap: Counter[tuple[str, ...]] = Counter()
+    shared_with: Counter[tuple[str, ...]] = Counter()
     for occurrence in _occurrences(form):
-        overlap.update(holders[occurrence])
+        shared_with.update(holders[occurrence])
     best: dict[int, float] = {}
     if not form:
         best = dict.fromkeys(askers[form], 1.0)
-    for gold, shared in overlap.items():
+    for gold, shared in shared_with.items():
         value = 2 * shared / (len(form) + len(gold))
         for question in askers[gold]:
             best[question] = max(best.get(question, 0.0), value)
@@ -116,13 +116,6 @@ def _occurrences(words: Sequence[str]) -> list[tuple[str, int]]:
         numbered.append((word, seen[word]))
         seen[word] += 1
     return numbered
-
-
-def _token_f1(found: Sequence[str], gold: Sequence[str]) -> float:
-    if not found or not gold:
-        return float(not found and not gold)
-    shared = (Counter(found) & Counter(gold)).total()
-    return 2 * shared / (len(found) + len(gold))
 
 
 def _checked(golds: Sequence[str]) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from quatrain.config import GenerateConfig
+from quatrain.generate.consensus import most_agreed
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
@@ -82,17 +83,28 @@ class Answerer:
         """Answer several conversations side by side, each as it would be alone."""
         prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
         completions = complete(self.model, prompts, options, self.chat.stop_ids(self.tokenizer))
-        return [
-            Answer.of(self.tokenizer.decode(completion.ids), completion, len(prompt))
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        each, answers = options.candidates, []
+        for number, prompt in enumerate(prompts):
+            drawn = completions[number * each : (number + 1) * each]
+            texts = [self.tokenizer.decode(completion.ids) for completion in drawn]
+            best = most_agreed(texts) if each > 1 else 0
+            answers.append(Answer.of(texts[best], drawn[best], len(prompt)))
+        return answers
 
     def stream(self, messages: Sequence[Message], **options: Any) -> Iterator[str | Answer]:
-        """Yield pieces of the answer's text as they are final, then the whole as an Answer."""
+        """Yield pieces of the answer's text as they are final, then the whole as an Answer.
+
+        Of several candidates nothing is final before all are drawn: the text is one piece.
+        """
+        settings = GenerateConfig(**options)
+        if settings.candidates > 1:
+            answer = self.replies([messages], settings)[0]
+            yield from (str(answer), answer)
+            return
         prompt = self.chat.encode_prompt(list(messages), self.tokenizer)
         stop_ids, decoder = self.chat.stop_ids(self.tokenizer), self.tokenizer.stream()
         completion, pieces = Completion(), []
-        for step in stream(self.model, [prompt], GenerateConfig(**options), stop_ids):
+        for step in stream(self.model, [prompt], settings, stop_ids):
             completion.finish_reason = step.finish_reason or completion.finish_reason
             if step.finish_reason != "stop":
                 completion.ids.append(step.token_id)

@@ -2,7 +2,7 @@
 
 Knows ids only; text is answer.py's. Prompts of different lengths are padded on the left: the
 padding is a document of its own, which the prompt cannot see, so that each row's tokens are those
-it would get alone.
+it would get alone. A prompt of several candidates is read once; then its row is repeated.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FinishReason = Literal["stop", "length"]
 
 
 class Step(NamedTuple):
-    """One new token of one prompt."""
+    """One new token of one candidate of one prompt."""
 
-    prompt: int
-    """Index of the prompt."""
+    row: int
+    """Index of the prompt, times options.candidates, plus that of the candidate."""
     token_id: int
     finish_reason: FinishReason | None
-    """Why this prompt ends here, or None when it goes on. A stop token ends it and is not text."""
+    """Why this row ends here, or None when it goes on. A stop token ends it and is not text."""
 
 
 @dataclass
@@ -46,14 +46,19 @@ def complete(
     options: GenerateConfig,
     stop_ids: Collection[int],
 ) -> list[Completion]:
-    """Answer every prompt, options.batch_size at a time; the longest first wastes least."""
+    """Answer every prompt, options.batch_size at a time; the longest first wastes least.
+
+    Returns:
+        options.candidates completions for the first prompt, then for the second, and so on.
+    """
     _check(prompts, model.config.max_position_embeddings)
-    completions = [Completion() for _ in prompts]
+    each = options.candidates
+    completions = [Completion() for _ in prompts for _ in range(each)]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), options.batch_size):
         block = order[start : start + options.batch_size]
         for step in stream(model, [prompts[i] for i in block], options, stop_ids):
-            completion = completions[block[step.prompt]]
+            completion = completions[block[step.row // each] * each + step.row % each]
             if step.finish_reason != "stop":
                 completion.ids.append(step.token_id)
             if step.finish_reason:
@@ -75,28 +80,34 @@ def stream(
     """
     context = model.config.max_position_embeddings
     _check(prompts, context)
-    rows = list(range(len(prompts)))
-    history = [list(prompt) for prompt in prompts]
+    history = [list(prompt) for prompt in prompts for _ in range(options.candidates)]
+    rows = list(range(len(history)))
     draws = generators(options, len(prompts))
     cache = model.new_cache()
     ids_BT, segments = _pad_left(prompts, model.lm_head.weight.device)
-    states = model.model(ids_BT, segments, cache).states
+    states = model.model(ids_BT, segments, cache).states[:, -1:]
+    if options.candidates > 1:
+        of_prompt = (
+            torch.arange(len(prompts)).repeat_interleave(options.candidates).to(ids_BT.device)
+        )
+        cache.select(of_prompt)
+        states = states[of_prompt]
     for count in range(1, options.max_new_tokens + 1):
         logits_BV = model.lm_head(states[:, -1])
         chosen = choose(
             logits_BV, options, [history[i] for i in rows], [draws[i] for i in rows]
         ).tolist()
         going_on = []
-        for place, (prompt, token_id) in enumerate(zip(rows, chosen, strict=True)):
-            history[prompt].append(token_id)
+        for place, (row, token_id) in enumerate(zip(rows, chosen, strict=True)):
+            history[row].append(token_id)
             reason: FinishReason | None = None
             if token_id in stop_ids:
                 reason = "stop"
-            elif count == options.max_new_tokens or len(history[prompt]) >= context:
+            elif count == options.max_new_tokens or len(history[row]) >= context:
                 reason = "length"
             else:
                 going_on.append(place)
-            yield Step(prompt, token_id, reason)
+            yield Step(row, token_id, reason)
         if not going_on:
             return
         if len(going_on) < len(rows):

@@ -19,9 +19,10 @@ _COLDEST = 1e-6
 """Below this temperature logits divided by it can overflow; the most likely token is taken."""
 
 
-def generators(options: GenerateConfig, rows: int) -> list[torch.Generator]:
-    """Make a generator for each row, all from the seed alone: a row's place changes no draw."""
-    return [torch.Generator().manual_seed(options.seed) for _ in range(rows)]
+def generators(options: GenerateConfig, prompts: int) -> list[torch.Generator]:
+    """Make a generator for each candidate of each prompt: a prompt's place changes no draw."""
+    seeds = [(options.seed + number) % 2**63 for number in range(options.candidates)]
+    return [torch.Generator().manual_seed(seed) for _ in range(prompts) for seed in seeds]
 
 
 def choose(

@@ -27,6 +27,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
 ELIDED_ARTICLE = "l'"
 ELISIONS = frozenset(
@@ -70,6 +72,14 @@ def tokens(text: str) -> list[str]:
     words = _split_elisions(_spaced(folded).split())
     kept = _join_thousands(_drop_articles(words))
     return kept or words or folded.split() or text.split()
+
+
+def overlap(found: Sequence[str], gold: Sequence[str]) -> float:
+    """Give the F1 of two token lists: 2 x shared / (sum of lengths); 1 for two empty ones."""
+    if not found or not gold:
+        return float(not found and not gold)
+    shared = (Counter(found) & Counter(gold)).total()
+    return 2 * shared / (len(found) + len(gold))
 
 
 def _fold(text: str) -> str:
