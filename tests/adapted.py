@@ -13,9 +13,11 @@ from quatrain.model.targets import choose
 from tiny import tiny_config, tiny_model
 
 
-def adapted_model(name: str = "every_layer_moe", seed: int = 1, **lora: Any) -> LlamaModel:
-    """A tiny model with random factors, B not zero."""
-    model = tiny_model(tiny_config(name))
+def adapted_model(
+    base: str | LlamaModel = "every_layer_moe", seed: int = 1, **lora: Any
+) -> LlamaModel:
+    """A tiny model, by its configuration's name or at hand, with random factors, B not zero."""
+    model = tiny_model(tiny_config(base)) if isinstance(base, str) else base
     add_adapters(model, choose(LoraConfig(**{"rank": 3, **lora}), model.config))
     stir(model, seed)
     return model

@@ -156,11 +156,13 @@ def test_a_dtype_without_a_name_is_refused(tmp_path: Path) -> None:
     [
         (Conversion(to="hf", dtype="q8_0"), "q8_0 is a format of GGUF"),
         (Conversion(to="hf", base=Path("x")), "--base gives a vision part"),
+        (Conversion(to="hf", merge=True), "is no adapter: there is nothing to merge"),
     ],
 )
 def test_what_contradicts_itself_is_refused(asked: Conversion, said: str, tmp_path: Path) -> None:
+    multimodal(tmp_path / "base", "scout")
     with pytest.raises(CheckpointError, match=said):
-        convert(tmp_path / "none", tmp_path / "result", asked)
+        convert(tmp_path / "base", tmp_path / "result", asked)
 
 
 def test_a_base_without_vision_or_of_another_shape_is_refused(tmp_path: Path) -> None:

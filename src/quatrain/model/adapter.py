@@ -33,6 +33,10 @@ from quatrain.model.targets import Adapters, Site
 _OF_MULTIMODAL = "base_model.model.language_model."
 
 
+Factors = dict[tuple[Site, str], LazyTensor]
+"""A and B of each adapted weight."""
+
+
 def load_adapter(model: LlamaModel, directory: Path) -> None:
     """Give a model the adapters of a directory, in the dtypes of the weights they are added to.
 
@@ -47,16 +51,14 @@ def load_adapter(model: LlamaModel, directory: Path) -> None:
     model.base = fields[BASE]
 
 
-def place_adapters(model: LlamaModel, tensors: dict[tuple[Site, str], LazyTensor]) -> None:
+def place_adapters(model: LlamaModel, tensors: Factors) -> None:
     """Read factors into a model that has adapters for them."""
     for (site, factor), tensor in tensors.items():
         parameter = lora_at(model, site).get_parameter(factor)
         parameter.data.copy_(tensor.load())
 
 
-def adapter_tensors(
-    directory: Path, adapters: Adapters, config: ModelConfig
-) -> dict[tuple[Site, str], LazyTensor]:
+def adapter_tensors(directory: Path, adapters: Adapters, config: ModelConfig) -> Factors:
     """List the factors of a directory, as `LowRank` has them; none is read yet.
 
     Raises:
@@ -110,10 +112,30 @@ def _to_file(site: Site, factor: str, tensor: Tensor) -> Tensor:
 def write_adapter(model: LlamaModel, directory: Path) -> None:
     """Write an adapted model's adapters as a PEFT directory; its base is named, not written."""
     assert model.base is not None
-    tensors = {}
-    for name, (site, factor) in tensor_places(model.adapters).items():
-        tensor = lora_at(model, site).get_parameter(factor)
-        tensors[name] = LazyTensor.of(_to_file(site, factor, tensor.detach()))
+    factors = {
+        (site, factor): LazyTensor.of(lora_at(model, site).get_parameter(factor).detach())
+        for site in model.adapters
+        for factor in "AB"
+    }
+    write_factors(model.adapters, factors, model.config, model.base, directory)
+
+
+def write_factors(
+    adapters: Adapters, factors: Factors, config: ModelConfig, base: str, directory: Path
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors; the directory may be new.
+
+    Args:
+        adapters: which weights have adapters.
+        factors: as `LowRank` has them.
+        config: of the base.
+        base: where it lies.
+        directory: where to.
+    """
+    tensors = {
+        name: factors[place].map(partial(_to_file, *place))
+        for name, place in tensor_places(adapters).items()
+    }
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / ADAPTER_CONFIG, to_peft(model.adapters, model.config, model.base))
+    write_json(directory / ADAPTER_CONFIG, to_peft(adapters, config, base))
     write_file(directory / ADAPTER_WEIGHTS, tensors)
