@@ -97,9 +97,9 @@ def _from_file(site: Site, factor: str, rank: int, tensor: Tensor) -> Tensor:
     """Turn a tensor of PEFT's file into a factor [I, K], [K, O], [E, I, K] or [E, K, O]."""
     if site.group != "experts":
         return tensor.T
-    if factor == "A":
-        return tensor.unflatten(1, (rank, -1)).permute(2, 0, 1)
-    return tensor.unflatten(0, (-1, rank))
+    axis, parts = (1, (rank, -1)) if factor == "A" else (0, (-1, rank))
+    whole: Tensor = tensor.unflatten(axis, parts)
+    return whole.permute(2, 0, 1) if factor == "A" else whole
 
 
 def _to_file(site: Site, factor: str, tensor: Tensor) -> Tensor:

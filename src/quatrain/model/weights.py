@@ -116,7 +116,8 @@ def plus(
     """Add to a product of x what an adapter adds, where there is one."""
     if lora is None or lora.merged:
         return product
-    return product + lora(x, counts_E, order_R)
+    added: Tensor = lora(x, counts_E, order_R)
+    return product + added
 
 
 class Linear(nn.Linear):
