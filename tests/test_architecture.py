@@ -25,7 +25,7 @@ LLAMA4 = (ROOT / "docs" / "llama4.md").read_text(encoding="utf-8")
 
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 450, 60
 WITHOUT_TORCH = ("config", "recipe", "errors", "files", "text", "data", "model.hf_config")
-WITHOUT_TORCH += ("model.locate", "train.start", "cli.main")
+WITHOUT_TORCH += ("model.locate", "model.targets", "model.peft_config", "train.start", "cli.main")
 FIRST_DIGIT = {
     "ConfigError": "2",
     "DataError": "3",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from quatrain.config import Config, ModelConfig, RopeScaling, Section, TrainConfig, seconds
 from quatrain.errors import ConfigError
-from quatrain.recipe import build, to_yaml
+from quatrain.recipe import build, load_config, to_yaml
 
 
 def problems(**sections: Any) -> list[str]:
@@ -238,6 +238,38 @@ def test_a_recipe_becomes_a_config_or_a_config_error(recipe: dict[str, Any]) -> 
         return
     text = to_yaml(config)
     assert to_yaml(build(yaml.safe_load(text))) == text
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"targets": ["q_prj"]}, "lora.targets has 'q_prj'; it must be one of attention, shared"),
+        ({"targets": "attention,experts.up_proj"}, "lora.targets has 'experts.up_proj'"),
+        ({"targets": []}, "lora.targets is empty"),
+        ({"ranks": {"expert": 4}}, "lora.ranks has 'expert'; a group is one of attention"),
+        ({"dropouts": {"head": 0.1}}, "lora.dropouts has 'head'"),
+        ({"rank": 0}, "lora.rank=0: .* greater than or equal to 1"),
+        ({"ranks": {"experts": 0}}, "lora.ranks.experts=0: .* greater than or equal to 1"),
+        ({"dropout": 1}, "lora.dropout=1: .* less than 1"),
+        ({"rnk": 4}, "lora.rnk is not a field. Did you mean 'lora.rank'"),
+    ],
+)
+def test_a_rule_of_adapters_is_said(lora: dict[str, Any], message: str) -> None:
+    given = {"model": {"init": "base"}, "train": {"adapter": "lora"}, "lora": lora}
+    assert re.search(message, problem(**given))
+
+
+def test_adapters_need_a_model_to_adapt_and_their_fields_need_adapters() -> None:
+    assert "model.init names none" in problem(train={"adapter": "lora"})
+    assert "train.adapter is not lora" in problem(lora={"rank": 4})
+
+
+def test_alpha_is_twice_the_rank_and_groups_may_have_another() -> None:
+    overrides = ["model.init=base", "train.adapter=lora", "lora.targets=attention, experts",
+                 "lora.rank=8", "lora.ranks.experts=4"]  # fmt: skip
+    lora = load_config(None, overrides).lora
+    assert (lora.rank, lora.alpha, lora.ranks) == (8, 16, {"experts": 4})
+    assert lora.targets == ("attention", "experts")
 
 
 def test_scouts_rope_scaling_is_the_default_one() -> None:

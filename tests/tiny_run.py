@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import quatrain.train.run as run_module
 from quatrain.config import Config
 from quatrain.recipe import build
 from quatrain.train.log import METRICS, read_rows
+from quatrain.train.loop import Around
 
 COLOURS = ["rouge", "vert", "bleu", "jaune", "noir", "blanc"]
 THINGS = ["Le ballon", "Le toit", "Le mur", "Le livre"]
@@ -58,3 +62,16 @@ def tiny_run(directory: Path, run_dir: str = "run", **train: Any) -> Config:
 def timeless_metrics(run_dir: Path) -> list[dict[str, Any]]:
     rows = read_rows(run_dir / METRICS)
     return [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in rows]
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the run to stop once a step is done, as a signal would."""
+    original = run_module.Around
+
+    def around(evaluate: Any, keeper: Any, journal: Any, display: Any, _: Any) -> Around:
+        seen = {"step": 0}
+        shown = display.trained
+        display.trained = lambda row: (seen.update(step=row["step"]), shown(row))
+        return original(evaluate, keeper, journal, display, lambda: seen["step"] >= step)
+
+    monkeypatch.setattr(run_module, "Around", around)

@@ -176,6 +176,13 @@ class TokenizerConfig(Section):
     """Split l'|eau before merging; such a tokenizer cannot leave as GGUF."""
 
 
+def _parts(value: Any) -> Any:
+    """Split a text at its commas; leave anything else."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
 class DataConfig(Section):
     """What is read, and how it fills rows."""
 
@@ -205,9 +212,7 @@ class DataConfig(Section):
     @field_validator("train", "eval", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        return _parts(value)
 
     def problems(self) -> list[str]:
         """See Section."""
@@ -223,6 +228,8 @@ class TrainConfig(Section):
     """How a run learns; a field left at None is settled from the data and recorded."""
 
     task: Literal["sft", "pretrain"] = "sft"
+    adapter: Literal["lora"] | None = None
+    """What learns: by default every weight; `lora` trains low-rank adapters beside frozen ones."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the data."""
     max_steps: int | None = Field(None, ge=1)
@@ -233,7 +240,8 @@ class TrainConfig(Section):
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows at a time; the gradients of a step are summed over its micro-batches."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """The peak; by default 0.256 / d_model, and 0.4 of that when weights come from model.init."""
+    """The peak; by default 0.256 / d_model, 0.4 of that when weights come from model.init, and
+    4 times that for adapters."""
     min_learning_rate_ratio: float = Field(0.05, ge=0, le=1)
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, le=1)
@@ -281,6 +289,62 @@ class TrainConfig(Section):
         return []
 
 
+LORA_GROUPS = {
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "shared": ("gate_proj", "up_proj", "down_proj"),
+    "dense": ("gate_proj", "up_proj", "down_proj"),
+    "experts": ("gate_up_proj", "down_proj"),
+    "router": ("router",),
+}
+"""What adapters can be given to; dense is the feed-forward of layers without experts."""
+
+
+class LoraConfig(Section):
+    """The low-rank adapters that `train.adapter=lora` trains; every other weight is frozen."""
+
+    targets: tuple[str, ...] | None = None
+    """Groups (attention, shared, dense, experts, router), projections (q_proj), or one of a group
+    (shared.up_proj). By default every group that the model has but the router."""
+    rank: int = Field(16, ge=1, le=_MOST)
+    alpha: float = Field(default_factory=lambda data: 2.0 * data["rank"], gt=0, le=_MOST)
+    """What is added is scaled by alpha / rank, with the rank of its group."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """The share of an adapter's inputs that is dropped in training."""
+    ranks: dict[str, Annotated[int, Field(ge=1, le=_MOST)]] = Field(default_factory=dict)
+    """Ranks of groups that have another, as `lora.ranks.experts=4`."""
+    dropouts: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
+    """Dropouts of groups that have another."""
+    train_router: bool = False
+    """Whether the router gets adapters too, besides the targets."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return _parts(value)
+
+    def problems(self) -> list[str]:
+        """See Section."""
+        known = [*LORA_GROUPS, *dict.fromkeys(p for of in LORA_GROUPS.values() for p in of)]
+        allowed = {*known, *(f"{group}.{p}" for group, of in LORA_GROUPS.items() for p in of)}
+        found = [
+            f"lora.targets has {target!r}; it must be one of {', '.join(known)}, or "
+            "GROUP.PROJECTION."
+            for target in self.targets or ()
+            if target not in allowed
+        ]
+        if self.targets == ():
+            found.append(
+                "lora.targets is empty: nothing would learn. Leave it out for the default."
+            )
+        for name in ("ranks", "dropouts"):
+            strange = getattr(self, name).keys() - LORA_GROUPS.keys()
+            found += [
+                f"lora.{name} has {group!r}; a group is one of {', '.join(LORA_GROUPS)}."
+                for group in sorted(strange)
+            ]
+        return found
+
+
 class EvalConfig(Section):
     """How answers are judged while training."""
 
@@ -323,6 +387,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
     evaluate: EvalConfig = EvalConfig()
     generate: GenerateConfig = GenerateConfig()
 
@@ -335,13 +400,21 @@ class Config(Section):
 
     def problems(self) -> list[str]:
         """See Section."""
+        found = []
         row, context = self.data.block_size, self.model.max_position_embeddings
         if row > context and self.model.init is None:
-            return [
+            found.append(
                 f"data.block_size={row} exceeds model.max_position_embeddings={context}. "
                 f"Use data.block_size={context}."
-            ]
-        return []
+            )
+        if self.train.adapter and self.model.init is None:
+            found.append(
+                f"train.adapter={self.train.adapter} adapts trained weights, and model.init names "
+                "none. Use model.init=DIR, or leave train.adapter out."
+            )
+        if self.train.adapter is None and self.lora != LoraConfig():
+            found.append("lora has fields, and train.adapter is not lora. Use train.adapter=lora.")
+        return found
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from adapted import adapted_model
 from quatrain.config import TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.data.read import read_rows
@@ -41,7 +42,9 @@ LENGTHS = [[10, 6], [24], [3, 3, 3], [20], [12, 12], [8], [5, 19], [24]]
 def gradients_of(model: LlamaModel, batch: Batch, **train: Any) -> tuple[float, dict[str, Any]]:
     model.zero_grad(set_to_none=True)
     loss = accumulate(model, batch, TrainConfig(balance_loss_coef=0.1, **train)).loss
-    return loss, {name: p.grad.clone() for name, p in model.named_parameters()}
+    return loss, {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def assert_same(one: tuple[float, Any], other: tuple[float, Any]) -> None:
@@ -64,6 +67,20 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     plain = gradients_of(model, batch)
     model.model.activation_checkpointing = True
     assert_same(plain, gradients_of(model, batch))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_is_the_same_however_a_batch_is_cut_or_recomputed(
+    size: int, checkpointing: bool
+) -> None:
+    batch = batch_of(LENGTHS)
+    whole, cut = (adapted_model("top_2", dropout=0.3, train_router=True) for _ in range(2))
+    cut.model.activation_checkpointing = checkpointing
+    assert_same(
+        gradients_of(whole, batch, micro_batch_size=8),
+        gradients_of(cut, batch, micro_batch_size=size),
+    )
 
 
 def test_padding_changes_neither_loss_nor_gradient() -> None:

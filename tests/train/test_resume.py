@@ -18,26 +18,12 @@ import quatrain.train.run as run_module
 from quatrain.errors import ConfigError, DataError, ResourceError
 from quatrain.files import sha256
 from quatrain.train.checkpoint import Keeper
-from quatrain.train.loop import Around
 from quatrain.train.run import run
-from tiny_run import timeless_metrics, tiny_run
+from tiny_run import stop_after, timeless_metrics, tiny_run
 
 
 def weights(run_dir: Path, step: int = 12) -> str:
     return sha256(run_dir / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
-
-
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask the run to stop once a step is done, as a signal would."""
-    original = run_module.Around
-
-    def around(evaluate: Any, keeper: Any, journal: Any, display: Any, _: Any) -> Around:
-        seen = {"step": 0}
-        shown = display.trained
-        display.trained = lambda row: (seen.update(step=row["step"]), shown(row))
-        return original(evaluate, keeper, journal, display, lambda: seen["step"] >= step)
-
-    monkeypatch.setattr(run_module, "Around", around)
 
 
 def test_a_run_stopped_twice_equals_an_uninterrupted_one(

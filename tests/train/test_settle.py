@@ -120,3 +120,10 @@ def test_a_said_micro_batch_shapes_a_batch_that_was_not() -> None:
 def test_settling_twice_changes_nothing() -> None:
     once = settle_intervals(settle(Config(), 300))
     assert settle_intervals(settle(once, 300)) == once
+
+
+def test_adapters_learn_ten_times_as_fast_as_the_weights_that_they_are_added_to() -> None:
+    model = {"init": "runs/base", "d_model": 512}
+    whole, adapters = settled(300, model), settled(300, model, adapter="lora")
+    assert adapters.learning_rate == pytest.approx(4 * 0.256 / 512)
+    assert adapters.learning_rate == pytest.approx(10 * (whole.learning_rate or 0))

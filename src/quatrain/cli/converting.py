@@ -20,6 +20,7 @@ def run_conversion(
     experts: int | None,
     dtype: str | None,
     base: Path | None,
+    merge: bool,
     check: bool,
     shard_size: str,
     force: bool,
@@ -36,8 +37,8 @@ def run_conversion(
     if experts is not None and experts < 1:
         raise ConfigError("Q208", f"--experts {experts}: a model has at least one expert.")
     asked = Conversion(
-        to=to, experts=experts, dtype=dtype, base=base, check=check,  # type: ignore[arg-type]
-        shard_bytes=shard_bytes, force=force,
+        to=to, experts=experts, dtype=dtype, base=base, merge=merge,  # type: ignore[arg-type]
+        check=check, shard_bytes=shard_bytes, force=force,
     )  # fmt: skip
     done = convert(model, directory, asked)
     agreement = done.agreement.as_dict() if done.agreement else None

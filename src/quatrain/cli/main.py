@@ -34,7 +34,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
 ]
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
-Model = Annotated[str, typer.Argument(help="A run, a model directory or a Hub id.")]
+Model = Annotated[
+    str, typer.Argument(help="A run, a model's or an adapter's directory, or a Hub id.")
+]
 
 
 @app.callback()
@@ -126,8 +128,14 @@ def convert(
         str | None, typer.Option(help="bf16, f16, f32 or q8_0; the source's where left out.")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="The multimodal directory to take the vision part from.")
+        Path | None,
+        typer.Option(
+            help="The multimodal directory to take the vision part from; or an adapter's base."
+        ),
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add an adapter to its base's weights.")
+    ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not compare the result with its source.")
     ] = False,
@@ -139,7 +147,7 @@ def convert(
     from quatrain.cli.converting import run_conversion
 
     run_conversion(
-        source, destination, to, experts, dtype, base, not no_check, shard_size, force, json
+        source, destination, to, experts, dtype, base, merge, not no_check, shard_size, force, json
     )
 
 

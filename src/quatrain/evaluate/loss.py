@@ -108,18 +108,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight = weight_VH.to(dtype)
         total = states_MH.new_zeros((), dtype=torch.float32)
         grad_states = torch.empty_like(states_MH) if learns else None
-        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if learns else None
+        head_learns = learns and ctx.needs_input_grad[1]  # not under an adapter
+        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if head_learns else None
         for start in range(0, len(targets_M), chunk_size):
             part = slice(start, start + chunk_size)
             states, targets = states_MH[part].to(dtype), targets_M[part]
             log_p = (states @ weight.T).float().log_softmax(-1)
             total += F.nll_loss(log_p, targets, reduction="sum")
-            if grad_states is not None and grad_weight is not None:
+            if grad_states is not None:
                 grad_logits = log_p.exp_()
                 grad_logits[torch.arange(len(targets), device=targets.device), targets] -= 1
                 grad_logits = grad_logits.to(dtype)
                 grad_states[part] = grad_logits @ weight
-                grad_weight += grad_logits.T @ states
+                if grad_weight is not None:
+                    grad_weight += grad_logits.T @ states
         ctx.save_for_backward(grad_states, grad_weight)
         return total
 
@@ -129,7 +131,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale = grads[0]
         return (
             grad_states * scale.to(grad_states.dtype),
-            grad_weight * scale,
+            None if grad_weight is None else grad_weight * scale,
             None,
             None,
             None,

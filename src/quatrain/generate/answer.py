@@ -13,7 +13,7 @@ from quatrain.generate.consensus import most_agreed
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
-from quatrain.model.locate import locate
+from quatrain.model.locate import locate, text_tools_of
 from quatrain.text.chat import ChatFormat, user_content
 from quatrain.text.conversation import Message
 from quatrain.text.tokenizer import Tokenizer
@@ -40,10 +40,11 @@ class Answerer:
     """A model with its tokenizer and its ChatFormat, ready to be asked."""
 
     def __init__(self, model: str | Path, device: str | None = None) -> None:
-        """Open MODEL: a run (its best checkpoint), a model directory or a Hub id."""
+        """Open MODEL: a run (its best checkpoint), a model or adapter directory, or a Hub id."""
         directory = locate(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = LlamaModel.from_pretrained(directory, device=device).eval()
+        directory = text_tools_of(directory)
         self.tokenizer = Tokenizer.load(directory)
         vocab_size = self.model.config.vocab_size
         refuse_larger_vocabulary(directory, self.tokenizer.vocab_size, vocab_size)

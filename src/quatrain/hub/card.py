@@ -24,16 +24,17 @@ def write_card(
         source: as it was written.
         directory: of the model.
         to: the format.
-        dtype: of its weights.
+        dtype: of its weights, or nothing.
         agreement: what the check found; None where it was left out.
     """
     front = {
         "language": ["fr", "en"],
         "pipeline_tag": "text-generation",
-        "library_name": "transformers" if to != "gguf" else "gguf",
+        "library_name": {"gguf": "gguf", "peft": "peft"}.get(to, "transformers"),
         "tags": ["llama-4", "question-answering", "quatrain"],
     }
-    about = {"from": f"{source.origin.name} ({source.kind})", "format": to, "dtype": dtype}
+    about = {"from": f"{source.origin.name} ({source.kind})", "format": to}
+    about |= {"dtype": dtype} if dtype else {}
     table = "\n".join(
         f"| {name} | {value} |"
         for name, value in {**about, **summary(source.config), **source.notes}.items()

@@ -8,7 +8,7 @@ of the conversion and not that of the rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ class Agreement:
     greedy_tokens_equal: int
     judged_by: str
     """transformers where one of the two ran in it, quatrain where both ran here."""
+
+    def worse(self, other: Agreement) -> Agreement:
+        """Take the larger difference and the fewer equal tokens of two comparisons."""
+        return replace(
+            self,
+            max_logit_difference=max(self.max_logit_difference, other.max_logit_difference),
+            greedy_tokens_equal=min(self.greedy_tokens_equal, other.greedy_tokens_equal),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Give the figures by name."""

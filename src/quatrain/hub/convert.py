@@ -15,6 +15,7 @@ import torch
 
 from quatrain.errors import CheckpointError
 from quatrain.files import new_directory
+from quatrain.hub.adapter import ADAPTER, compare_adapted, write_alone
 from quatrain.hub.card import write_card
 from quatrain.hub.check import (
     Agreement,
@@ -42,7 +43,7 @@ from quatrain.hub.source import Source
 from quatrain.hub.upcycle import upcycle
 from quatrain.model.hf_config import CONFIG, read_json
 from quatrain.model.io import dtype_name
-from quatrain.model.locate import locate
+from quatrain.model.locate import base_of, locate
 from quatrain.model.shards import SHARD_BYTES
 
 Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
@@ -59,7 +60,10 @@ class Conversion:
     dtype: Dtype | None = None
     """None keeps the source's, and is f16 for GGUF."""
     base: Path | None = None
-    """The multimodal directory whose vision part the result gets."""
+    """The multimodal directory whose vision part the result gets; else, of an adapter, the model
+    that it is added to instead of the one that it names."""
+    merge: bool = False
+    """Whether an adapter is added to its base's weights; `hf` without it copies the adapter."""
     check: bool = True
     shard_bytes: int = SHARD_BYTES
     force: bool = False
@@ -86,15 +90,58 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
     _refuse_contradictions(asked)
     _refuse_used(directory, asked.force)
     source = _prepared(model, asked)
-    _refuse_to_replace(directory, source.origin, asked.base)
+    base = base_of(source.origin) if source.kind == ADAPTER and not asked.base else None
+    _refuse_to_replace(directory, source.origin, asked.base, base)
+    if source.kind == ADAPTER and not asked.merge:
+        return _copy_adapter(source, directory, asked)
     kind = asked.dtype or ("f16" if asked.to == "gguf" else None)
+    if source.kind == ADAPTER:
+        kind = kind or _dtype_of(source)  # the base's: merged weights are float32
     rounded = of_dtype(source, DTYPES[kind]) if kind in DTYPES else source
     dtype = kind or _dtype_of(rounded)
     with new_directory(directory, {"quatrain": "conversion", "to": asked.to}) as temporary:
         _write(rounded, temporary, asked, dtype)
         agreement = _checked(rounded, temporary, asked, dtype) if asked.check else None
+        if agreement and source.kind == ADAPTER:
+            agreement = agreement.worse(_compare_adapted(source, asked, None))
         write_card(rounded, temporary, asked.to, dtype, agreement)
     return Converted(directory, dtype, agreement, rounded.notes)
+
+
+def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Converted:
+    """Write an adapter alone, its base named and not written.
+
+    Raises:
+        CheckpointError: Q411 for a format that has no adapters, or for what only a model can be.
+    """
+    if asked.to != "hf" or asked.experts or asked.dtype:
+        raise CheckpointError(
+            "Q411",
+            f"{source.origin} is an adapter, and not a model.",
+            "Give --merge to write the model that it makes of its base; or --to hf alone to copy "
+            "the adapter as it is.",
+        )
+    base = str(source.notes["base"])
+    if asked.base:
+        base = str(asked.base.resolve()) if asked.base.exists() else str(asked.base)
+    with new_directory(directory, {"quatrain": "conversion", "to": "peft"}) as temporary:
+        write_alone(source, base, temporary)
+        agreement = _compare_adapted(source, asked, temporary) if asked.check else None
+        source = source.replace(notes=source.notes | {"base": base})
+        write_card(source, temporary, "peft", "", agreement)
+    return Converted(directory, "as it was", agreement, source.notes)
+
+
+def _compare_adapted(source: Source, asked: Conversion, copy: Path | None) -> Agreement:
+    """Run the adapter beside its base's weights, and compare what was made of it."""
+    base = open_source(_base_of_adapter(asked) or base_of(source.origin))
+    found = compare_adapted(source, base, copy)
+    refuse_disagreement(found, _TOLERANCE)
+    return found
+
+
+def _base_of_adapter(asked: Conversion) -> Path | None:
+    return None if asked.to == "hf-multimodal" else asked.base
 
 
 def _refuse_contradictions(asked: Conversion) -> None:
@@ -102,11 +149,6 @@ def _refuse_contradictions(asked: Conversion) -> None:
         raise CheckpointError(
             "Q411", f"q8_0 is a format of GGUF files, and not of --to {asked.to}.",
             "Use --to gguf, or --dtype bf16.",
-        )  # fmt: skip
-    if asked.base and asked.to != "hf-multimodal":
-        raise CheckpointError(
-            "Q411", f"--base gives a vision part, which --to {asked.to} has not.",
-            "Use --to hf-multimodal, or leave --base out.",
         )  # fmt: skip
 
 
@@ -150,7 +192,17 @@ def _dtype_of(source: Source) -> str:
 
 def _prepared(model: str | Path, asked: Conversion) -> Source:
     """Open the source, and do to its weights what is asked."""
-    source = with_its_own_ids(open_source(Path(model)))
+    source = with_its_own_ids(open_source(Path(model), _base_of_adapter(asked)))
+    if asked.base and asked.to != "hf-multimodal" and source.kind != ADAPTER:
+        raise CheckpointError(
+            "Q411", f"--base gives a vision part, which --to {asked.to} has not.",
+            "Use --to hf-multimodal, or leave --base out.",
+        )  # fmt: skip
+    if asked.merge and source.kind != ADAPTER:
+        raise CheckpointError(
+            "Q411", f"{source.origin} is no adapter: there is nothing to merge.",
+            "Leave --merge out.",
+        )  # fmt: skip
     if asked.experts is not None:
         source = upcycle(source, asked.experts)
     return source

@@ -22,13 +22,12 @@ from quatrain.model.io import (
     GENERATION_CONFIG,
     PREFIX,
     VISION,
-    check_tensors,
     dtype_name,
     generation_config,
     text_tensors,
     write_model,
 )
-from quatrain.model.shards import open_tensors, write_shards
+from quatrain.model.shards import check_tensors, open_tensors, write_shards
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

@@ -8,31 +8,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quatrain.hub.adapter import merged
 from quatrain.hub.dense import DENSE, read_dense
 from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, from_hf, read_json, refuse_larger_vocabulary
 from quatrain.model.io import fitting, text_tensors
-from quatrain.model.locate import locate
+from quatrain.model.locate import base_of, is_adapter, locate
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
 
-def open_source(model: str | Path) -> Source:
-    """Open MODEL: a run, a model directory, a Hub id or a GGUF file; no weight is read yet.
+def open_source(model: str | Path, base: Path | None = None) -> Source:
+    """Open MODEL: a run, a directory, a Hub id or a GGUF file; no weight is read yet.
+
+    Args:
+        model: an adapter's is opened as the model that it makes of its base.
+        base: of an adapter, instead of the one that it names.
 
     Raises:
         CheckpointError: Q401 to Q433, for what is missing, unsafe or of another kind.
     """
-    source = _read(model)
+    source = _read(model, base)
     return source.replace(tensors=fitting(source.config, source.tensors))
 
 
-def _read(model: str | Path) -> Source:
+def _read(model: str | Path, base: Path | None) -> Source:
     """Open MODEL by the reader of its format."""
     if Path(model).suffix == ".gguf":
         return read_gguf(Path(model))
     directory = locate(model)
+    if is_adapter(directory):
+        return merged(open_source(base or base_of(directory)), directory)
     fields = read_json(directory / CONFIG)
     if fields.get("model_type") in DENSE:
         return read_dense(directory)

@@ -18,6 +18,7 @@ from quatrain.model.cache import LayerCache
 from quatrain.model.layout import Layout, Runs
 from quatrain.model.norm import rms_normalise
 from quatrain.model.rope import rotate
+from quatrain.model.weights import Linear
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
@@ -140,10 +141,10 @@ class Attention(nn.Module):
         self.uses_qk_norm = config.use_qk_norm and self.uses_rope
         self.tunes_temperature = config.attn_temperature_tuning and not self.uses_rope
         self.floor_scale, self.attn_scale = config.floor_scale, config.attn_scale
-        self.q_proj = nn.Linear(config.d_model, heads * config.d_k, bias=bias)
-        self.k_proj = nn.Linear(config.d_model, kv_heads * config.d_k, bias=bias)
-        self.v_proj = nn.Linear(config.d_model, kv_heads * config.d_k, bias=bias)
-        self.o_proj = nn.Linear(heads * config.d_k, config.d_model, bias=bias)
+        self.q_proj = Linear(config.d_model, heads * config.d_k, bias=bias)
+        self.k_proj = Linear(config.d_model, kv_heads * config.d_k, bias=bias)
+        self.v_proj = Linear(config.d_model, kv_heads * config.d_k, bias=bias)
+        self.o_proj = Linear(heads * config.d_k, config.d_model, bias=bias)
 
     def forward(
         self, x_BTH: Tensor, rotation: Tensor, layout: Layout, cache: LayerCache | None = None

@@ -15,11 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
-from quatrain.errors import CheckpointError
 from quatrain.files import write_json
+from quatrain.model.adapter import load_adapter, write_adapter
 from quatrain.model.hf_config import CONFIG, read_config, to_hf
 from quatrain.model.llama import LlamaModel
-from quatrain.model.shards import SHARD_BYTES, LazyTensor, open_tensors, write_shards
+from quatrain.model.locate import base_of, is_adapter
+from quatrain.model.shards import (
+    SHARD_BYTES,
+    LazyTensor,
+    check_tensors,
+    open_tensors,
+    write_shards,
+)
 
 GENERATION_CONFIG = "generation_config.json"
 PREFIX = "language_model."
@@ -28,16 +35,21 @@ VISION = ("vision_model.", "multi_modal_projector.")
 
 
 def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> LlamaModel:
-    """Read a model directory of the Hugging Face form, text-only or multimodal.
+    """Read a model directory of the Hugging Face form, text-only or multimodal, or an adapter's.
 
     Args:
-        directory: holds config.json and model.safetensors, or shards and their index.
+        directory: holds config.json and model.safetensors, or shards and their index; or what PEFT
+            writes, whose base is read first.
         dtype: of the weights; None keeps the files'.
         device: where the weights go.
 
     Raises:
-        CheckpointError: Q401 for files, Q404 for names or shapes, Q410 for the config.
+        CheckpointError: Q401 for files, Q404 for names or shapes, Q410 or Q415 for the config.
     """
+    if is_adapter(directory):
+        model = load_model(base_of(directory), dtype, device)
+        load_adapter(model, directory)
+        return model
     config = read_config(directory)
     return model_of(config, text_tensors(directory), dtype, device)
 
@@ -78,36 +90,6 @@ def fitting(config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> dict[str,
     return given
 
 
-def check_tensors(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, LazyTensor]) -> None:
-    """Compare names, shapes and dtypes before anything is read.
-
-    Raises:
-        CheckpointError: Q404 with the first names and how many there are.
-    """
-    missing = [name for name in wanted if name not in given]
-    unexpected = [name for name in given if name not in wanted]
-    for kind, names in (("missing", missing), ("unexpected", unexpected)):
-        if names:
-            raise CheckpointError(
-                "Q404",
-                f"{len(names)} {kind} tensors, the first {', '.join(names[:5])}.",
-                "The weights and config.json are not of the same model.",
-            )
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name]:
-            raise CheckpointError(
-                "Q404",
-                f"{name} has shape {list(tensor.shape)}, config.json says {list(wanted[name])}.",
-            )
-        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
-            raise CheckpointError(
-                "Q404",
-                f"{name} holds {dtype_name(tensor.dtype)}; weights must be floats of 16 bits or "
-                "more.",
-                "Use the bf16 checkpoint of the same model.",
-            )
-
-
 def _place(model: LlamaModel, name: str, tensor: Tensor) -> None:
     *path, leaf = name.split(".")
     setattr(model.get_submodule(".".join(path)), leaf, nn.Parameter(tensor))
@@ -127,7 +109,10 @@ def text_tensors(directory: Path) -> dict[str, LazyTensor]:
 
 
 def save_model(model: LlamaModel, directory: Path) -> None:
-    """Write a text-only model directory that transformers opens as Llama4ForCausalLM."""
+    """Write a directory that transformers opens as Llama4ForCausalLM, or PEFT as an adapter."""
+    if model.adapters:
+        write_adapter(model, directory)
+        return
     tensors = {name: LazyTensor.of(tensor) for name, tensor in model.state_dict().items()}
     write_model(model.config, tensors, directory)
 

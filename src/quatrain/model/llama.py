@@ -22,6 +22,7 @@ from quatrain.model.layout import Layout, Segments
 from quatrain.model.moe import ExpertMLP, MoE, Router, Routing, SharedMLP
 from quatrain.model.norm import RMSNorm
 from quatrain.model.rope import RotaryPositionalEmbedding
+from quatrain.model.targets import Adapters
 
 
 class Hidden(NamedTuple):
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTH, routing = checkpoint(
                     layer, x_BTH, rotation, layout, None, balance,
-                    use_reentrant=False, preserve_rng_state=False,  # nothing draws
+                    use_reentrant=False, preserve_rng_state=False,  # dropout has its own
                 )  # fmt: skip
             else:
                 x_BTH, routing = layer(x_BTH, rotation, layout, layer_cache, balance)
@@ -130,6 +131,10 @@ class LlamaModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapters: Adapters = {}
+        """What lora.py added, by the weight that it was added to."""
+        self.base: str | None = None
+        """Where an adapted model's own weights lie: a directory or a Hub id."""
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -183,7 +188,7 @@ class LlamaModel(nn.Module):
         return load_model(Path(directory), dtype, device)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json, generation_config.json and model.safetensors; see model/io.py."""
+        """Write a model directory, or an adapter's where there are adapters; see model/io.py."""
         from quatrain.model.io import save_model
 
         save_model(self, Path(directory))

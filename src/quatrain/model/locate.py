@@ -1,4 +1,4 @@
-"""MODEL to a directory: a run (its best checkpoint), a model directory, or a Hub id."""
+"""MODEL to a directory: a run (its best checkpoint), a model or adapter directory, or a Hub id."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage
+from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def locate(model: str | Path) -> Path:
     """
     path = Path(model)
     for candidate in (path, path / CHECKPOINTS / BEST, _newest(path)):
-        if candidate is not None and (candidate / "config.json").is_file():
+        if candidate is not None and _holds_a_model(candidate):
             if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
                 logger.warning("%s was not evaluated yet: using its %s", path, candidate.name)
             _refuse_damage(candidate)
@@ -33,7 +34,8 @@ def locate(model: str | Path) -> Path:
     if path.exists():
         raise CheckpointError(
             "Q401",
-            f"{path} is neither a model directory (config.json) nor a run with a checkpoint.",
+            f"{path} is neither a model directory (config.json or {ADAPTER_CONFIG}) nor a run with "
+            "a checkpoint.",
             "Train first (quatrain sft ... run_dir=DIR), or give a directory that has weights.",
         )
     if _HUB_ID.fullmatch(str(model)):
@@ -41,12 +43,56 @@ def locate(model: str | Path) -> Path:
     raise CheckpointError("Q401", f"{model} does not exist.", "Give a run, a model or a Hub id.")
 
 
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter and no model of its own."""
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    return (directory / ADAPTER_CONFIG).is_file() and not any(
+        (directory / name).is_file() for name in weights
+    )
+
+
+def base_of(adapter: Path) -> Path:
+    """Find the model that an adapter is added to.
+
+    Raises:
+        CheckpointError: Q401 when it is not where the adapter says, Q415 when it is no model.
+    """
+    name = read_fields(adapter)[BASE]
+    try:
+        base = locate(name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.code,
+            f"{adapter} is an adapter of {name}, which cannot be used: {error.message}",
+            "Put the base there; or let the adapter name another place: quatrain convert ADAPTER "
+            "NEW --to hf --base BASE.",
+        ) from None
+    if is_adapter(base):
+        raise CheckpointError(
+            "Q415", f"{adapter} is an adapter of {name}, which is an adapter itself.", MERGE_FIRST
+        )
+    return base
+
+
+MERGE_FIRST = "Merge that one first: quatrain convert ADAPTER NEW --to llama4 --merge."
+
+
+def text_tools_of(directory: Path) -> Path:
+    """Find where the tokenizer lies: beside the weights, or with an adapter's base."""
+    here = any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return base_of(directory) if is_adapter(directory) and not here else directory
+
+
+def _holds_a_model(directory: Path) -> bool:
+    return (directory / "config.json").is_file() or is_adapter(directory)
+
+
 def _newest(run_dir: Path) -> Path | None:
     """Find the checkpoint of the latest step, whole or not; None in a directory without any."""
     found = [
         (int(path.name.removeprefix("step-")), path)
         for path in (run_dir / CHECKPOINTS).glob("step-*")
-        if _STEP.fullmatch(path.name) and (path / "config.json").is_file()
+        if _STEP.fullmatch(path.name) and _holds_a_model(path)
     ]
     return max(found)[1] if found else None
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
-from quatrain.model.weights import grouped_linear
+from quatrain.model.weights import Linear, LowRank, grouped_linear, plus
 
 
 class Routing(NamedTuple):
@@ -40,9 +40,9 @@ class SharedMLP(nn.Module):
 
     def __init__(self, d_model: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(d_model, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(d_model, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, d_model, bias=False)
+        self.gate_proj = Linear(d_model, intermediate_size)
+        self.up_proj = Linear(d_model, intermediate_size)
+        self.down_proj = Linear(intermediate_size, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., H] to [..., H]."""
@@ -57,11 +57,21 @@ class ExpertMLP(nn.Module):
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, d_model, 2 * intermediate_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, d_model))
+        self.gate_up_proj_lora: LowRank | None = None
+        self.down_proj_lora: LowRank | None = None
 
-    def forward(self, x_RH: Tensor, counts_E: Tensor) -> Tensor:
-        """Map rows sorted by expert [R, H] to [R, H]; counts [E] says how many each has."""
-        gate_RI, up_RI = grouped_linear(x_RH, self.gate_up_proj, counts_E).chunk(2, dim=-1)
-        return grouped_linear(F.silu(gate_RI) * up_RI, self.down_proj, counts_E)
+    def forward(self, x_RH: Tensor, counts_E: Tensor, order_R: Tensor | None = None) -> Tensor:
+        """Map rows sorted by expert [R, H] to [R, H].
+
+        Args:
+            x_RH: the rows.
+            counts_E: how many each expert has.
+            order_R: where each row stood before; read by an adapter's dropout alone.
+        """
+        both_RI = grouped_linear(x_RH, self.gate_up_proj, counts_E, self.gate_up_proj_lora, order_R)
+        gate_RI, up_RI = both_RI.chunk(2, dim=-1)
+        inner_RI = F.silu(gate_RI) * up_RI
+        return grouped_linear(inner_RI, self.down_proj, counts_E, self.down_proj_lora, order_R)
 
 
 class Router(nn.Module):
@@ -73,12 +83,14 @@ class Router(nn.Module):
     def __init__(self, d_model: int, num_experts: int, num_experts_per_tok: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+        self.lora: LowRank | None = None
         self.num_experts_per_tok = num_experts_per_tok
 
     def forward(self, x_NH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return scores [N, K] in (0, 1), the experts' indices [N, K], all logits [N, E]."""
         with torch.autocast(x_NH.device.type, enabled=False):
-            logits_NE = F.linear(x_NH.float(), self.weight.float())
+            wide_NH = x_NH.float()
+            logits_NE = plus(F.linear(wide_NH, self.weight.float()), self.lora, wide_NH)
             chosen_NK, experts_NK = logits_NE.topk(self.num_experts_per_tok, dim=-1)
             return chosen_NK.sigmoid(), experts_NK, logits_NE
 
@@ -184,7 +196,8 @@ class MoE(nn.Module):
         x_NH = x_BTH.flatten(0, 1)
         scores_NK, experts_NK, logits_NE = self.router(x_NH)
         dispatch = Dispatch.sort(experts_NK, self.num_experts)
-        routed_RH = self.experts(dispatch.bring(x_NH, scores_NK), dispatch.counts_E)
+        sorted_RH = dispatch.bring(x_NH, scores_NK)
+        routed_RH = self.experts(sorted_RH, dispatch.counts_E, dispatch.order_R)
         out_NH = self.shared_expert(x_NH) + dispatch.combine(routed_RH, experts_NK.shape[1])
         load_E = dispatch.counts_E
         if real_BT is not None:

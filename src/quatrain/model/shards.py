@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.model.hf_config import read_json
+from quatrain.model.hf_config import CONFIG, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -175,6 +175,38 @@ def refuse_links(path: Path) -> None:
         )
 
 
+def check_tensors(
+    wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, LazyTensor], config: str = CONFIG
+) -> None:
+    """Compare names, shapes and dtypes with what the file `config` asks for; nothing is read yet.
+
+    Raises:
+        CheckpointError: Q404 with the first names and how many there are.
+    """
+    missing = [name for name in wanted if name not in given]
+    unexpected = [name for name in given if name not in wanted]
+    for kind, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            raise CheckpointError(
+                "Q404",
+                f"{len(names)} {kind} tensors, the first {', '.join(names[:5])}.",
+                f"The weights and {config} are not of the same model.",
+            )
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name]:
+            raise CheckpointError(
+                "Q404",
+                f"{name} has shape {list(tensor.shape)}, {config} says {list(wanted[name])}.",
+            )
+        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+            raise CheckpointError(
+                "Q404",
+                f"{name} holds {str(tensor.dtype).removeprefix('torch.')}; weights must be floats "
+                "of 16 bits or more.",
+                "Use the bf16 checkpoint of the same model.",
+            )
+
+
 def write_shards(
     tensors: Mapping[str, LazyTensor], directory: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
@@ -187,12 +219,12 @@ def write_shards(
     """
     shards = list(_dealt(tensors, shard_bytes))
     if len(shards) == 1:
-        _write_file(directory / WEIGHTS, shards[0])
+        write_file(directory / WEIGHTS, shards[0])
         return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_file(directory / name, shard)
+        write_file(directory / name, shard)
         weight_map.update(dict.fromkeys(shard, name))
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -210,7 +242,7 @@ def _dealt(tensors: Mapping[str, LazyTensor], shard_bytes: int) -> Iterator[dict
     yield shard
 
 
-def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+def write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Write one safetensors file: 8 bytes of header length, the header, the tensors' bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0

@@ -1,22 +1,144 @@
-"""Weight kinds: how a weight multiplies, ordinary and grouped alike. Today: plain ones.
+"""Weight kinds: how a weight multiplies, ordinary and grouped alike: plain, or plain + low-rank.
 
-`grouped_linear` multiplies rows sorted by group, each group by its own matrix. Whatever is done
-to a weight later (a low-rank addition, a quantised form) is done here, so that the layers that
-call it stay as they are.
+`Linear` multiplies every row by one matrix; `grouped_linear` multiplies rows sorted by group, each
+group by its own. To either a `LowRank` may be added: (x A) B beside x W, so that no matrix of W's
+size is made. Whatever else is done to a weight (a quantised form) is done here, so that the layers
+that multiply stay as they are. Not for choosing which weights are adapted (lora.py).
 
-Shapes: R rows sorted by group, E groups, I input width, O output width.
+Shapes: R rows, sorted by group where there are groups, E groups, I input width, O output width,
+K rank.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def grouped_linear(x_RI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
+class Draw(NamedTuple):
+    """What dropout is drawn by, besides the weight that it belongs to and the row of the batch."""
+
+    seed: int
+    step: int
+    first_row: int
+    """Where in the step's batch the rows of this forward begin."""
+    num_rows: int
+    """How many rows of the batch this forward has."""
+
+
+class LowRank(nn.Module):
+    """What an adapter adds to a product: scale x (dropped x A) B (Hu et al., 2021).
+
+    B begins at zero, so that an adapted model begins as what it was.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], rank: int, scale: float, dropout: float = 0.0, name: str = ""
+    ) -> None:
+        """Make the two factors.
+
+        Args:
+            shape: [I, O], or [E, I, O] for a matrix for each group.
+            rank: K.
+            scale: of what is added.
+            dropout: the share of inputs that is dropped while `draw` is set.
+            name: of the weight; masks of two weights differ.
+        """
+        super().__init__()
+        *groups, wide, out = shape
+        self.A = nn.Parameter(torch.empty(*groups, wide, rank))
+        self.B = nn.Parameter(torch.empty(*groups, rank, out))
+        self.scale, self.dropout, self.name = scale, dropout, name
+        self.draw: Draw | None = None
+        """Set while a training step computes; without it nothing is dropped."""
+        self.merged = False
+        """Whether the weight itself holds what this would add."""
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw A from the seed and the name, uniform in +-1/sqrt(I); let B be zero."""
+        bound = self.A.shape[-2] ** -0.5
+        drawn = torch.rand(self.A.shape, generator=_generator("cpu", "A", self.name, seed))
+        self.A.copy_((2 * drawn - 1) * bound)
+        self.B.zero_()
+
+    def forward(
+        self, x: Tensor, counts_E: Tensor | None = None, order_R: Tensor | None = None
+    ) -> Tensor:
+        """Map [..., I] to [..., O]; the arguments are those of `grouped_linear`."""
+        x = self._dropped(x, order_R)
+        if counts_E is None:
+            inner: Tensor = x @ self.A.to(x.dtype) * self.scale  # the router's x is float32
+            return inner @ self.B.to(inner.dtype)
+        inner_RK = grouped_linear(x, self.A, counts_E) * self.scale
+        return grouped_linear(inner_RK, self.B, counts_E)
+
+    def delta(self) -> Tensor:
+        """Multiply the factors out: what the weight would have to be given, [I, O] or [E, I, O]."""
+        return self.A.float() @ self.B.float() * self.scale
+
+    def _dropped(self, x: Tensor, order_R: Tensor | None) -> Tensor:
+        """Drop a share of the inputs and scale the rest up.
+
+        A row of the batch has a mask of its own, drawn by seed, step, weight and row in the order
+        in which the tokens stand: neither micro-batches nor a second forward change it.
+        """
+        if self.draw is None or not self.dropout:
+            return x
+        width, (seed, step, first, num_rows) = x.shape[-1], self.draw
+        per_row, left = divmod(x.numel() // width, num_rows)
+        assert not left
+        kept = x.new_empty(num_rows, per_row, width)
+        for row in range(num_rows):
+            generator = _generator(x.device.type, "drop", self.name, seed, step, first + row)
+            kept[row].bernoulli_(1 - self.dropout, generator=generator)
+        kept = kept.div_(1 - self.dropout).view(-1, width)
+        return x * (kept.view_as(x) if order_R is None else kept[order_R])
+
+
+def _generator(device: str, *key: str | int) -> torch.Generator:
+    """Make a generator whose draws are a function of the key."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def plus(
+    product: Tensor,
+    lora: LowRank | None,
+    x: Tensor,
+    counts_E: Tensor | None = None,
+    order_R: Tensor | None = None,
+) -> Tensor:
+    """Add to a product of x what an adapter adds, where there is one."""
+    if lora is None or lora.merged:
+        return product
+    added: Tensor = lora(x, counts_E, order_R)
+    return product + added
+
+
+class Linear(nn.Linear):
+    """A linear map to which an adapter may be added."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.lora: LowRank | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., I] to [..., O]."""
+        return plus(super().forward(x), self.lora, x)
+
+
+def grouped_linear(
+    x_RI: Tensor,
+    weight_EIO: Tensor,
+    counts_E: Tensor,
+    lora: LowRank | None = None,
+    order_R: Tensor | None = None,
+) -> Tensor:
     """Multiply each group's rows by its matrix.
 
         counts [2, 0, 1]:  rows 0 and 1 by matrix 0, row 2 by matrix 2
@@ -25,10 +147,16 @@ def grouped_linear(x_RI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor
         x_RI: rows, sorted by group.
         weight_EIO: a matrix for each group.
         counts_E: rows of each group, int64; they sum to R.
+        lora: added to the product.
+        order_R: where each row stood before it was sorted; dropout is drawn by that place.
 
     Returns:
         [R, O]; no group without rows costs anything.
     """
+    return plus(_multiply(x_RI, weight_EIO, counts_E), lora, x_RI, counts_E, order_R)
+
+
+def _multiply(x_RI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x_RI.device.type):
         dtype = torch.get_autocast_dtype(x_RI.device.type)
         x_RI, weight_EIO = x_RI.to(dtype), weight_EIO.to(dtype)
@@ -50,8 +178,9 @@ class _LoopOverGroups(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_RI: Tensor, weight_EIO: Tensor, counts: list[int]) -> Tensor:
-        ctx.save_for_backward(x_RI, weight_EIO)
-        ctx.counts = counts
+        learns_x, learns_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x_RI if learns_weight else None, weight_EIO if learns_x else None)
+        ctx.widths, ctx.shape, ctx.counts = x_RI.shape, weight_EIO.shape, counts
         out_RO = x_RI.new_empty(x_RI.shape[0], weight_EIO.shape[2])
         for group, rows in _groups(counts):
             torch.mm(x_RI[rows], weight_EIO[group], out=out_RO[rows])
@@ -61,8 +190,8 @@ class _LoopOverGroups(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_RI, weight_EIO = ctx.saved_tensors
         grad_RO = grads[0].contiguous()
-        grad_x = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight_EIO) if ctx.needs_input_grad[1] else None
+        grad_x = grad_RO.new_empty(ctx.widths) if ctx.needs_input_grad[0] else None
+        grad_weight = grad_RO.new_zeros(ctx.shape) if ctx.needs_input_grad[1] else None
         for group, rows in _groups(ctx.counts):
             if grad_x is not None:
                 torch.mm(grad_RO[rows], weight_EIO[group].T, out=grad_x[rows])

@@ -2,7 +2,8 @@
 
     checkpoints/step-000120/  manifest.json          sizes and SHA-256 of everything below
                               config.json, model.safetensors, tokenizer.json, ...
-                              optimizer.safetensors  AdamW's two moments by parameter name
+                              (of adapters: adapter_config.json, adapter_model.safetensors)
+                              optimizer.safetensors  AdamW's two moments, of what learns
                               state.json             step, tokens, best, the run's length
     checkpoints/best          -> the step with the best answers
 

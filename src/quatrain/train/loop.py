@@ -1,8 +1,8 @@
 """The training loop: one, for pretraining and for SFT.
 
 A step, always in this order: batch, rate, gradients, stop if anything is not finite, update, log;
-then, when due, evaluate, and save. Each batch is a function of the step and nothing draws at
-random, so a run that is killed anywhere goes on from a checkpoint as if nothing had happened.
+then, when due, evaluate, and save. Each batch is a function of the step, and so is what adapters
+drop, so that a run that is killed anywhere goes on from a checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from quatrain.errors import NonFiniteError
 from quatrain.evaluate.loss import count_targets, judge
 from quatrain.files import write_json
 from quatrain.model.llama import LlamaModel
+from quatrain.model.lora import dropping
+from quatrain.model.weights import Draw
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
 from quatrain.train.optim import learning_rate, set_learning_rate
@@ -91,7 +93,7 @@ def train(
         rate = learning_rate(step, num_steps, config)
         set_learning_rate(optimizer, rate)
         batch = batches.batch(step - 1)
-        gradients = accumulate(model, batch, config)
+        gradients = accumulate(model, batch, config, step)
         norm = torch.nn.utils.get_total_norm(
             p.grad for p in model.parameters() if p.grad is not None
         )
@@ -142,11 +144,12 @@ def _save(
     around.keeper.save(model, optimizer, state)
 
 
-def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig) -> Gradients:
+def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int = 0) -> Gradients:
     """Add up the gradients of a batch, micro-batch by micro-batch.
 
     The sums are divided by counts of the whole batch, known beforehand, so that how it is cut
-    into micro-batches changes nothing but the order of float additions.
+    into micro-batches changes nothing but the order of float additions. What an adapter drops is
+    a function of the step and of the rows' places in the batch.
     """
     device = model.lm_head.weight.device
     num_targets = max(1, count_targets(batch.mask))
@@ -156,13 +159,14 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig) -> Gradient
     loss_sum = torch.zeros((), device=device)
     for part in _micro_batches(len(batch.ids), config.micro_batch_size):
         ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            judged = judge(
-                model, ids, batch.mask[part], batch.segments[part], config.loss_chunk_size,
-                balance=coefficient > 0,
-            )  # fmt: skip
-        loss = judged.loss_sum / num_targets + coefficient * judged.balance_sum / num_tokens
-        loss.backward()
+        with dropping(model, Draw(config.seed, step, part.start, len(ids))):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                judged = judge(
+                    model, ids, batch.mask[part], batch.segments[part], config.loss_chunk_size,
+                    balance=coefficient > 0,
+                )  # fmt: skip
+            loss = judged.loss_sum / num_targets + coefficient * judged.balance_sum / num_tokens
+            loss.backward()
         loss_sum += judged.loss_sum.detach()
         for layer, load in judged.loads.items():
             total.loads[layer] = total.loads.get(layer, 0) + load

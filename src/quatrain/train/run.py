@@ -18,7 +18,10 @@ from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ConfigError
 from quatrain.files import write_json
+from quatrain.model.adapter import adapter_tensors, place_adapters
 from quatrain.model.llama import LlamaModel
+from quatrain.model.lora import add_adapters, learning
+from quatrain.model.targets import choose
 from quatrain.train.budget import fit_budget
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
@@ -29,6 +32,7 @@ from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
     MAY_CHANGE,
+    Start,
     locked,
     read_settled,
     refuse_another_recipe,
@@ -68,7 +72,7 @@ def run(config: Config, quiet: bool = False) -> Result:
         config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
         keeper = _keeper(config, config.run_dir, data)
         newest = keeper.newest()
-        model = build_model(config, newest or start.weights)
+        model = build_model(config, start, newest)
         judge = Judge(config, data, model)
         settled = read_settled(config.run_dir)
         if settled is None:
@@ -79,14 +83,27 @@ def run(config: Config, quiet: bool = False) -> Result:
         return _train(config, data, model, judge, keeper, newest, stop, quiet)
 
 
-def build_model(config: Config, weights: Path | None) -> LlamaModel:
-    """Load float32 weights, or draw them from the seed, on the device that the Config names."""
+def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel:
+    """Load float32 weights, or draw them from the seed, on the device that the Config names.
+
+    Args:
+        config: with the model's architecture.
+        start: what the run begins with.
+        newest: the checkpoint that it goes on from; of an adapted model it holds the adapters.
+    """
+    weights = start.weights if config.train.adapter else newest or start.weights
     if weights is not None:
         model = LlamaModel.from_pretrained(weights, dtype=torch.float32)
         model.config = config.model
     else:
         model = LlamaModel(config.model)
         model.initialise(torch.Generator().manual_seed(config.train.seed))
+    if config.train.adapter:
+        adapters = choose(config.lora, config.model)
+        add_adapters(model, adapters, config.train.seed)
+        model.base = start.base
+        if newest is not None:
+            place_adapters(model, adapter_tensors(newest, adapters, config.model))
     model.model.activation_checkpointing = config.train.activation_checkpointing
     return model.to(device_of(config)).train()
 
@@ -176,10 +193,14 @@ def _train(
 def _introduce(
     config: Config, data: PreparedData, model: LlamaModel, state: State, display: Display
 ) -> None:
-    """Say what is about to happen, in three lines."""
+    """Say what is about to happen, in a few lines."""
     count = sum(p.numel() for p in model.parameters())
     device = next(model.parameters()).device
     display.say(f"{config.train.task} in {config.run_dir}: {count:,} parameters on {device}")
+    if model.adapters:
+        groups = learning(model)
+        listed = ", ".join(f"{group} {number:,}" for group, number in groups.items())
+        display.say(f"adapters: {sum(groups.values()):,} parameters learn: {listed}")
     display.say(
         f"data: {len(data.train):,} rows of {config.data.block_size}, "
         f"{data.train.num_targets:,} target tokens; {len(data.questions):,} held-out questions"

@@ -2,7 +2,8 @@
 
     batch_size      a 32nd of the rows, from 1 to 32, a power of two
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
-    learning_rate   0.256 / d_model; 0.4 of that on weights that were trained already
+    learning_rate   0.256 / d_model; 0.4 of that on weights that were trained already, 4 times
+                    that for adapters
     eval_interval   a tenth of the steps
 
 What was settled is written to config.yaml; nothing else reads these rules.
@@ -71,6 +72,8 @@ def _default_epochs(steps_per_epoch: float) -> float:
 
 def _default_rate(config: Config) -> float:
     fresh = 0.256 / config.model.d_model
+    if config.train.adapter:
+        return 4 * fresh
     return fresh if config.model.init is None else 0.4 * fresh
 
 

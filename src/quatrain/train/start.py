@@ -18,7 +18,8 @@ from quatrain.config import Config
 from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
 from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
-from quatrain.model.locate import locate
+from quatrain.model.locate import MERGE_FIRST, is_adapter, locate
+from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.text.chat import LLAMA4, ChatFormat
 from quatrain.text.tokenizer import Tokenizer
@@ -37,6 +38,8 @@ class Start:
 
     config: Config
     weights: Path | None
+    base: str | None
+    """What an adapter's directory will name as its base: a Hub id, or the directory's full path."""
     tokenizer: Tokenizer | None
     chat: ChatFormat
 
@@ -52,7 +55,7 @@ def resolve(config: Config) -> Start:
         tokenizer = Tokenizer.load(Path(config.tokenizer.path)) if config.tokenizer.path else None
         if tokenizer is not None:
             _refuse_another_vocabulary(config, tokenizer)
-        return Start(config, None, tokenizer, LLAMA4)
+        return Start(config, None, None, tokenizer, LLAMA4)
     described = sorted(config.model.model_fields_set - {"init", "preset"})
     if described:
         raise ConfigError(
@@ -62,9 +65,16 @@ def resolve(config: Config) -> Start:
             "Leave them out.",
         )
     directory = locate(config.model.init)
+    if is_adapter(directory):
+        raise ConfigError(
+            "Q203", f"model.init={config.model.init} is an adapter; training starts from a model.",
+            MERGE_FIRST,
+        )  # fmt: skip
     model = read_config(directory).replace(init=config.model.init)
     tokenizer = Tokenizer.load(directory)
     config = build({**config.model_dump(exclude_unset=True), "model": model.model_dump()})
+    if config.train.adapter:
+        choose(config.lora, config.model)
     if config.data.block_size > model.max_position_embeddings:
         raise ConfigError(
             "Q203",
@@ -73,7 +83,11 @@ def resolve(config: Config) -> Start:
             f"Use data.block_size={model.max_position_embeddings}.",
         )
     refuse_larger_vocabulary(directory, tokenizer.vocab_size, model.vocab_size)
-    return Start(config, directory, tokenizer, ChatFormat.of(directory, tokenizer))
+    local = Path(model.init or "").exists()
+    return Start(
+        config, directory, str(directory.resolve()) if local else model.init, tokenizer,
+        ChatFormat.of(directory, tokenizer),
+    )  # fmt: skip
 
 
 def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
