@@ -40,7 +40,10 @@ def made(directory: Path, **config: Any) -> tuple[Path, LlamaModel]:
     [
         (Conversion(to="llama4", merge=True), {}),
         (Conversion(to="hf", merge=True, dtype="bf16"), {}),
-        (Conversion(to="gguf", merge=True, dtype="f32"), {"interleave_moe_layer_step": 1}),
+        (
+            Conversion(to="gguf", merge=True, dtype="f32"),
+            {"attention_chunk_size": 8192, "floor_scale": 8192},
+        ),
         (Conversion(to="llama4", merge=True, experts=2), {"moe_layers": ()}),
     ],
     ids=lambda one: f"{one.to}-{one.dtype}" if isinstance(one, Conversion) else "",

@@ -17,8 +17,9 @@ from quatrain.hub.check import Agreement, compare, float_model, observe
 from quatrain.hub.dense import DENSE
 from quatrain.hub.source import Source
 from quatrain.model.adapter import adapter_tensors, load_adapter, write_factors
+from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
-from quatrain.model.locate import text_tools_of
+from quatrain.model.locate import has_tokenizer
 from quatrain.model.lora import with_delta
 from quatrain.model.peft_config import BASE, adapters_of, read_fields
 from quatrain.model.shards import LazyTensor
@@ -51,11 +52,11 @@ def merged(base: Source, directory: Path) -> Source:
         weight = tensors[site.weight]
         load = partial(_merged, weight, factors[site, "A"], factors[site, "B"], adapted.scale, site)
         tensors[site.weight] = LazyTensor(weight.shape, torch.float32, load)
-    tools = text_tools_of(directory)
     tokenizer, chat = base.tokenizer, base.chat
-    if tools == directory:
-        tokenizer = Tokenizer.load(tools)
-        chat = ChatFormat.of(tools, tokenizer)
+    if has_tokenizer(directory):
+        tokenizer = Tokenizer.load(directory)
+        chat = ChatFormat.of(directory, tokenizer)
+        refuse_larger_vocabulary(directory, tokenizer.vocab_size, base.config.vocab_size)
     return base.replace(
         tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory, kind=ADAPTER,
         notes=base.notes | {"base": fields[BASE], "adapters": described(adapters)},

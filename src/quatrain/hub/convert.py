@@ -94,7 +94,7 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
     _refuse_to_replace(directory, source.origin, asked.base, base)
     if source.kind == ADAPTER and not asked.merge:
         return _copy_adapter(source, directory, asked)
-    kind = asked.dtype or ("f16" if asked.to == "gguf" else None)
+    kind: str | None = asked.dtype or ("f16" if asked.to == "gguf" else None)
     if source.kind == ADAPTER:
         kind = kind or _dtype_of(source)  # the base's: merged weights are float32
     rounded = of_dtype(source, DTYPES[kind]) if kind in DTYPES else source

@@ -55,14 +55,15 @@ def base_of(adapter: Path) -> Path:
     """Find the model that an adapter is added to.
 
     Raises:
-        CheckpointError: Q401 when it is not where the adapter says, Q415 when it is no model.
+        CheckpointError: Q401 when it is not where the adapter says or is damaged, Q415 when it
+            is no model.
     """
     name = read_fields(adapter)[BASE]
     try:
         base = locate(name)
     except CheckpointError as error:
         raise CheckpointError(
-            error.code,
+            "Q401",
             f"{adapter} is an adapter of {name}, which cannot be used: {error.message}",
             "Put the base there; or let the adapter name another place: quatrain convert ADAPTER "
             "NEW --to hf --base BASE.",
@@ -79,8 +80,14 @@ MERGE_FIRST = "Merge that one first: quatrain convert ADAPTER NEW --to llama4 --
 
 def text_tools_of(directory: Path) -> Path:
     """Find where the tokenizer lies: beside the weights, or with an adapter's base."""
-    here = any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-    return base_of(directory) if is_adapter(directory) and not here else directory
+    return (
+        base_of(directory) if is_adapter(directory) and not has_tokenizer(directory) else directory
+    )
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a tokenizer lies in a directory."""
+    return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def _holds_a_model(directory: Path) -> bool:
