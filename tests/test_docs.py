@@ -15,6 +15,8 @@ from quatrain.data.read import _READERS
 
 ROOT = Path(__file__).parents[1]
 SESSIONS = ("docs/tour.md", "docs/data.md")
+PAGES = ("CONTRIBUTING.md", "README.fr.md", *SESSIONS)
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
@@ -66,3 +68,22 @@ def test_each_file_and_function_named_is_there(name: str) -> None:
         source = (ROOT / "src" / "quatrain" / path).read_text(encoding="utf-8")
         for found in re.findall(r"`[\w.]*?(\w+)`", names):
             assert f"def {found}(" in source, f"{path} has no {found}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_link_leads_somewhere_and_each_make_target_exists(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        assert ((ROOT / name).parent / link).exists(), link
+    shown = re.findall(r"^make ([\w-]+)", text, re.MULTILINE) + re.findall(r"`make ([\w-]+)`", text)
+    assert set(shown) <= set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
+
+
+def test_contributing_names_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?:docs|tests|\.ci)/[\w./-]*\w|\b\w[\w.]*\.(?:md|toml|txt)\b", text)
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path

@@ -14,6 +14,7 @@ import pytest
 
 from quatrain.data.demo import questions
 from test_public_names import ORIGIN
+from typography import typographic_faults
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "NLP - Llama 4 - SFT.ipynb"
@@ -70,8 +71,7 @@ def test_the_maths_is_shown_by_its_source(name: str) -> None:
 def test_french_signs_have_their_unbreakable_space() -> None:
     text = "\n".join(_source(cell) for cell in _cells("markdown"))
     prose = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", "", text, flags=re.DOTALL)
-    assert not re.findall(r".{0,20}(?: [:;?!»%]|« ).{0,20}", prose)
-    assert "'" not in prose
+    assert not typographic_faults(prose)
 
 
 def test_the_question_at_the_end_is_held_out() -> None:
