@@ -3,6 +3,7 @@
 #   make demo     install, then run the whole line on the embedded questions
 #   make test     install what the tests need, then run them all
 #   make test-gpu the tests that need a CUDA device, and only those
+#   make notebook execute the notebook, and keep its outputs in it
 #   make lint     style, spelling and the direction of imports
 #   make types    mypy, strict
 #   make format   rewrite the files as the style wants them
@@ -18,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 FOR_USE := $(VENV)/.installed-data
 FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
 
-.PHONY: demo test test-gpu lint types format install clean
+.PHONY: demo test test-gpu notebook lint types format install clean
 
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
@@ -28,6 +29,9 @@ test: $(FOR_DEVELOPMENT)
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
+
+notebook: $(FOR_DEVELOPMENT)
+	$(BIN)/python .ci/notebook.py "NLP - Llama 4 - SFT.ipynb" "NLP - Llama 4 - SFT.ipynb"
 
 # ruff keeps how imports sort in its cache, also when a new file makes a module ours: no cache.
 lint: $(FOR_DEVELOPMENT)

@@ -1,4 +1,4 @@
-"""What README.md shows is true: its commands parse, its Python runs, its paths exist."""
+"""What README.md shows is true: its commands parse (docs/data.md's too), its paths exist."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from quatrain.recipe import load_config, shipped
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = {"d_model": 32, "n_layers": 2, "n_heads": 2, "num_local_experts": 2, "vocab_size": 300}
 
 
-def _blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCK.findall(README) if name == language]
+def _blocks(language: str, page: str = README) -> list[str]:
+    return [text for name, text in BLOCK.findall(page) if name == language]
 
 
 def _commands() -> Iterator[list[str]]:
-    for block in _blocks("bash"):
+    for block in _blocks("bash") + _blocks("bash", DATA):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["quatrain"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quatrain.train.log import METRICS, SAMPLES, Journal, read_rows
+from quatrain.train.log import METRICS, SAMPLES, Display, Journal, read_rows
 
 
 def test_line_separators_inside_an_answer_cut_no_row(tmp_path: Path) -> None:
@@ -41,3 +41,13 @@ def test_a_journal_that_cannot_write_warns_once_and_goes_on(
     journal.metrics({"step": 3})
     assert caplog.text.count("cannot be written (full)") == 1
     assert [row["step"] for row in read_rows(tmp_path / METRICS)] == [3]
+
+
+def test_in_a_notebook_progress_is_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    display = Display(num_steps=20, first_step=0)
+    display.trained({"step": 1, "loss": 2.5, "lr": 0.1, "tokens_per_second": 100.0})
+    display.close()
+    assert capsys.readouterr().err == "step 1/20  loss 2.500  lr 1.0e-01  100 tok/s\n"

@@ -77,11 +77,11 @@ class Journal:
 
 
 class Display:
-    """Progress on stderr: a live bar on a terminal, plain lines when piped."""
+    """Progress on stderr: a live bar on a terminal, plain lines when piped or in a notebook."""
 
     def __init__(self, num_steps: int, first_step: int, quiet: bool = False) -> None:
         self.num_steps, self.quiet = num_steps, quiet
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr, highlight=False, force_jupyter=False)
         self._every = max(1, num_steps // 20)
         self._progress: Progress | None = None
         if self.console.is_terminal and not quiet:

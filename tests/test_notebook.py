@@ -1,0 +1,91 @@
+"""The notebook at the root: it runs from top to bottom, and defines nothing of its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quatrain.data.demo import questions
+from test_public_names import ORIGIN
+from typography import typographic_faults
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "NLP - Llama 4 - SFT.ipynb"
+SECTIONS = ["Config", "tokenizer", "données", "modèle", "fine-tuning", "checkpoint et inférence"]
+SHOWN = ORIGIN[3:]
+QUESTION = "Quel est le produit de 6 et 2 ?"
+
+
+def _cells(kind: str, path: Path = NOTEBOOK) -> list[dict[str, Any]]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == kind]
+
+
+def _source(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def _code() -> str:
+    lines = "\n".join(_source(cell) for cell in _cells("code")).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("%"))
+
+
+def _printed(cell: dict[str, Any]) -> str:
+    return "".join("".join(output.get("text", "")) for output in cell["outputs"]).strip()
+
+
+def test_the_sections_stand_in_their_order() -> None:
+    text = "\n".join(_source(cell) for cell in _cells("markdown"))
+    titles = re.findall(r"^## (\d)\. (.+)$", text, re.MULTILINE)
+    assert [int(number) for number, _ in titles] == list(range(1, 7))
+    assert [title.lower() for _, title in titles] == [section.lower() for section in SECTIONS]
+
+
+def test_no_cell_defines_a_class_or_a_function() -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    assert not [node for node in ast.walk(ast.parse(_code())) if isinstance(node, kinds)]
+
+
+def test_the_ten_names_of_the_origin_are_imported_in_their_order() -> None:
+    imported = [
+        alias.name
+        for node in ast.parse(_code()).body
+        if isinstance(node, ast.ImportFrom) and node.module == "quatrain"
+        for alias in node.names
+    ]
+    assert [name for name in imported if name in ORIGIN] == list(ORIGIN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_maths_is_shown_by_its_source(name: str) -> None:
+    assert f"inspect.getsource({name})" in _code()
+
+
+def test_french_signs_have_their_unbreakable_space() -> None:
+    text = "\n".join(_source(cell) for cell in _cells("markdown"))
+    prose = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", "", text, flags=re.DOTALL)
+    assert not typographic_faults(prose)
+
+
+def test_the_question_at_the_end_is_held_out() -> None:
+    assert QUESTION in {item["instruction"] for item in questions("heldout")}
+    assert QUESTION not in {item["instruction"] for item in questions("train")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two to three minutes on two free cores; a busy machine needs longer
+def test_it_runs_from_top_to_bottom_and_answers(tmp_path: Path) -> None:
+    executed = tmp_path / "executed.ipynb"
+    command = [sys.executable, str(ROOT / ".ci" / "notebook.py"), str(NOTEBOOK), str(executed)]
+    done = subprocess.run(
+        [*command, "--without-network"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert _printed(_cells("code", executed)[-1]) == "12"
