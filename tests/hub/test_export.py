@@ -11,15 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Llama4ForConditionalGeneration
 
-from foreign import SHAPES, multimodal, silently, text_tools
-from quatrain.config import GenerateConfig
+from foreign import SHAPES, multimodal, silently
 from quatrain.errors import CheckpointError
-from quatrain.generate.answer import Answerer
-from quatrain.generate.engine import complete
 from quatrain.hub.convert import Conversion, convert
 from quatrain.model.llama import LlamaModel
-from quatrain.text.conversation import Message
-from tiny import random_ids, tiny_config, tiny_model
+from tiny import random_ids
 
 IDS = random_ids(2, 70, vocab_size=500)
 """Longer than two chunks of 32."""
@@ -178,34 +174,3 @@ def test_a_base_without_vision_or_of_another_shape_is_refused(tmp_path: Path) ->
     other = Conversion(to="hf-multimodal", base=tmp_path / "maverick")
     with pytest.raises(CheckpointError, match=r"tensors|shape"):
         convert(tmp_path / "text", tmp_path / "b", other)
-
-
-def test_an_exported_directory_answers_in_transformers_and_stops(tmp_path: Path) -> None:
-    from transformers import pipeline
-
-    model = tiny_model(tiny_config(vocab_size=300))
-    model.save_pretrained(tmp_path / "base")
-    text_tools(tmp_path / "base")
-    answerer = Answerer(tmp_path / "base")
-    question, settings = "Quelle est la capitale de la France ?", {"max_new_tokens": 12}
-    fifth = completed(answerer, question, **settings)[4]
-    stop = answerer.tokenizer.control_id("<|eot|>")
-    with torch.no_grad():  # it then says <|eot|> where it said its fifth token
-        model.lm_head.weight[[stop, fifth]] = model.lm_head.weight[[fifth, stop]]
-    model.save_pretrained(tmp_path / "base")
-    convert(tmp_path / "base", tmp_path / "result", Conversion(to="hf", check=False))
-
-    expected = Answerer(tmp_path / "result").answer(question, **settings)
-    assert (expected.finish_reason, expected.completion_tokens) == ("stop", 5)
-    speak = silently(pipeline, "text-generation", model=str(tmp_path / "result"))
-    turns = [{"role": "user", "content": question}]
-    (said,) = silently(speak, turns, max_new_tokens=12)
-    assert said["generated_text"][-1] == {"role": "assistant", "content": str(expected)}
-
-
-def completed(answerer: Answerer, question: str, max_new_tokens: int) -> list[int]:
-    """Give the ids of an answer."""
-    prompt = answerer.chat.encode_prompt([Message("user", question)], answerer.tokenizer)
-    options = GenerateConfig(max_new_tokens=max_new_tokens)
-    (completion,) = complete(answerer.model, [prompt], options, set())
-    return completion.ids
