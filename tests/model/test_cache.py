@@ -96,7 +96,8 @@ def test_buffers_of_layers_with_chunks_stop_growing() -> None:
 
 
 def test_padding_in_the_cache_is_seen_by_no_token() -> None:
-    model, ids = tiny_model(tiny_config()), random_ids(1, 20)
+    # Without experts, whose products depend in their last bits on how many rows each one gets.
+    model, ids = tiny_model(tiny_config(moe_layers=())), random_ids(1, 20)
     other = ids.clone()
     other[:, :10] = (other[:, :10] + 1) % 96
     logits = []
