@@ -56,6 +56,13 @@ class RopeScaling(Section):
     original_max_position_embeddings: int = Field(8192, gt=0, le=_LARGEST)
 
 
+def _split(value: Any) -> Any:
+    """Read `a,b` as a list, as the command line gives it."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
 def _default_rope_layers(data: dict[str, Any]) -> tuple[int, ...]:
     interval = data["no_rope_layer_interval"]
     return tuple(int((layer + 1) % interval != 0) for layer in range(data["n_layers"]))
@@ -205,9 +212,7 @@ class DataConfig(Section):
     @field_validator("train", "eval", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        return _split(value)
 
     def problems(self) -> list[str]:
         """See Section."""
@@ -257,11 +262,18 @@ class TrainConfig(Section):
     """Steps between checkpoints; one is also kept at each evaluation."""
     keep_last: int = Field(2, ge=2)
     log_interval: int = Field(1, ge=1)
+    sinks: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    """Where rows of metrics go besides metrics.jsonl; the extra `log` brings both."""
     early_stop: int | None = Field(None, ge=1)
     """End after so many evaluations without a better one."""
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
+
+    @field_validator("sinks", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return _split(value)
 
     @field_validator("budget")
     @classmethod

@@ -36,9 +36,14 @@ def locate(model: str | Path) -> Path:
             f"{path} is neither a model directory (config.json) nor a run with a checkpoint.",
             "Train first (quatrain sft ... run_dir=DIR), or give a directory that has weights.",
         )
-    if _HUB_ID.fullmatch(str(model)):
+    if names_the_hub(str(model)):
         return _download(str(model))
     raise CheckpointError("Q401", f"{model} does not exist.", "Give a run, a model or a Hub id.")
+
+
+def names_the_hub(name: str) -> bool:
+    """Say whether a name is written as the Hub writes them, and is no path of this machine."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _newest(run_dir: Path) -> Path | None:
