@@ -12,7 +12,7 @@ from quatrain.files import MANIFEST, damage
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, BEST = "checkpoints", "best"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _STEP = re.compile(r"step-[0-9]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
