@@ -68,10 +68,12 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask the run to stop once a step is done, as a signal would."""
     original = run_module.Around
 
-    def around(evaluate: Any, keeper: Any, journal: Any, display: Any, _: Any) -> Around:
+    def around(
+        evaluate: Any, keeper: Any, journal: Any, display: Any, _: Any, *rest: Any
+    ) -> Around:
         seen = {"step": 0}
         shown = display.trained
         display.trained = lambda row: (seen.update(step=row["step"]), shown(row))
-        return original(evaluate, keeper, journal, display, lambda: seen["step"] >= step)
+        return original(evaluate, keeper, journal, display, lambda: seen["step"] >= step, *rest)
 
     monkeypatch.setattr(run_module, "Around", around)

@@ -265,11 +265,18 @@ class TrainConfig(Section):
     """Steps between checkpoints; one is also kept at each evaluation."""
     keep_last: int = Field(2, ge=2)
     log_interval: int = Field(1, ge=1)
+    sinks: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    """Where rows of metrics go besides metrics.jsonl; the extra `log` brings both."""
     early_stop: int | None = Field(None, ge=1)
     """End after so many evaluations without a better one."""
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
+
+    @field_validator("sinks", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return _parts(value)
 
     @field_validator("budget")
     @classmethod

@@ -150,6 +150,37 @@ def test_eval_scores_a_file_and_each_value_of_a_column(
     assert "Columns: kind" in unknown.err
 
 
+def test_report_writes_the_page_and_tells_a_program_its_figures(
+    quatrain: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "fr_FR.UTF-8")
+    found = quatrain("report", trained, "--json").json
+    assert found["report"] == str(trained / "report.html")
+    assert found["finished"]
+    assert found["best_evaluation"]["step"] == found["best_step"]
+    assert set(found["experts"]) == {"0", "1"}
+    assert '<html lang="fr">' in (trained / "report.html").read_text(encoding="utf-8")
+    assert quatrain("report", trained, "--lang", "en").out == f"{trained / 'report.html'}\n"
+    assert '<html lang="en">' in (trained / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_says_what_it_cannot_do(quatrain: Any, trained: Path, tmp_path: Path) -> None:
+    assert quatrain("report", trained, "--lang", "de").code == 2
+    nothing = quatrain("report", tmp_path)
+    assert (nothing.code, "[Q440]" in nothing.err) == (4, True)
+
+
+def test_report_opens_a_browser_only_when_asked(
+    quatrain: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
+    quatrain("report", trained)
+    assert opened == []
+    assert "no browser was found" in quatrain("report", trained, "--open").err
+    assert opened == [(trained / "report.html").as_uri()]
+
+
 def test_the_command_line_and_python_give_the_same_greedy_answer(
     quatrain: Any, trained: Path
 ) -> None:

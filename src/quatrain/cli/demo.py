@@ -106,7 +106,7 @@ def _exam(
 
 def _training_seconds(*configs: Config) -> float:
     """Add up the steps' times of both runs, evaluations and checkpoints left out."""
-    from quatrain.train.log import METRICS, read_rows
+    from quatrain.run_dir import METRICS, read_rows
 
     rows = [row for config in configs for row in read_rows(config.run_dir / METRICS)]
     return float(sum(row["seconds"] for row in rows if "loss" in row))

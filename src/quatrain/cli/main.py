@@ -151,6 +151,19 @@ def convert(
     )
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    lang: Annotated[str | None, typer.Option(help="fr or en; the system's where left out.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    json: Json = False,
+) -> None:
+    """Write RUN/report.html: what was learnt, by which experts, from which data."""
+    from quatrain.cli.reporting import run_report
+
+    run_report(run, lang, json, browse)
+
+
 def main() -> None:
     """Run the command line; every error that a user can mend is one short message."""
     for stream in (sys.stdout, sys.stderr):

@@ -19,6 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from quatrain.config import Config
 from quatrain.data.encode import Encoder, Pair, TooLong, parts, refuse_cuts, refuse_no_targets
 from quatrain.data.fingerprint import fingerprint
@@ -45,6 +48,7 @@ __all__ += ["load_records"]
 HOLDOUT_SEED = 0
 """Not the run's seed, so that runs of different seeds are judged on the same questions."""
 _QUESTIONS = "questions.jsonl"
+_BINS = 32
 
 logger = logging.getLogger(__name__)
 
@@ -301,9 +305,16 @@ def _counted(encoder: Encoder, rows: Rows) -> dict[str, Any]:
         "rows": len(rows),
         "positions_used": round(counts.tokens / (len(rows) * rows.block_size), 6),
         "longest": counts.longest,
+        "lengths": _histogram(rows.lengths),
         "too_long": len(counts.too_long),
         "control_like": counts.control_like,
     }
+
+
+def _histogram(lengths: npt.NDArray[np.int32]) -> dict[str, Any]:
+    """Count records by length: counts[i] of them have i * bin + 1 to (i + 1) * bin tokens."""
+    size = -(-int(lengths.max(initial=1)) // _BINS)
+    return {"bin": size, "counts": np.bincount((lengths - 1) // size).tolist()}
 
 
 def _log(report: dict[str, Any]) -> None:

@@ -83,6 +83,11 @@ class Rows:
         return Row(ids, mask, documents, num_used)
 
     @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of each document, row after row, [D]."""
+        return np.asarray(self._documents)
+
+    @property
     def num_targets(self) -> int:
         """Target tokens in all rows."""
         return int(self.manifest["targets"])

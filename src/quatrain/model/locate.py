@@ -13,7 +13,7 @@ from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, BEST = "checkpoints", "best"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _STEP = re.compile(r"step-[0-9]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
@@ -38,9 +38,14 @@ def locate(model: str | Path) -> Path:
             "a checkpoint.",
             "Train first (quatrain sft ... run_dir=DIR), or give a directory that has weights.",
         )
-    if _HUB_ID.fullmatch(str(model)):
+    if names_the_hub(str(model)):
         return _download(str(model))
     raise CheckpointError("Q401", f"{model} does not exist.", "Give a run, a model or a Hub id.")
+
+
+def names_the_hub(name: str) -> bool:
+    """Say whether a name is written as the Hub writes them, and is no path of this machine."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def is_adapter(directory: Path) -> bool:

@@ -39,10 +39,11 @@ from quatrain.files import (
 )
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import BEST, CHECKPOINTS
+from quatrain.run_dir import STATE
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+OPTIMIZER = "optimizer.safetensors"
 _SCHEMA = 1
 
 
@@ -73,18 +74,21 @@ class State(BaseModel):
         return self.model_copy(update=change)
 
 
+Extras = Callable[[Path, State], None]
+
+
 class Keeper:
     """Writes, finds and thins out the checkpoints of one run."""
 
     def __init__(
-        self, run_dir: Path, keep_last: int, extras: Callable[[Path], None], about: dict[str, Any]
+        self, run_dir: Path, keep_last: int, extras: Extras, about: dict[str, Any]
     ) -> None:
         """Prepare the run's checkpoint directory.
 
         Args:
             run_dir: the run.
             keep_last: how many of the newest are kept, besides the best.
-            extras: writes what else belongs to a model directory (tokenizer, chat format).
+            extras: writes what else belongs to a model directory (tokenizer, chat format, card).
             about: facts for the manifest that bear on exact resumption (threads, versions ...).
         """
         self.directory = run_dir / CHECKPOINTS
@@ -103,7 +107,7 @@ class Keeper:
         try:
             with new_directory(final, manifest) as directory:
                 model.save_pretrained(directory)
-                self.extras(directory)
+                self.extras(directory, state)
                 save_file(_moments(model, optimizer), directory / OPTIMIZER)
                 write_json(directory / STATE, state.model_dump())
         except (OSError, SafetensorError) as error:

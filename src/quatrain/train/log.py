@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quatrain.files import fsync_path, write_text
+from quatrain.run_dir import METRICS, SAMPLES, read_rows
+from quatrain.train.sinks import Sinks
 
 logger = logging.getLogger(__name__)
-
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a line that a kill or a full disk cut is left out, and said."""
-    rows = []
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line:
-                rows.append(json.loads(line))
-        except ValueError:  # not JSON, or not UTF-8
-            logger.warning("%s:%d was cut and is left out", path.name, number)
-    return rows
 
 
 class Journal:
     """The files of a run that grow by lines; a resumed run forgets what it will do again."""
 
-    def __init__(self, run_dir: Path, resumed_step: int) -> None:
+    def __init__(self, run_dir: Path, resumed_step: int, sinks: Sequence[str] = ()) -> None:
         self.run_dir = run_dir
+        self.sinks = Sinks(sinks, run_dir, resumed_step)
         self._warned = False
         self._cut: set[str] = set()
         for name in (METRICS, SAMPLES):
@@ -52,6 +41,7 @@ class Journal:
     def metrics(self, row: dict[str, Any]) -> None:
         """Append a row of metrics."""
         self._append(METRICS, row)
+        self.sinks.write(row)
 
     def sample(self, row: dict[str, Any]) -> None:
         """Append an answer given at an evaluation."""

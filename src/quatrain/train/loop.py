@@ -60,6 +60,8 @@ class Around:
     display: Display
     stop_requested: Callable[[], bool] = lambda: False
     """Asked before each step; True saves and returns."""
+    report: Callable[[], None] = lambda: None
+    """Called after an evaluation and its checkpoint; tells of the run, and never fails."""
 
 
 def train(
@@ -134,6 +136,8 @@ def _evaluate_and_save(
         state = state.model_copy(update={"finished": last or out_of_patience})
     if evaluated or step % (config.save_interval or step) == 0:
         _save(model, optimizer, state, around)
+    if evaluated:
+        around.report()
     return state
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,19 @@ from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ConfigError
 from quatrain.files import write_json
+from quatrain.hub.card import write_run_card
 from quatrain.model.adapter import adapter_tensors, place_adapters
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import add_adapters, learning
 from quatrain.model.targets import choose
+from quatrain.run_dir import ENVIRONMENT
 from quatrain.train.budget import fit_budget
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
+from quatrain.train.report import Reporter
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
@@ -40,6 +44,7 @@ from quatrain.train.start import (
     resolve,
     write_settled,
 )
+from quatrain.words import choose_language
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def run(config: Config, quiet: bool = False) -> Result:
         key = fingerprint(start.config, start.tokenizer, start.chat)
         refuse_other_data(start.config, key)
         config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
-        keeper = _keeper(config, config.run_dir, data)
+        evaluations: list[Evaluation] = []
+        keeper = _keeper(config, config.run_dir, data, evaluations)
         newest = keeper.newest()
         model = build_model(config, start, newest)
         judge = Judge(config, data, model)
@@ -80,7 +86,7 @@ def run(config: Config, quiet: bool = False) -> Result:
             write_settled(request, config, key)
         else:
             config = _as_settled(config, settled)
-        return _train(config, data, model, judge, keeper, newest, stop, quiet)
+        return _train(config, data, model, judge, keeper, newest, stop, quiet, evaluations)
 
 
 def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel:
@@ -137,7 +143,7 @@ def _settle(
     config: Config, data: PreparedData, model: LlamaModel, judge: Judge, started: float
 ) -> Config:
     """Settle what the recipe left open; a budget is turned into steps here, once."""
-    write_json(config.run_dir / "env.json", _environment())
+    write_json(config.run_dir / ENVIRONMENT, _environment())
     config = settle(config, len(data.train))
     if config.train.budget:
         batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
@@ -146,10 +152,17 @@ def _settle(
     return settle_intervals(config)
 
 
-def _keeper(config: Config, directory: Path, data: PreparedData) -> Keeper:
-    def extras(checkpoint: Path) -> None:
+def _keeper(
+    config: Config, directory: Path, data: PreparedData, evaluations: Sequence[Evaluation] = ()
+) -> Keeper:
+    """Make the keeper; what `evaluations` holds when it saves goes into the model card."""
+
+    def extras(checkpoint: Path, state: State) -> None:
         data.tokenizer.save(checkpoint)
         data.chat.save(checkpoint)
+        row = evaluations[-1].row if evaluations else None
+        row = row if row is not None and row["step"] == state.step else None
+        write_run_card(checkpoint, config, state.step, state.tokens, row)
 
     return Keeper(directory, config.train.keep_last, extras, _bears_on_bits(config))
 
@@ -163,15 +176,16 @@ def _train(
     newest: Path | None,
     stop: StopSignal,
     quiet: bool,
+    evaluations: list[Evaluation],
 ) -> Result:
     optimizer = make_optimizer(model, config.train)
     state = State() if newest is None else keeper.load(newest, model, optimizer)
-    journal = Journal(config.run_dir, -1 if newest is None else state.step)
-    last: list[Evaluation] = []
+    journal = Journal(config.run_dir, -1 if newest is None else state.step, config.train.sinks)
+    reporter = Reporter(config.run_dir, choose_language(None, os.environ))
 
     def evaluate(step: int) -> Evaluation:
-        last.append(judge.evaluate(step, journal))
-        return last[-1]
+        evaluations.append(judge.evaluate(step, journal))
+        return evaluations[-1]
 
     display = Display(config.train.max_steps or 0, state.step, quiet)
     try:
@@ -181,13 +195,17 @@ def _train(
             if first is not None:
                 journal.metrics(first)
                 display.evaluated(first)
+            reporter.refresh()
         batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
-        around = Around(evaluate, keeper, journal, display, lambda: stop.asked)
+        around = Around(evaluate, keeper, journal, display, lambda: stop.asked, reporter.refresh)
         state = train(model, optimizer, batches, config.train, state, around)
     finally:
+        journal.sinks.close()
         display.close()
+    reporter.refresh(last=True)
     stopped_by = None if state.finished else stop.signal
-    return Result(config.run_dir, state, stopped_by, last[-1].row if last else None)
+    last = evaluations[-1].row if evaluations else None
+    return Result(config.run_dir, state, stopped_by, last)
 
 
 def _introduce(

@@ -21,13 +21,13 @@ from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
 from quatrain.model.locate import MERGE_FIRST, is_adapter, locate
 from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
+from quatrain.run_dir import DATA, REQUESTED, SETTLED
 from quatrain.text.chat import LLAMA4, ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
-REQUESTED, SETTLED, DATA = "recipe.yaml", "config.yaml", "data.json"
 MAY_CHANGE = (
     "keep_last", "log_interval", "threads", "device", "micro_batch_size",
-    "activation_checkpointing", "loss_chunk_size",
+    "activation_checkpointing", "loss_chunk_size", "sinks",
 )  # fmt: skip
 """Fields of train that a resumed run takes from its new recipe: they change bits at most."""
 

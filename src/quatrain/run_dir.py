@@ -1,0 +1,34 @@
+"""What the files of a run directory are called, and how those that grow by lines are read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+REQUESTED, SETTLED, DATA, ENVIRONMENT = "recipe.yaml", "config.yaml", "data.json", "env.json"
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+PREPARED, DATA_REPORT, REJECTED = "data", "report.json", "rejected.jsonl"
+STATE, PAGE = "state.json", "report.html"
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a file of JSON lines one at a time; one that a kill or a full disk cut is said."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                if line.strip(b"\n"):
+                    yield json.loads(line)
+            except ValueError:  # not JSON, or not UTF-8
+                logger.warning("%s:%d was cut and is left out", path.name, number)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a whole file of JSON lines, as `rows_of` does."""
+    return list(rows_of(path))

@@ -1,0 +1,44 @@
+"""Keep the run's report.html up to date while it goes on; whatever fails in it stops nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SHARE = 0.01
+"""Of the time of a run, what its page may take."""
+
+
+class Reporter:
+    """Writes the page at evaluations, but not so often that training would feel it."""
+
+    def __init__(
+        self, run_dir: Path, language: str, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.run_dir, self.language, self.clock = run_dir, language, clock
+        self._not_before = clock()
+        self._warned = False
+
+    def refresh(self, last: bool = False) -> None:
+        """Write the page anew, unless the one before took too long for it to be time again.
+
+        Args:
+            last: the run ends here, so that the page is written in any case.
+        """
+        started = self.clock()
+        if started < self._not_before and not last:
+            return
+        try:
+            from quatrain.report.page import write_report
+
+            write_report(self.run_dir, self.language)
+        except Exception as error:  # a page is never worth a run
+            if not self._warned:
+                logger.warning("report.html cannot be written (%s); training goes on", error)
+            self._warned = True
+        ended = self.clock()
+        self._not_before = ended + (ended - started) / _SHARE

@@ -1,0 +1,109 @@
+"""The catalogue: both languages say the same things, and write numbers in their own way."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+import quatrain
+from quatrain.errors import ConfigError
+from quatrain.words import LANGUAGES, Words, catalogue, choose_language
+
+SOURCE = Path(quatrain.__path__[0])
+AREAS = sorted({path.name.split(".")[0] for path in (SOURCE / "catalogue").glob("*.json")})
+
+
+def places(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+
+def keys_without_forms(area: str) -> set[str]:
+    return {re.sub(r"\.(one|other)$", "", key) for key in catalogue(area, "en")}
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_languages_agree_in_keys_and_places(area: str) -> None:
+    english, *others = (catalogue(area, language) for language in LANGUAGES)
+    for other in others:
+        assert list(other) == list(english)
+        for key, text in english.items():
+            assert places(other[key]) == places(text), key
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_no_key_is_there_twice_and_every_plural_has_both_forms(area: str) -> None:
+    for language in LANGUAGES:
+        text = (SOURCE / "catalogue" / f"{area}.{language}.json").read_text(encoding="utf-8")
+        pairs = json.loads(text, object_pairs_hook=list)
+        assert len({key for key, _ in pairs}) == len(pairs)
+        ones = {key.removesuffix(".one") for key, _ in pairs if key.endswith(".one")}
+        assert ones == {key.removesuffix(".other") for key, _ in pairs if key.endswith(".other")}
+
+
+def test_every_key_of_the_report_is_used_and_every_used_key_exists() -> None:
+    files = [*(SOURCE / "report").glob("*.py"), *(SOURCE / "report").glob("*.html")]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    whole = set(re.findall(r"[\"']report\.([\w.]+\w)[\"']", text))
+    stems = set(re.findall(r"[\"']report\.([\w.]*)(?:\{[^}]*\}|[\"'] ~)(\.\w+)?", text))
+    known = keys_without_forms("report")
+    assert whole <= known
+    begun = [key for key in known - whole if not any(
+        key.startswith(start) and key.endswith(end) for start, end in stems)]  # fmt: skip
+    assert not begun
+
+
+def test_plurals_follow_each_language() -> None:
+    english, french = Words("en"), Words("fr")
+    assert [english("report.records", count=n) for n in (0, 1, 1200)] == [
+        "0 records", "1 record", "1,200 records",
+    ]  # fmt: skip
+    assert [french("report.records", count=n) for n in (0, 1, 1200)] == [
+        "0 exemple", "1 exemple", "1\u202f200 exemples",
+    ]  # fmt: skip
+
+
+def test_numbers_percentages_times_and_dates_follow_each_language() -> None:
+    english, french = Words("en"), Words("fr")
+    assert english.number(-1234567.891, 2) == "\u22121,234,567.89"
+    assert french.number(-1234567.891, 2) == "\u22121\u202f234\u202f567,89"
+    assert (english.percent(97.13), french.percent(97.13)) == ("97.1%", "97,1\u202f%")
+    assert [english.duration(s) for s in (0.74, 59.6, 238, 3600, 5400)] == [
+        "0.7\u00a0s", "1\u00a0min", "3\u00a0min 58\u00a0s", "1\u00a0h", "1\u00a0h 30\u00a0min",
+    ]  # fmt: skip
+    moment = datetime(2026, 8, 1, 7, 5)
+    assert (english.date(moment), french.date(moment)) == (
+        "1 August 2026, 07:05", "1er août 2026 à 07:05",
+    )  # fmt: skip
+
+
+def test_french_spaces_do_not_break() -> None:
+    assert Words("fr")("report.answers.fixed", count=2) == "Corrigées\u00a0: 2"
+    assert "\u202f; celui" in Words("fr")("report.experts.what", count=1, experts=8)
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "language"),
+    [
+        (None, {}, "en"),
+        (None, {"LANG": "fr_FR.UTF-8"}, "fr"),
+        (None, {"LC_ALL": "C", "LANG": "fr_FR.UTF-8"}, "en"),
+        (None, {"LC_ALL": "", "LANG": "fr_CA"}, "fr"),
+        (None, {"LANG": "de_DE.UTF-8"}, "en"),
+        ("fr", {"LC_ALL": "en_GB.UTF-8"}, "fr"),
+    ],
+)
+def test_the_language_is_the_one_asked_for_or_the_systems(
+    asked: str | None, environment: dict[str, str], language: str
+) -> None:
+    assert choose_language(asked, environment) == language
+
+
+def test_a_language_without_a_catalogue_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no catalogue of that language") as caught:
+        choose_language("de", {})
+    assert caught.value.remedy == "Use en or fr."
