@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from quatrain.cli.data import data_app
 from quatrain.errors import QuatrainError, ResourceError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(data_app, name="data")
 
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
