@@ -213,7 +213,7 @@ class _Side:
             shown = next(iter(survey.garbled.names))
             yield self._found(
                 "warning", "mojibake", survey.garbled.count,
-                f"records that were decoded wrongly once: {survey.garbled.count:,}, such as {shown!r}",
+                f"records decoded wrongly once: {survey.garbled.count:,}, such as {shown!r}",
                 "Read the source again as UTF-8; or mend each text: ftfy.fix_encoding(text), of "
                 "pip install ftfy.", survey.garbled.places,
             )  # fmt: skip

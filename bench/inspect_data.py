@@ -1,6 +1,6 @@
 """Speed and memory of `quatrain data inspect` on a generated file.
 
-    python bench/inspect.py [--records 1000000] [--held-out 1000] [--block-size 512]
+    python bench/inspect_data.py [--records 1000000] [--held-out 1000] [--block-size 1024]
 
 Records are drawn from the embedded questions and texts, numbered so that few are equal, with a
 hundredth repeated, some bad and some in the held-out file. The command runs in a child as a user
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--held-out", type=int, default=1000)
-    parser.add_argument("--block-size", type=int, default=512)
+    parser.add_argument("--block-size", type=int, default=1024)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         train, held = Path(name) / "train.jsonl", Path(name) / "eval.jsonl"
@@ -66,7 +66,7 @@ def write(path: Path, number: int, seed: int) -> None:
                 file.write('{"instruction": "coupé\n')
                 continue
             one = draw.choice(asked)
-            count = draw.choice((0, 0, 1, 4, 10))
+            count = draw.choice((0, 0, 0, 1, 2, 4))
             context = " ".join(draw.choice(texts) for _ in range(count))
             row = {
                 "instruction": f"{one['instruction']} (n. {seed}{index})",
