@@ -41,7 +41,7 @@ _MOST_WORDS = 2000
 _MOST_HELD_OUT = 8_000_000
 _SHINGLE, _PLACES, _BAND = 3, 64, 4
 _FACTOR, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
-_BITS = 26
+_BITS = 24
 """Of the table that tells most foreign grams from held-out ones at a glance."""
 
 
@@ -127,8 +127,8 @@ class Sketches:
     def __init__(self) -> None:
         words = np.random.Philox(key=[0, 0]).random_raw(2 * _PLACES)
         self._factors, self._addends = words[:_PLACES] | np.uint64(1), words[_PLACES:]
-        self._bands: list[npt.NDArray[np.uint32]] = []
-        self._places: list[npt.NDArray[np.uint8]] = []
+        self._bands = [bytearray() for _ in range(_PLACES // _BAND)]  # grow without a second copy
+        self._places = bytearray()
         self.count = 0
 
     def add(self, texts: Sequence[str]) -> None:
@@ -145,8 +145,9 @@ class Sketches:
         bands = np.zeros((_PLACES // _BAND, len(texts)), dtype=np.uint64)
         for row in range(_BAND):
             bands = bands * _FACTOR + least[row::_BAND]
-        self._bands.append((_mixed(bands) >> np.uint64(32)).astype(np.uint32))
-        self._places.append(np.ascontiguousarray(least.astype(np.uint8).T))
+        for held, keys in zip(self._bands, (_mixed(bands) >> np.uint64(32)), strict=True):
+            held += keys.astype(np.uint32).tobytes()
+        self._places += least.astype(np.uint8).T.tobytes()
         self.count += len(texts)
 
     def near(self, but_not: Marks, shown: int) -> Repeats:
@@ -158,10 +159,10 @@ class Sketches:
         """
         if not self.count:
             return Repeats(0, [])
-        places = np.concatenate(self._places)
+        places = np.frombuffer(self._places, dtype=np.uint8).reshape(self.count, _PLACES)
         earlier = np.full(self.count, -1, dtype=np.int64)
-        for band in range(_PLACES // _BAND):
-            keys = np.concatenate([block[band] for block in self._bands])
+        for held in self._bands:
+            keys = np.frombuffer(held, dtype=np.uint32)
             order = np.argsort(keys, kind="stable")
             sorted_keys = keys[order]
             again = np.flatnonzero(sorted_keys[1:] == sorted_keys[:-1]) + 1

@@ -254,17 +254,17 @@ class Survey:
     @property
     def wholes(self) -> npt.NDArray[np.uint64]:
         """Marks of whole records."""
-        return np.array(self._wholes, dtype=np.uint64)
+        return np.frombuffer(self._wholes.tobytes(), dtype=np.uint64)
 
     @property
     def questions(self) -> npt.NDArray[np.uint64]:
         """Marks of what precedes the last answer, system messages left out."""
-        return np.array(self._questions, dtype=np.uint64)
+        return np.frombuffer(self._questions.tobytes(), dtype=np.uint64)
 
     @property
     def answers(self) -> npt.NDArray[np.uint64]:
         """Marks of last answers."""
-        return np.array(self._said, dtype=np.uint64)
+        return np.frombuffer(self._said.tobytes(), dtype=np.uint64)
 
 
 def said(record: Conversation | Document) -> list[str]:
