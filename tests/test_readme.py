@@ -56,6 +56,9 @@ def at_a_users_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_command_parses_and_its_fields_exist(at_a_users_desk: Path, words: list[str]) -> None:
     verb, *rest = words
     command = _verbs()[verb]
+    while hasattr(command, "commands"):
+        verb, *rest = rest
+        command = command.commands[verb]
     with command.make_context(verb, rest) as context:
         given = context.params
     options = list(given.get("options") or [])

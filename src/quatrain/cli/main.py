@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from quatrain.cli.data import data_app
 from quatrain.errors import QuatrainError, ResourceError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(data_app, name="data")
 
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -73,6 +76,29 @@ def sft(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None
     from quatrain.cli.training import run_training
 
     run_training(recipe, overrides or [], "sft", json)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe's name, or a YAML file.")
+    ] = None,
+    overrides: Overrides = None,
+    no_calibrate: Annotated[
+        bool, typer.Option("--no-calibrate", help="Take no steps to tell the time.")
+    ] = False,
+    bases: Annotated[
+        bool, typer.Option("--bases", help="List models to start from, and what they need.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what a run will take: memory by part, steps, time, disk; refuse what cannot fit."""
+    from quatrain.cli.planning import list_bases, run_planning
+
+    if bases or recipe is None:
+        list_bases(json)
+    else:
+        run_planning(recipe, overrides or [], not no_calibrate, json)
 
 
 @app.command(name="eval")

@@ -25,7 +25,8 @@ from quatrain.text.tokenizer import Tokenizer
 T = TypeVar("T")
 Pair = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
-_CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]")
+CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]")
+"""What looks like a control token of some model; as content it is encoded as the text it is."""
 _BOUNDARIES = (r"(?<=\n)", r"(?<=[.!?…»])(?=\s)", r"(?<=\s)(?=\S)", r"(?<=.)(?=.)")
 """Where a document may be cut, best first: after a line, a sentence, a word, a character."""
 _ROUNDING = 64
@@ -80,13 +81,13 @@ class Encoder:
     def stream(self, records: Records) -> Iterator[Pair]:
         """Encode conversations, then documents, each as one or several (ids, mask)."""
         index = 0
-        for block in _blocks(records.conversations, _size):
+        for block in blocks(records.conversations, characters):
             encoded = self.chat.encode_conversations(block, self.tokenizer)
             for conversation, pair in zip(block, encoded, strict=True):
                 yield from self._conversation(index, conversation, pair)
                 index += 1
         longest = _LONG * self.block_size
-        for texts in _blocks((document.text for document in records.documents), len):
+        for texts in blocks((document.text for document in records.documents), len):
             short = [text for text in texts if len(text) <= longest]
             pairs = iter(self.chat.encode_documents(short, self.tokenizer))
             for text in texts:
@@ -97,7 +98,7 @@ class Encoder:
     ) -> Iterator[Pair]:
         counts, size = self.counts, len(encoded.ids)
         counts.conversations += 1
-        counts.control_like += any(_CONTROL_LIKE.search(m.content) for m in conversation.messages)
+        counts.control_like += any(CONTROL_LIKE.search(m.content) for m in conversation.messages)
         counts.longest = max(counts.longest, size)
         if size > self.block_size:
             counts.too_long.append(TooLong(index, conversation.source, size))
@@ -107,7 +108,7 @@ class Encoder:
 
     def _document(self, text: str, encoded: Encoded | None) -> Iterator[Pair]:
         self.counts.documents += 1
-        self.counts.control_like += _CONTROL_LIKE.search(text) is not None
+        self.counts.control_like += CONTROL_LIKE.search(text) is not None
         if encoded is not None and len(encoded.ids) <= self.block_size:
             yield self._counted(encoded.ids, np.asarray(encoded.mask, dtype=np.bool_))
             return
@@ -162,7 +163,7 @@ def parts(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+def blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
     """Group items until they have _BLOCK characters; a larger one stands alone."""
     block: list[T] = []
     held = 0
@@ -176,7 +177,8 @@ def _blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
         yield block
 
 
-def _size(conversation: Conversation) -> int:
+def characters(conversation: Conversation) -> int:
+    """Count the characters of all turns."""
     return sum(len(message.content) for message in conversation.messages)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,20 +133,26 @@ def group_key(text: str) -> str:
     return hashlib.blake2b(folded.encode(), digest_size=16).hexdigest()
 
 
-def _named(value: Row | str, columns: Mapping[str, str]) -> Row:
-    """Give columns the names of their meanings; other columns keep theirs."""
-    if isinstance(value, str):
-        return {"text": value}
+def meanings(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Say which of a file's columns has which meaning, by its alias or by data.columns."""
     chosen = dict(zip(columns.values(), columns, strict=True))
-    for meaning, column in columns.items():
-        if column not in value:
-            raise _Unfit(f"no column {column!r}, which data.columns.{meaning} names")
-    folded = {unicodedata.normalize("NFC", key).strip().casefold(): key for key in value}
+    folded = {unicodedata.normalize("NFC", name).strip().casefold(): name for name in names}
     for meaning, aliases in _ALIASES.items():
         found = (folded[alias] for alias in aliases if alias in folded)
         free = next((name for name in found if name not in chosen), None)
         if meaning not in columns and free is not None:
             chosen[free] = meaning
+    return chosen
+
+
+def _named(value: Row | str, columns: Mapping[str, str]) -> Row:
+    """Give columns the names of their meanings; other columns keep theirs."""
+    if isinstance(value, str):
+        return {"text": value}
+    for meaning, column in columns.items():
+        if column not in value:
+            raise _Unfit(f"no column {column!r}, which data.columns.{meaning} names")
+    chosen = meanings(value, columns)
     taken = set(chosen.values())
     return {
         chosen.get(column) or (f"{column} (column)" if column in taken else column): cell

@@ -20,6 +20,7 @@ from quatrain.data.parse import (
     Rejection,
     check_columns,
     guess_shape,
+    meanings,
     parse_row,
 )
 from quatrain.data.read import read_rows
@@ -124,15 +125,42 @@ def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
     write_text(path, "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines))
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source that was opened, and what its first rows say of it."""
+
+    name: str
+    shape: str
+    columns: dict[str, str]
+    """What each column of the first rows means; `""` for those kept as fields."""
+    rows: Iterator[RawRow]
+    empty: bool
+
+
+def open_source(name: str, config: DataConfig, notes: list[str]) -> Source:
+    """Open a source and guess its shape.
+
+    Raises:
+        DataError: Q320 to Q322 and Q325 for what cannot be read or guessed.
+    """
+    rows = read_rows(name, config, notes)
+    first = list(itertools.islice(rows, _PEEK))
+    shape = _shape(name, first, config)
+    seen = dict.fromkeys(
+        column for row in first if isinstance(row.value, dict) for column in row.value
+    )
+    known = meanings(seen, config.columns)
+    columns = {column: known.get(column, "") for column in seen}
+    return Source(name, shape, columns, itertools.chain(first, rows), not first)
+
+
 def _outcomes(sources: Sequence[str], config: DataConfig, notes: list[str]) -> Iterator[Outcome]:
-    for source in sources:
-        rows = read_rows(source, config, notes)
-        first = list(itertools.islice(rows, _PEEK))
-        shape = _shape(source, first, config)
-        if config.shape == "auto" and first:
-            notes.append(f"{source}: read as {shape}")
-        for row in itertools.chain(first, rows):
-            yield from parse_row(row, shape, config.columns)
+    for name in sources:
+        source = open_source(name, config, notes)
+        if config.shape == "auto" and not source.empty:
+            notes.append(f"{name}: read as {source.shape}")
+        for row in source.rows:
+            yield from parse_row(row, source.shape, config.columns)
 
 
 def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:

@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
         return _causal(q, k, v)
     if _flash_serves(q):
         return attend_variable_length(q, k, v, runs)
-    if _run_by_run_is_cheaper(runs):
+    if run_by_run_is_cheaper(runs):
         return attend_run_by_run(q, k, v, runs)
     return _sdpa(q, k, v, mask=runs.mask)
 
@@ -101,7 +101,7 @@ def _flash_serves(q: Tensor) -> bool:
     )
 
 
-def _run_by_run_is_cheaper(runs: Runs) -> bool:
+def run_by_run_is_cheaper(runs: Runs) -> bool:
     """Weigh the pairs that a mask wastes against the cost of a call for each run."""
     length = sum(runs.lengths[0])
     pairs_masked = len(runs.lengths) * length * length

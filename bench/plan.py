@@ -1,0 +1,150 @@
+"""The peak that `quatrain plan` predicts against the peak that a run has, on the CPU.
+
+    python bench/plan.py [NAME...] [--steps 2]
+
+Rows of random ids are written; a child trains on them with the loop, AdamW and the checkpoints of a
+run, while its anonymous memory is read from /proc every two milliseconds. What the child has after
+its imports is taken off. The child is forked, so that torch is imported once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from quatrain.config import Config
+from quatrain.data.batches import Batches
+from quatrain.data.rows import Rows, write_rows
+from quatrain.model.llama import LlamaModel
+from quatrain.train.calibrate import anonymous
+from quatrain.train.checkpoint import Keeper, State
+from quatrain.train.log import Display, Journal
+from quatrain.train.loop import Around, Evaluation, train
+from quatrain.train.optim import make_optimizer
+from quatrain.train.plan import make_plan
+from quatrain.train.settle import settle_intervals
+
+SMALL: dict[str, Any] = dict(
+    vocab_size=8192, d_model=256, n_layers=4, n_heads=8, n_kv_heads=4, d_k=32,
+    num_local_experts=8, intermediate_size_expert=512, intermediate_size_mlp=1024,
+)  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "dense, 2 micro-batches of 4": {"model": {"moe_layers": ()}, "batch": 8, "micro": 4},
+    "experts, 8 micro-batches of 1": {"batch": 8, "micro": 1},
+    "experts, recomputed, 12 layers": {
+        "model": {"n_layers": 12}, "batch": 4, "micro": 4, "again": True,
+    },
+    "a vocabulary of 65,536": {"model": {"vocab_size": 65_536}, "batch": 4, "micro": 2},
+    "rows of 4,096 tokens": {"batch": 1, "micro": 1, "length": 4096, "document": 4096},
+    "12 dense layers": {"model": {"n_layers": 12, "moe_layers": ()}, "batch": 2, "micro": 2},
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--steps", type=int, default=2)
+    options = parser.parse_args()
+    print(
+        "| run | parameters | predicted MB | at | measured MB | error |\n|---|---|---|---|---|---|"
+    )
+    for name, case in CASES.items():
+        if options.names and not any(part in name for part in options.names):
+            continue
+        with tempfile.TemporaryDirectory() as directory:
+            print(row_of(name, case, Path(directory), options.steps), flush=True)
+
+
+def row_of(name: str, case: dict[str, Any], directory: Path, steps: int) -> str:
+    config = config_of(case, directory, steps)
+    rows = random_rows(config, case, directory / "rows")
+    plan = make_plan(config, SimpleNamespace(train=rows), None, 1 << 50)  # type: ignore[arg-type]
+    measured = peak_of(plan.config, rows)
+    peak = plan.memory.peak
+    error = peak.total / measured - 1
+    cells = (
+        name, f"{plan.parameters.total / 1e6:.1f}M", f"{peak.total / 1e6:,.0f}", peak.name,
+        f"{measured / 1e6:,.0f}", f"{100 * error:+.1f} %",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def config_of(case: dict[str, Any], directory: Path, steps: int) -> Config:
+    length = case.get("length", 512)
+    return Config.model_validate(
+        {
+            "run_dir": directory / "run",
+            "model": {**SMALL, **case.get("model", {})},
+            "data": {"block_size": length},
+            "train": {
+                "batch_size": case["batch"], "micro_batch_size": case["micro"],
+                "max_steps": steps, "activation_checkpointing": case.get("again", False),
+                "learning_rate": 1e-3, "threads": 2,
+            },
+        }
+    )  # fmt: skip
+
+
+def random_rows(config: Config, case: dict[str, Any], directory: Path) -> Rows:
+    """Write rows full of documents, a quarter of each a target."""
+    draw = np.random.default_rng(0)
+    size = case.get("document", 64)
+
+    def records() -> Any:
+        for _ in range(16 * config.data.block_size // size):
+            mask = np.zeros(size, dtype=bool)
+            mask[-size // 4 :] = True
+            yield draw.integers(0, config.model.vocab_size, size, dtype=np.int32), mask
+
+    return write_rows(directory, records(), block_size=config.data.block_size,
+                      packing="best_fit", pad_id=0)  # fmt: skip
+
+
+def peak_of(config: Config, rows: Rows) -> int:
+    """Train in a child; return how far its anonymous memory rises above that of its imports."""
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(ready[1], b"1")
+        os.read(go[0], 1)
+        status = 1
+        try:
+            learn(config, rows)
+            status = 0
+        finally:
+            os._exit(status)
+    status_file = Path(f"/proc/{child}/status")
+    os.read(ready[0], 1)
+    before = highest = anonymous(status_file) or 0
+    os.write(go[1], b"1")
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        highest = max(highest, anonymous(status_file) or 0)
+        time.sleep(0.002)
+    return highest - before
+
+
+def learn(config: Config, rows: Rows) -> None:
+    """Do what a run does once its data is prepared."""
+    torch.set_num_threads(config.train.threads or 1)
+    model = LlamaModel(config.model)
+    model.model.activation_checkpointing = config.train.activation_checkpointing
+    optimizer = make_optimizer(model, config.train)
+    keeper = Keeper(config.run_dir, 2, lambda _: None, {})
+    around = Around(
+        lambda step: Evaluation(None, (float(step),)), keeper, Journal(config.run_dir, -1),
+        Display(config.train.max_steps or 0, 0, quiet=True),
+    )  # fmt: skip
+    batches = Batches(rows, config.train.batch_size or 1, config.train.seed)
+    train(model.train(), optimizer, batches, settle_intervals(config).train, State(), around)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""`quatrain data inspect` and `quatrain data prepare`: what a run would read, before it runs."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quatrain.recipe import load_config, shipped
+
+_TROUBLE = 3
+"""The exit code for a finding that would stop training: that of DataError."""
+
+data_app = typer.Typer(
+    help="Look at question files, or prepare them.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
+]
+
+
+@data_app.command()
+def inspect(
+    files: Annotated[
+        str, typer.Argument(metavar="FILE[,FILE]", help="Files, folders or datasets of the Hub.")
+    ],
+    overrides: Overrides = None,
+    held_out: Annotated[
+        str | None, typer.Option("--eval", metavar="FILE[,FILE]", help="Look for leaks into these.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|RECIPE", help="A tokenizer, a model, or a recipe that has one."),
+    ] = None,
+    block_size: Annotated[int | None, typer.Option(help="Tokens in a row.")] = None,
+    fail_on_leak: Annotated[
+        bool, typer.Option("--fail-on-leak", help="Exit 3 when both sides share text.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 on warnings too.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what a run would find in its data: shape, lengths, duplicates, leaks, bad records.
+
+    Exits with 3 when training would stop at it.
+    """
+    fixed: dict[str, Any] = {"train": files, "eval": held_out or ()}
+    if block_size is not None:
+        fixed["block_size"] = block_size
+    recipe, directory = _tokenizer_of(tokenizer)
+    config = load_config(recipe, [*(overrides or []), "data.holdout=0"], data=fixed)
+    from quatrain.cli.inspecting import as_dict, show
+    from quatrain.data.inspect import inspect as look_through
+
+    config, known, chat = _with_tokenizer(config, directory)
+    found = look_through(config, known, chat, fail_on_leak)
+    if json:
+        print(json_module.dumps(as_dict(found), ensure_ascii=False))
+    else:
+        show(found)
+    if found.stops or (strict and found.warns):
+        sys.exit(_TROUBLE)
+
+
+@data_app.command()
+def prepare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Do what training does first, alone: rows on disk, and a report.
+
+    Training with the same recipe finds them done.
+    """
+    config = load_config(recipe, overrides or [])
+    from quatrain.cli.inspecting import show_prepared
+    from quatrain.data.fingerprint import fingerprint
+    from quatrain.data.prepare import load_and_prepare_french_data
+    from quatrain.train.start import locked, refuse_another_recipe, refuse_other_data, resolve
+
+    with locked(config.run_dir):
+        refuse_another_recipe(config)
+        start = resolve(config)
+        refuse_other_data(start.config, fingerprint(start.config, start.tokenizer, start.chat))
+        _, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
+    directory = config.run_dir / "data"
+    if json:
+        print(json_module.dumps({"directory": str(directory), **data.report}, ensure_ascii=False))
+    else:
+        show_prepared(directory, data.report)
+
+
+def _tokenizer_of(given: str | None) -> tuple[str | None, str | None]:
+    """Tell a recipe's name or file from a directory, as (recipe, directory)."""
+    if given is None:
+        return None, None
+    if given in shipped() or Path(given).suffix in (".yaml", ".yml"):
+        return given, None
+    return None, given
+
+
+def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
+    """Open the tokenizer that a directory or the recipe names; None is one to be trained."""
+    from quatrain.model.locate import locate
+    from quatrain.text.chat import LLAMA4, ChatFormat
+    from quatrain.text.tokenizer import Tokenizer
+    from quatrain.train.start import resolve
+
+    if directory is None:
+        start = resolve(config)
+        return start.config, start.tokenizer, start.chat
+    path = Path(directory)
+    bare = path.is_file() or ((path / "tokenizer.json").is_file() and not _is_model(path))
+    if not bare:
+        path = locate(directory)
+    tokenizer = Tokenizer.load(path)
+    formatted = _is_model(path) or (path / "chat_format.json").is_file()
+    return config, tokenizer, ChatFormat.of(path, tokenizer) if formatted else LLAMA4
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file()

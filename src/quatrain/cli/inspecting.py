@@ -1,0 +1,278 @@
+"""How an inspection of data looks: on a terminal, when piped, and as one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from quatrain.data.findings import Finding
+from quatrain.data.inspect import Inspected, Inspection, Lengths, Shown
+from quatrain.data.language import name_of
+
+_PIPED_WIDTH = 100
+_BAR, _SIDE_BY_SIDE = 24, 100
+_FEWEST_DRAWN = 20
+_MOST_SHOWN = 700
+_STYLES = {"stop": "bold red", "warning": "yellow", "note": "cyan"}
+_TITLES = {"train": "Training data", "eval": "Held-out data"}
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def as_dict(found: Inspection) -> dict[str, Any]:
+    """Describe an inspection as plain values."""
+    return {
+        "stops": found.stops,
+        "warns": found.warns,
+        "task": found.task,
+        "block_size": found.block_size,
+        "tokenizer": found.tokenizer,
+        "sides": {side: _side_as_dict(one) for side, one in found.sides.items()},
+        "findings": [asdict(finding) for finding in found.findings],
+        "samples": [asdict(sample) for sample in found.samples],
+    }
+
+
+def _side_as_dict(one: Inspected) -> dict[str, Any]:
+    survey, tokens = one.survey, one.tokens
+    return {
+        "sources": one.sources,
+        "notes": survey.notes,
+        "records": len(survey) + survey.rejected,
+        "conversations": survey.conversations,
+        "documents": survey.documents,
+        "turns": survey.turns,
+        "rejected": survey.rejected,
+        "reasons": dict(survey.reasons.most_common()),
+        "rejections": [asdict(rejection) for rejection in survey.rejections],
+        "languages": one.languages,
+        "characters": asdict(one.characters) if one.characters else None,
+        "tokens": None if tokens is None else {
+            "sampled": tokens.sampled,
+            "characters_per_token": round(tokens.per_token, 3),
+            **asdict(tokens.lengths),
+            "too_long": [asdict(item) for item in tokens.too_long],
+        },
+    }  # fmt: skip
+
+
+def show(found: Inspection) -> None:
+    """Print an inspection: facts, lengths, samples, and last what is wrong."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPED_WIDTH)
+    for side, one in found.sides.items():
+        console.print(Rule(Text(_TITLES[side], "bold"), align="left", style="dim"))
+        console.print(_facts(one, found))
+        console.print(_lengths(one, found, console.width))
+    if found.samples:
+        console.print(Rule(Text("As the model reads it", "bold"), align="left", style="dim"))
+        plain = not console.is_terminal or console.no_color
+        console.print(_legend(plain))
+        for sample in found.samples:
+            console.print(_sample(sample, plain))
+        console.print()
+    console.print(Rule(Text("Findings", "bold"), align="left", style="dim"))
+    console.print()
+    for finding in found.findings:
+        console.print(_finding(finding))
+    console.print(_verdict(found))
+
+
+def _facts(one: Inspected, found: Inspection) -> Table:
+    survey, tokens = one.survey, one.tokens
+    table = _grid()
+    for source in one.sources:
+        table.add_row("file", Text(source["name"], "bold"))
+        table.add_row("shape", _shape(source))
+    counts = [(survey.conversations, "conversations"), (survey.turns, "turns"),
+              (survey.documents, "documents"), (survey.rejected, "rejected")]  # fmt: skip
+    table.add_row("records", ", ".join(f"{n:,} {name}" for n, name in counts if n) or "none")
+    if one.languages:
+        total = sum(one.languages.values())
+        shares = [f"{name_of(code)} {_percent(n / total)}" for code, n in one.languages.items()]
+        shown, more = shares[:4], len(shares) - 4
+        table.add_row("language", ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+                      + f" ({total:,} sampled)")  # fmt: skip
+    if one.characters:
+        table.add_row("characters", _summary(one.characters))
+    if tokens:
+        table.add_row("tokens", f"{_summary(tokens.lengths)} ({tokens.sampled:,} sampled)")
+        table.add_row("tokenizer", _tokenizer(found, tokens.per_token))
+    if survey.conversations:
+        table.add_row("answers", _answers(survey.answer_sizes))
+    for note in survey.notes:
+        table.add_row("note", note)
+    return table
+
+
+def _answers(sizes: Any) -> str:
+    found = sorted(size for size in sizes.tolist() if size)
+    half = found[len(found) // 2]
+    return f"{found[0]:,} to {found[-1]:,} characters, half of them at most {half:,}"
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _shape(source: dict[str, Any]) -> str:
+    columns: dict[str, str] = source["columns"]
+    mapped = [name if name == meaning else f"{name} as {meaning}"
+              for name, meaning in columns.items() if meaning]  # fmt: skip
+    kept = [name for name, meaning in columns.items() if not meaning]
+    parts = [source["shape"] + (f": {', '.join(mapped)}" if mapped else "")]
+    if kept:
+        parts.append(f"kept beside: {', '.join(kept)}")
+    return "; ".join(parts)
+
+
+def _summary(lengths: Lengths) -> str:
+    return (
+        f"half have at most {lengths.median:,}, 95 % at most {lengths.p95:,}, the longest "
+        f"{lengths.longest:,}"
+    )
+
+
+def _tokenizer(found: Inspection, per_token: float) -> str:
+    about = found.tokenizer
+    which = "given" if about["given"] else "trained on these records, as training would"
+    if not about["given"] and not about["exact"]:
+        which = "trained on a sample: lengths are near those of training"
+    return f"{about['vocab_size']:,} ids, {per_token:.2f} characters a token; {which}"
+
+
+def _lengths(one: Inspected, found: Inspection, width: int) -> RenderableType:
+    """Draw the lengths in characters and in tokens; of few records the summary says enough."""
+    if one.characters is None or len(one.survey) < _FEWEST_DRAWN:
+        return Text()
+    shown = [_histogram("characters", one.characters.histogram, None)]
+    if one.tokens:
+        shown.append(_histogram("tokens", one.tokens.lengths.histogram, found.block_size))
+    if width >= _SIDE_BY_SIDE:
+        return Padding(Columns(shown, padding=(0, 4)), (1, 0))
+    return Padding(Group(*(Padding(table, (0, 0, 1, 0)) for table in shown)), (1, 0, 0, 0))
+
+
+def _histogram(unit: str, bins: list[tuple[int, int]], limit: int | None) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", style="dim", min_width=10)
+    table.add_column(width=_BAR)
+    table.add_column(justify="right")
+    table.add_row(unit, "", "records")
+    most = max(count for _, count in bins)
+    for bound, count in bins:
+        beyond = limit is not None and bound > limit
+        table.add_row(
+            f"to {bound:,}", Text(_bar(count / most), "red" if beyond else "blue"), f"{count:,}"
+        )
+    if limit is not None:
+        table.add_row("", Text(f"a row has {limit:,}", "dim"), "")
+    return table
+
+
+def _bar(share: float) -> str:
+    """Draw a bar in eighths of a character; whatever is not nothing shows."""
+    eighths = max(round(share * _BAR * 8), 1 if share else 0)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _legend(plain: bool) -> Text:
+    if plain:
+        return Text("[[ between these ]] the model learns to say the text; the rest it reads")
+    return Text.assemble(
+        ("green", "bold green"),
+        " is learnt, the rest is read; ",
+        ("control tokens", "magenta"),
+        " are placed by the chat format",
+    )
+
+
+def _sample(sample: Shown, plain: bool) -> RenderableType:
+    head = Text(f"{sample.location}  {sample.tokens:,} tokens, {sample.learnt:,} learnt", "dim")
+    text, inside = Text(), False
+    for part, learnt, control in sample.spans:
+        if plain and learnt != inside:
+            text.append("[[" if learnt else "]]")
+            inside = learnt
+        style = "bold green" if learnt else ""
+        text.append(_shortened(part), "magenta" if control and not learnt else style)
+    if inside:
+        text.append("]]")
+    return Padding(Group(head, text), (1, 0, 0, 2), expand=False)
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a long text, and say so."""
+    if len(text) <= _MOST_SHOWN:
+        return text
+    half = _MOST_SHOWN // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
+
+
+def _finding(finding: Finding) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, width=7)
+    table.add_column(overflow="fold")
+    code = f" [{finding.code}]" if finding.code else ""
+    side = "held-out data: " if finding.side == "eval" else ""
+    head = Text(f"{side}{finding.message}{code}")
+    table.add_row(Text(finding.level, _STYLES[finding.level]), head)
+    for place in _listed(finding):
+        table.add_row("", Text(place, "dim"))
+    if finding.remedy and finding.level != "note":
+        table.add_row("", Text(f"help: {finding.remedy}"))
+    return table
+
+
+def _listed(finding: Finding) -> Iterable[str]:
+    yield from finding.places
+    more = finding.count - len(finding.places)
+    if finding.places and more > 0:
+        yield f"and {more:,} more"
+
+
+def _verdict(found: Inspection) -> Text:
+    warnings = sum(finding.level == "warning" for finding in found.findings)
+    stops = sum(finding.level == "stop" for finding in found.findings)
+    tail = f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "no warnings"
+    if stops:
+        reasons = f"{stops} reason{'s' * (stops != 1)}"
+        return Text(f"\nTraining would stop: {reasons}, {tail}.", "bold red")
+    return Text(f"\nReady to train: {tail}.", "bold yellow" if warnings else "bold green")
+
+
+def show_prepared(directory: Path, report: dict[str, Any]) -> None:
+    """Print what was prepared."""
+    table = _grid()
+    table.add_row("rows in", Text(str(directory), "bold"))
+    table.add_row("records", f"{report['records']:,}, of them {report['rejected']:,} rejected, "
+                  f"{report['duplicates']:,} duplicates")  # fmt: skip
+    for name in ("train", "eval"):
+        if (side := report[name]) is not None:
+            table.add_row(
+                name,
+                f"{side['rows']:,} rows, {side['tokens']:,} tokens, {side['answer_tokens']:,} to "
+                f"learn, {_percent(side['positions_used'])} of positions used; the longest record "
+                f"has {side['longest']:,} tokens, {side['too_long']:,} were too long",
+            )
+    if report["leaks"]:
+        table.add_row("leaks", f"{report['leaks']:,} held-out questions are also in training")
+    for note in report["notes"]:
+        table.add_row("note", note)
+    Console(highlight=False).print(table)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

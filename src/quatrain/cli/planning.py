@@ -1,0 +1,249 @@
+"""`quatrain plan`: what a run will take, and the models to start from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from quatrain.recipe import load_config
+
+_BAR = 30
+_PIPED_WIDTH, _BASES_WIDTH = 100, 120
+_SHARE_OF_BUDGET = 0.92
+_FORWARD = 1 / 3
+"""The share of a step that its forward pass takes: the gradient takes twice as long."""
+_SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 141, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Memories that machines and GPUs have, in GB."""
+
+
+def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) -> None:
+    """Prepare the data, plan, take a few steps where they fit, and show all this.
+
+    Raises:
+        ResourceError: Q603 or Q604 after the plan is shown, when it cannot be.
+    """
+    config = load_config(recipe, overrides)
+    from quatrain.data.prepare import load_and_prepare_french_data
+    from quatrain.train.start import locked, resolve
+
+    start = resolve(config)
+    with locked(config.run_dir):
+        config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
+    import torch
+
+    from quatrain.train.calibrate import calibrate
+    from quatrain.train.machine import free_disk, free_memory
+    from quatrain.train.plan import make_plan, refusal
+    from quatrain.train.run import build_model, device_of
+
+    device = device_of(config)
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else free_memory()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    plan = make_plan(config, data, free, free_disk(config.run_dir))
+    refused = refusal(plan)
+    timed = None
+    if times and refused is None:
+        timed = calibrate(plan.config, data, build_model(plan.config, start, None))
+    described = describe(plan, timed, data)
+    described["fits"] = refused is None
+    described["device"] = device.type
+    if as_json:
+        print(json.dumps(described, ensure_ascii=False))
+    else:
+        _show(described)
+    if refused is not None:
+        raise refused
+
+
+def describe(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
+    """Describe a plan, and what was timed, as plain values; sizes in bytes, times in seconds."""
+    train, counts = plan.config.train, plan.parameters
+    peak = plan.memory.peak
+    return {
+        "run_dir": str(plan.config.run_dir),
+        "task": train.task,
+        "parameters": counts.total,
+        "active_parameters": counts.active,
+        "rows": plan.rows,
+        "block_size": plan.config.data.block_size,
+        "batch_size": train.batch_size,
+        "micro_batch_size": train.micro_batch_size,
+        "activation_checkpointing": train.activation_checkpointing,
+        "precision": train.precision,
+        "attention": plan.work.way,
+        "tokens_a_step": plan.tokens_a_step,
+        "operations_a_step": plan.operations,
+        "memory": {
+            "peak": peak.name,
+            "total": peak.total,
+            "parts": dict(peak.parts),
+            "moments": {moment.name: moment.total for moment in plan.memory.moments},
+            "free": plan.free,
+            "measured_above_weights": None if timed is None else timed.peak_bytes,
+        },
+        "disk": {
+            "checkpoint": plan.disk.checkpoint,
+            "most": plan.disk.most,
+            "free": plan.disk.free,
+        },
+        **_time(plan, timed, data),
+    }
+
+
+def _time(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
+    """Say how many steps there are, and how long they and the evaluations take."""
+    from quatrain.config import seconds
+
+    train = plan.config.train
+    budget = seconds(train.budget) if train.budget else None
+    steps = plan.steps
+    found: dict[str, Any] = {"steps": steps, "tokens": None, "budget": budget, "seconds": None,
+                             "step_seconds": None, "evaluation_seconds": None}  # fmt: skip
+    if timed is not None:
+        step = timed.step_seconds
+        questions = min(plan.config.evaluate.questions, len(data.questions))
+        batches = -(-questions // plan.config.generate.batch_size)
+        rows = len(data.eval) if data.eval is not None else 0
+        check = batches * (timed.answer_seconds or 0.0)
+        check += rows / (train.batch_size or 1) * step * _FORWARD
+        if budget is not None:
+            affordable = max(1, int((budget * _SHARE_OF_BUDGET - check) / step))
+            steps = min(steps or affordable, affordable)
+        assert steps is not None
+        interval = train.eval_interval or max(1, -(-steps // 10))
+        checks = 1 + -(-steps // interval)
+        found |= {"steps": steps, "step_seconds": step, "evaluation_seconds": check,
+                  "evaluations": checks, "steps_timed": timed.steps,
+                  "seconds": steps * step + checks * check}  # fmt: skip
+    if found["steps"] is not None:
+        found["tokens"] = found["steps"] * plan.tokens_a_step
+    return found
+
+
+def _show(described: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPED_WIDTH)
+    console.print(Text(f"{described['run_dir']}: {described['task']} on {described['device']}",
+                       "bold"))  # fmt: skip
+    console.print(_facts(described))
+    console.print()
+    console.print(_memory(described["memory"]))
+
+
+def _facts(described: dict[str, Any]) -> Table:
+    from quatrain.train.plan import gigabytes
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("model", f"{described['parameters']:,} parameters, "
+                  f"{described['active_parameters']:,} of them active")  # fmt: skip
+    table.add_row("data", f"{described['rows']:,} rows of {described['block_size']:,} tokens")
+    table.add_row("a step", f"{described['batch_size']} rows, {described['micro_batch_size']} at a "
+                  f"time; {described['tokens_a_step']:,} tokens, "
+                  f"{described['operations_a_step'] / 1e12:.3g} Tflop")  # fmt: skip
+    steps = "as many as the budget allows"
+    if described["steps"] is not None:
+        steps = f"{described['steps']:,}, {described['tokens']:,} tokens"
+    table.add_row("steps", steps)
+    table.add_row("time", _clock(described))
+    disk = described["disk"]
+    table.add_row("disk", f"{gigabytes(disk['checkpoint'])} a checkpoint, {gigabytes(disk['most'])}"
+                  f" at most, {gigabytes(disk['free'])} free")  # fmt: skip
+    return table
+
+
+def _clock(described: dict[str, Any]) -> str:
+    if described["seconds"] is None:
+        return "not measured"
+    return (
+        f"about {duration(described['seconds'])}: {described['step_seconds']:.3g} s a step "
+        f"({described['steps_timed']} timed), {described['evaluations']} evaluations of "
+        f"{duration(described['evaluation_seconds'])}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time as people do.
+
+    59.4 -> 59 s      200 -> 3 min 20 s      7300 -> 2 h 1 min
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _memory(memory: dict[str, Any]) -> Table:
+    from quatrain.train.plan import gigabytes
+
+    of = f" of {gigabytes(memory['free'])} free" if memory["free"] is not None else ""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    beyond = memory["free"] is not None and memory["total"] > memory["free"]
+    style = "bold red" if beyond else "bold"
+    table.add_row("memory", Text(gigabytes(memory["total"]), style),
+                  f"at the peak, {memory['peak']}{of}")  # fmt: skip
+    parts = sorted(memory["parts"].items(), key=lambda part: -part[1])
+    for name, size in parts:
+        if size:
+            bar = "█" * max(1, round(_BAR * size / memory["total"]))
+            table.add_row(name, gigabytes(size), Text(bar, "red" if beyond else "blue"))
+    if memory["measured_above_weights"] is not None:
+        table.add_row("measured", gigabytes(memory["measured_above_weights"]),
+                      "while steps were timed, beside the weights")  # fmt: skip
+    return table
+
+
+def list_bases(as_json: bool) -> None:
+    """Show the models that a fine-tuning may start from, and what training them takes here."""
+    from quatrain.train.machine import free_memory
+    from quatrain.train.plan import gigabytes, needs
+
+    free = free_memory()
+    found: list[dict[str, Any]] = [{"id": name, **need} for name, need in needs().items()]
+    for one in found:
+        one["fits_here"] = None if free is None else one["memory"] <= free
+    if as_json:
+        print(json.dumps({"free": free, "bases": found}, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_BASES_WIDTH)
+    table = Table("base", "total", "active", "bf16 file", "to train", "machine", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in found:
+        style = "bold green" if one["fits_here"] else None
+        table.add_row(one["id"], billions(one["parameters"]), billions(one["active_parameters"]),
+                      gigabytes(one["file"]), gigabytes(one["memory"]), machine_for(one["memory"]),
+                      style=style)  # fmt: skip
+    console.print(table)
+    here = f"; {gigabytes(free)} are free here (bold: fits)" if free is not None else ""
+    note = (
+        "to train: every weight in float32 with AdamW, one row of 512 tokens at a time, with "
+        f"activations computed again{here}.\nDense ones are converted first: quatrain convert ID "
+        "DIR --to llama4."
+    )
+    console.print(Text(note, "dim"))
+
+
+def billions(number: int) -> str:
+    """Write a count of parameters: 134M, 1.24B."""
+    return f"{number / 1e9:.3g}B" if number >= 1e9 else f"{number / 1e6:.0f}M"
+
+
+def machine_for(memory: int) -> str:
+    """Name the least memory, of RAM or of a GPU, that suffices."""
+    least = next((size for size in _SIZES if size * 1e9 >= memory), None)
+    return f"{least} GB" if least else "over 2 TB"

@@ -1,0 +1,259 @@
+"""Findings: what is wrong with data, or doubtful, or good to know, in one sentence and a remedy.
+
+Whatever would stop training is a `stop` and bears the code with which training would end. Not for
+reading data (survey.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from quatrain.config import Config
+from quatrain.data.encode import TooLong
+from quatrain.data.language import TOO_SHORT, UNSURE, name_of
+from quatrain.data.similar import LEAK_WORDS, MOST_COMPARED, HeldOut, Repeats, disputed, repeated
+from quatrain.data.survey import SHOWN, Survey
+
+Level = Literal["stop", "warning", "note"]
+
+_ROUNDING = 64
+_MANY_REPEATS, _MANY_NEAR = 0.01, 0.05
+_FRENCH, _FEWEST_TOLD = 0.8, 20
+_DOMINANT, _FEWEST_ANSWERS = 0.2, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found, on one side."""
+
+    level: Level
+    what: str
+    """A short name, for programs."""
+    side: str
+    count: int
+    message: str
+    remedy: str = ""
+    places: tuple[str, ...] = ()
+    code: str = ""
+    """Of the error with which training would end."""
+
+
+def judge_side(
+    survey: Survey,
+    side: str,
+    config: Config,
+    too_long: Sequence[TooLong],
+    languages: dict[str, int] | None,
+) -> Iterator[Finding]:
+    """Judge one side by itself.
+
+    Args:
+        survey: what was read.
+        side: `train` or `eval`.
+        config: its tolerances, its task and its row.
+        too_long: conversations that do not fit in a row.
+        languages: sampled records by language; None where none could be told.
+    """
+    judge = _Side(survey, side, config)
+    yield from judge.unreadable()
+    yield from judge.plain_text()
+    yield from judge.cut(too_long)
+    yield from judge.repeats()
+    yield from judge.language(languages)
+    yield from judge.text()
+    yield from judge.answers()
+
+
+def judge_leaks(survey: Survey, held_out: HeldOut, fails: bool) -> Iterator[Finding]:
+    """Judge what training shares with the held-out side."""
+    level: Level = "stop" if fails else "warning"
+    remedy = "Leave these records out of one side, or hold groups out: data.holdout=0.1."
+    if survey.asked.count:
+        yield Finding(
+            level, "leaked_questions", "train", survey.asked.count,
+            f"records that ask a question of the held-out file: {survey.asked.count:,}",
+            remedy, tuple(survey.asked.places),
+        )  # fmt: skip
+    if survey.shared.count:
+        yield Finding(
+            level, "leaked_text", "train", survey.shared.count,
+            f"records that share {LEAK_WORDS} words in a row with held-out ones: "
+            f"{survey.shared.count:,}",
+            remedy, tuple(survey.shared.places),
+        )  # fmt: skip
+    if survey.leaked:
+        yield Finding(
+            "note", "leaked_records", "eval", len(survey.leaked),
+            f"records that training has seen in part or whole: {len(survey.leaked):,} of "
+            f"{held_out.count:,}",
+        )  # fmt: skip
+    if not held_out.complete:
+        yield Finding(
+            "note", "leaks_incomplete", "eval", 0,
+            f"only the first held-out records were searched for {LEAK_WORDS} words in a row",
+        )  # fmt: skip
+
+
+class _Side:
+    def __init__(self, survey: Survey, side: str, config: Config) -> None:
+        self.survey, self.side, self.config = survey, side, config
+        self.total = len(survey)
+
+    def _found(
+        self, level: Level, what: str, count: int, message: str, remedy: str = "",
+        places: Sequence[str] = (), code: str = "",
+    ) -> Finding:  # fmt: skip
+        return Finding(level, what, self.side, count, message, remedy, tuple(places), code)
+
+    def unreadable(self) -> Iterator[Finding]:
+        """Judge rejected records as training does."""
+        survey, allowed = self.survey, self.config.data.max_bad_fraction
+        if not survey.rejected and self.total:
+            return
+        seen = self.total + survey.rejected
+        share = survey.rejected / seen if seen else 0.0
+        stops = share > allowed or not self.total
+        places = [f"{r.location}: {r.reason}" for r in survey.rejections[:SHOWN]]
+        message = f"records that cannot be used: {survey.rejected:,} of {seen:,}, {share:.2%}"
+        if stops:
+            message += f"; data.max_bad_fraction allows {allowed:.2%}"
+        yield self._found(
+            "stop" if stops else "warning", "rejected", survey.rejected, message,
+            "Mend these records, or take them out.", places, "Q323" if stops else "",
+        )  # fmt: skip
+
+    def plain_text(self) -> Iterator[Finding]:
+        """Judge documents where answers are needed."""
+        if self.config.train.task == "sft" and self.survey.documents:
+            yield self._found(
+                "stop", "plain_text", self.survey.documents,
+                f"records of plain text, which has no answer: {self.survey.documents:,}",
+                "Use train.task=pretrain, or name the columns: data.columns.question=COLUMN "
+                "data.columns.answer=COLUMN.", code="Q327",
+            )  # fmt: skip
+
+    def cut(self, too_long: Sequence[TooLong]) -> Iterator[Finding]:
+        """Judge conversations that are longer than a row."""
+        if not too_long:
+            return
+        data, total = self.config.data, self.survey.conversations
+        number, longest = len(too_long), max(item.tokens for item in too_long)
+        enough = -(-longest // _ROUNDING) * _ROUNDING
+        none_fits = number == total and self.config.train.task == "sft"
+        stops = number > data.max_cut_fraction * total or none_fits
+        yield self._found(
+            "stop" if stops else "warning", "too_long", number,
+            f"conversations longer than data.block_size={data.block_size} tokens: {number:,} of "
+            f"{total:,}, the longest has {longest:,}; "
+            + (f"data.max_cut_fraction allows {data.max_cut_fraction:.0%}" if stops
+               else "they are set aside whole"),
+            f"Use data.block_size={enough}, which holds the longest.",
+            [f"{item.location}: {item.tokens:,} tokens" for item in too_long[:SHOWN]],
+            "Q324" if stops else "",
+        )  # fmt: skip
+
+    def repeats(self) -> Iterator[Finding]:
+        """Judge records that say what an earlier one says."""
+        survey, wholes = self.survey, self.survey.wholes
+        remedy = "Keep one of each, unless the repetition is meant."
+        same = repeated(wholes, SHOWN)
+        verb = "repeat an earlier one (case and spaces left aside)"
+        yield from self._repeats("duplicates", same, _MANY_REPEATS, verb, remedy)
+        near = survey.sketches.near(wholes, SHOWN)
+        verb = "nearly repeat an earlier one (an estimate)"
+        yield from self._repeats("near_duplicates", near, _MANY_NEAR, verb, remedy)
+        if survey.conversations:
+            several = disputed(survey.questions, survey.answers, SHOWN)
+            verb = "give another answer to an earlier question"
+            remedy = "Decide for one, or join them in a column answers."
+            yield from self._repeats("disputed", several, _MANY_REPEATS, verb, remedy)
+        if self.total > MOST_COMPARED:
+            yield self._found("note", "not_compared", self.total - MOST_COMPARED,
+                              f"near duplicates were looked for in the first {MOST_COMPARED:,} "
+                              "records alone")  # fmt: skip
+
+    def _repeats(
+        self, what: str, found: Repeats, many: float, verb: str, remedy: str
+    ) -> Iterator[Finding]:
+        if found.count:
+            share = found.count / self.total
+            place = self.survey.places.__getitem__
+            yield self._found(
+                "warning" if share > many else "note", what, found.count,
+                f"records that {verb}: {found.count:,}, {share:.1%}", remedy,
+                [f"{place(record)} as {place(earlier)}" for record, earlier in found.examples],
+            )  # fmt: skip
+
+    def language(self, languages: dict[str, int] | None) -> Iterator[Finding]:
+        """Judge whether the texts are French."""
+        if languages is None:
+            yield self._found("note", "language_unknown", 0, "the language was not looked at",
+                              "pip install 'quatrain[data]' brings py3langid.")  # fmt: skip
+            return
+        told = {name: n for name, n in languages.items() if name not in (TOO_SHORT, UNSURE)}
+        number = sum(told.values())
+        french = told.get("fr", 0) / number if number else 1.0
+        if number >= _FEWEST_TOLD and french < _FRENCH:
+            most = max(told, key=lambda name: told[name])
+            yield self._found(
+                "warning", "not_french", number - told.get("fr", 0),
+                f"{french:.0%} of {number:,} sampled records are French; most are "
+                f"{name_of(most)}",
+                "Training works in any language; answers are scored by French rules.",
+            )  # fmt: skip
+
+    def text(self) -> Iterator[Finding]:
+        """Judge texts that were decoded wrongly, and text that looks like control tokens."""
+        survey = self.survey
+        if survey.garbled.count:
+            shown = next(iter(survey.garbled.names))
+            yield self._found(
+                "warning", "mojibake", survey.garbled.count,
+                f"records decoded wrongly once: {survey.garbled.count:,}, such as {shown!r}",
+                "Read the source again as UTF-8; or mend each text: ftfy.fix_encoding(text), of "
+                "pip install ftfy.", survey.garbled.places,
+            )  # fmt: skip
+        if survey.lost.count:
+            yield self._found(
+                "warning", "lost_characters", survey.lost.count,
+                f"records with U+FFFD, where a character was lost: {survey.lost.count:,}",
+                "Take the text from its source again.", survey.lost.places,
+            )  # fmt: skip
+        if survey.control.count:
+            names = ", ".join(f"{name} {n:,}x" for name, n in survey.control.names.most_common(4))
+            yield self._found(
+                "warning", "control_tokens", survey.control.count,
+                f"records with what looks like control tokens: {survey.control.count:,} ({names}); "
+                "as content it is encoded as ordinary text",
+                "If a template was applied already, give the turns apart, in messages.",
+                survey.control.places,
+            )  # fmt: skip
+
+    def answers(self) -> Iterator[Finding]:
+        """Judge answers: inside their contexts, and not all the same."""
+        survey = self.survey
+        if survey.outside.count:
+            yield self._found(
+                "warning", "answer_not_in_context", survey.outside.count,
+                f"answers that do not stand in their context: {survey.outside.count:,} of "
+                f"{survey.with_context:,}",
+                "Look whether the context was cut, or the answer reworded.",
+                survey.outside.places,
+            )  # fmt: skip
+        if survey.conversations < _FEWEST_ANSWERS:
+            return
+        marks, counts = np.unique(survey.answers, return_counts=True)
+        most = int(counts.argmax())
+        share = float(counts[most]) / self.total
+        if share > _DOMINANT:
+            text = survey.answer_texts.get(int(marks[most]), "(a long one)")
+            yield self._found(
+                "warning", "dominant_answer", int(counts[most]),
+                f"{share:.0%} of the answers are one: {text!r}; always to give it would score "
+                "as much",
+                "Balance the questions, or judge by a column: quatrain eval --by COLUMN.",
+            )  # fmt: skip

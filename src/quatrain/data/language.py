@@ -1,0 +1,80 @@
+"""Language: what a sample of texts is written in, and text that was decoded wrongly once.
+
+Not for reading files (lines.py guesses their encoding) nor for mending them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+TOO_SHORT, UNSURE = "short", "unsure"
+"""What stands for a language where none can be told."""
+
+_FEWEST_LETTERS = 20
+_SURE = 0.5
+_LONGEST = 2000
+_NAMES = {
+    "fr": "French", "en": "English", "de": "German", "es": "Spanish", "it": "Italian",
+    "pt": "Portuguese", "nl": "Dutch", "ca": "Catalan", "oc": "Occitan", "ro": "Romanian",
+    "ar": "Arabic", "zh": "Chinese", "ru": "Russian", "ja": "Japanese", "la": "Latin",
+    TOO_SHORT: "too short to tell", UNSURE: "unsure",
+}  # fmt: skip
+
+_CONTINUATION = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+_MOJIBAKE = re.compile(
+    rf"[ÂÃ][{_CONTINUATION}]|Å[\u0092\u0093\u00b8’“]|â[€‚„\u0080\u0082\u0084]|ï¿½"
+)
+_LOST = "\ufffd"
+
+
+def languages(texts: Iterable[str]) -> dict[str, int] | None:
+    """Count texts by language, most frequent first; None where py3langid is not installed.
+
+    A short text has too few letters to tell, and is counted so.
+    """
+    identify = _identifier()
+    if identify is None:
+        return None
+    found: Counter[str] = Counter()
+    for text in texts:
+        part = text[:_LONGEST]
+        if sum(map(str.isalpha, part)) < _FEWEST_LETTERS:
+            found[TOO_SHORT] += 1
+        else:
+            language, share = identify(part)
+            found[language if share >= _SURE else UNSURE] += 1
+    return dict(found.most_common())
+
+
+def name_of(language: str) -> str:
+    """Name a language in English; a rare one keeps its code."""
+    return _NAMES.get(language, language)
+
+
+def mojibake(text: str) -> str | None:
+    """Find UTF-8 that was read as Windows-1252: the first such place, with what is around it.
+
+    "un Ã©lÃ¨ve"  ->  "un Ã©lÃ¨ve"      "l'élève à »"  ->  None
+    """
+    if text.isascii():
+        return None
+    found = _MOJIBAKE.search(text)
+    return None if found is None else text[max(0, found.start() - 20) : found.end() + 20]
+
+
+def is_lossy(text: str) -> bool:
+    """Say whether a text has U+FFFD, which stands where a character was lost for good."""
+    return _LOST in text
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        return None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify

@@ -1,0 +1,247 @@
+"""Memory: what one process holds at each moment of a step, by arithmetic on what the code keeps.
+
+    loss             weights, moments, activations of all layers, the logits of a chunk
+    head gradient    the same, with the head's gradient twice, before the saved one is let go
+    layer gradient   all layers' activations, what the last layer's gradients need on the way, and
+                     with several micro-batches the gradients of all weights
+    end of backward  all gradients, the embedding's once more
+    update           weights, gradients and moments
+
+The peak is the largest. Counts are of float32 elements; under bf16 products and what they save have
+two bytes, and each weight that multiplies is held once more in two. Not measured here: see
+bench/plan.py, and tests/train/test_memory.py, which counts what torch allocates.
+
+Shapes: N tokens of a micro-batch, M targets, H model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from quatrain.config import ModelConfig, TrainConfig
+from quatrain.train.sizes import Parameters, parameters
+
+Way = Literal["causal", "runs", "mask"]
+
+_FLOAT, _HALF = 4, 2
+_LIBRARIES = 86 * 10**6
+"""Stacks of threads and scratch space of kernels, on two threads; measured (bench/plan.py)."""
+_HELD_BACK = 96 * 10**6
+"""What glibc keeps of freed blocks: up to 64 MB in each of two arenas, the forward pass's and the
+backward's. Blocks of more than 32 MB go back at once. The mean of what was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One micro-batch."""
+
+    rows: int
+    length: int
+    targets: int
+    way: Way = "causal"
+    """How attention keeps documents apart; see model/attention.py."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions, padding too."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is held at one time, in bytes by part."""
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All moments of a step."""
+
+    moments: tuple[Moment, ...]
+
+    @property
+    def peak(self) -> Moment:
+        """The moment that takes most."""
+        return max(self.moments, key=lambda moment: moment.total)
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak."""
+        return self.peak.total
+
+
+def predict(config: ModelConfig, train: TrainConfig, work: Work) -> Memory:
+    """Predict what a step takes.
+
+    Args:
+        config: the architecture.
+        train: settled; micro_batch_size counts where it is smaller than batch_size.
+        work: a micro-batch of it.
+    """
+    step = _Step(config, train, work)
+    return Memory((step.loss(), step.head(), *step.layers(), step.embedding(), step.update()))
+
+
+class _Step:
+    def __init__(self, config: ModelConfig, train: TrainConfig, work: Work) -> None:
+        self.config, self.work = config, work
+        self.counts: Parameters = parameters(config)
+        self.half = train.precision == "bf16"
+        self.recomputes = train.activation_checkpointing
+        micro = train.micro_batch_size or train.batch_size or 1
+        self.accumulates = (train.batch_size or 1) > micro
+        self.chunk = min(train.loss_chunk_size, max(1, work.targets))
+        self.chunks = -(-max(1, work.targets) // self.chunk)
+        self.kept = [self._layer(layer) for layer in range(config.n_layers)]
+
+    def loss(self) -> Moment:
+        """The forward pass is done, and a chunk's logits exist."""
+        logits = self.chunk * self.config.vocab_size * _FLOAT
+        width = self.chunk * self.config.d_model * _FLOAT
+        table = self.counts.head * _FLOAT
+        copies = max((2 + (self.chunks > 1)) * logits, logits + table + width)
+        return self._moment("loss", logits=copies, head=table + self._states(),
+                            activations=self._stored() + self._ends())  # fmt: skip
+
+    def head(self) -> Moment:
+        """The head's gradient is scaled: a second one beside the first."""
+        table = self.counts.head * _FLOAT
+        return self._moment("head gradient", head=2 * table + 2 * self._states(),
+                            activations=self._stored() + self._ends())  # fmt: skip
+
+    def layers(self) -> list[Moment]:
+        """Each layer's gradient is computed while the layers below wait."""
+        moments = []
+        tied = self.counts.head * _FLOAT if self.config.tie_word_embeddings else 0
+        done = 0 if self.config.tie_word_embeddings else self.counts.head * _FLOAT
+        for layer in reversed(range(self.config.n_layers)):
+            below = sum(self._waiting(lower) for lower in range(layer))
+            again = self.kept[layer] + (self._stream() if self.recomputes else 0)
+            moments.append(
+                self._moment(
+                    f"layer {layer} gradient",
+                    activations=below + again + 2 * self._stream() + self._rest(),
+                    transient=self._transient(layer),
+                    head=tied,
+                    fresh=done,
+                )
+            )
+            done += self.counts.layers[layer] * _FLOAT
+        return moments
+
+    def embedding(self) -> Moment:
+        """All gradients are there, the embedding's once more before it is added."""
+        table = self.counts.head * _FLOAT
+        twice = table if self.accumulates or self.config.tie_word_embeddings else 0
+        return self._moment("end of backward", fresh=self.counts.total * _FLOAT, head=twice,
+                            activations=self._stream() + self._rest())  # fmt: skip
+
+    def update(self) -> Moment:
+        """AdamW works in place."""
+        return self._moment("update", fresh=self.counts.total * _FLOAT)
+
+    def _moment(self, name: str, fresh: int = 0, **parts: int) -> Moment:
+        """Add what is held throughout; `fresh` are gradients where no earlier ones are there."""
+        every = self.counts.total * _FLOAT
+        held = {
+            "weights": every,
+            "moments": 2 * every,
+            "gradients": every if self.accumulates else fresh,
+            **parts,
+            "libraries": _LIBRARIES,
+            "held back": min(_HELD_BACK, every + self._stored()) + self._holes(),
+        }
+        if self.half:
+            held["bf16 copies"] = self.counts.total * _HALF
+        return Moment(name, held)
+
+    def _holes(self) -> int:
+        """Count a layer's activations twice where they are computed again among new gradients.
+
+        These stay where the layer before left room, and the room that is left is too small.
+        """
+        return max(self.kept) if self.recomputes and not self.accumulates else 0
+
+    def _stream(self) -> int:
+        """Bytes of the residual stream, [N, H]."""
+        return self.work.tokens * self.config.d_model * _FLOAT
+
+    def _states(self) -> int:
+        """Bytes of the states before targets, [M, H]; their gradient is as large."""
+        return 2 * self.work.targets * self.config.d_model * _FLOAT
+
+    def _ends(self) -> int:
+        """What is kept beside the layers: the last norm's three, and what all layers share."""
+        return 3 * self._stream() + self._rest()
+
+    def _rest(self) -> int:
+        """Rotations, and masks where attention needs them."""
+        rotation = self.work.tokens * self.config.d_k * _FLOAT
+        masks = self.work.rows * self.work.length**2 if self.work.way == "mask" else 0
+        return rotation + masks
+
+    def _stored(self) -> int:
+        return sum(self._waiting(layer) for layer in range(self.config.n_layers))
+
+    def _waiting(self, layer: int) -> int:
+        """What a layer keeps for its turn: everything, or only its input."""
+        return self._stream() if self.recomputes else self.kept[layer]
+
+    def _layer(self, layer: int) -> int:
+        """Bytes that a layer's forward pass saves for its gradient."""
+        config, tokens = self.config, self.work.tokens
+        product = _HALF if self.half else _FLOAT
+        norms = 6 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
+        feed = self._experts() if layer in config.moe_layers else 4 * config.intermediate_size_mlp
+        bytes_a_token = norms + self._attention(layer, product) + feed * product
+        masks = 0
+        if self.work.way == "mask":
+            masks = self.work.rows * self.work.length**2 * product
+        return tokens * bytes_a_token + masks
+
+    def _experts(self) -> int:
+        """Elements a token that experts save: the sorted copies, gate and up, their product."""
+        config = self.config
+        routed = config.num_experts_per_tok * (config.d_model + 4 * config.intermediate_size_expert)
+        return routed + 4 * config.intermediate_size_shared + 2 * config.num_local_experts
+
+    def _attention(self, layer: int, product: int) -> int:
+        """Bytes a token: queries, keys, values and the result, and twice what QK-norm divides."""
+        config = self.config
+        queries, keys = config.n_heads * config.d_k, config.n_kv_heads * config.d_k
+        saved = 2 * queries + 2 * keys
+        if config.use_qk_norm and config.rope_layers[layer]:
+            saved += queries + keys
+        if self.work.way == "runs":
+            saved += queries
+        return saved * product + config.n_heads * _FLOAT
+
+    def _transient(self, layer: int) -> int:
+        """What a feed-forward's gradient needs on the way, at the worst of three places.
+
+        After the down projection, its weight's gradient; after the product, both factors'; after
+        gate and up, their weights' gradients, when what they had saved is let go.
+        """
+        config, tokens = self.config, self.work.tokens
+        product = _HALF if self.half else _FLOAT
+        inner, copies, experts = config.intermediate_size_mlp, 1, 1
+        if layer in config.moe_layers:
+            inner, experts = config.intermediate_size_expert, config.num_local_experts
+            copies = config.num_experts_per_tok
+        weight = experts * inner * config.d_model * _FLOAT
+        joined = 2 if layer in config.moe_layers else 1  # experts' gate and up are one matrix
+        rows = tokens * copies * product
+        return max(
+            rows * (inner + config.d_model) + weight,
+            rows * (2 * inner + config.d_model),
+            rows * config.d_model + joined * weight,
+        )

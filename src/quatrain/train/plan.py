@@ -1,0 +1,231 @@
+"""Plan: what a run will take, before it takes it: memory, steps, disk; and whether it fits.
+
+The data is prepared, as training does first, since the number of its rows decides the rest. Time
+is calibrate.py's. Not for what a step holds (memory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quatrain.config import Config, TrainConfig
+from quatrain.data.batches import Batches
+from quatrain.data.prepare import PreparedData
+from quatrain.errors import ResourceError
+from quatrain.train.memory import Memory, Way, Work, predict
+from quatrain.train.settle import settle, settle_intervals
+from quatrain.train.sizes import Parameters, bases, parameters
+
+_BATCHES_SEEN = 32
+_FEWEST_POSITIONS = 32
+_SPREAD = 2.0
+"""Standard deviations by which a batch may have more targets than the mean."""
+_BEST, _BEING_WRITTEN = 1, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What checkpoints take, in bytes."""
+
+    checkpoint: int
+    most: int
+    """Of those kept, the best and one that is being written."""
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will take."""
+
+    config: Config
+    """Settled; max_steps is None where only a budget ends the run."""
+    parameters: Parameters
+    rows: int
+    work: Work
+    """The largest micro-batch to be expected."""
+    tokens_a_step: int
+    memory: Memory
+    free: int | None
+    """Memory, in bytes; None where the system does not tell."""
+    disk: Disk
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the run; None under a budget, until a step is timed."""
+        return self.config.train.max_steps
+
+    @property
+    def operations(self) -> float:
+        """Floating point operations of a step: six for each weight and token, eight recomputed."""
+        factor = 8 if self.config.train.activation_checkpointing else 6
+        return float(factor * (self.parameters.active - self.parameters.head) * self.tokens_a_step)
+
+
+def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: int) -> Plan:
+    """Plan a run on prepared data.
+
+    Args:
+        config: completed with the tokenizer's vocabulary; what it leaves open is settled here.
+        data: the run's.
+        free: bytes of memory that a process may take, on the device that trains.
+        free_disk: bytes free where the run directory is.
+    """
+    settled = settle(config, len(data.train))
+    if settled.train.max_steps is not None:
+        settled = settle_intervals(settled)
+    counts = parameters(settled.model)
+    work, tokens = work_of(settled, data)
+    checkpoint = 12 * counts.total
+    kept = settled.train.keep_last + _BEST + _BEING_WRITTEN
+    return Plan(
+        config=settled,
+        parameters=counts,
+        rows=len(data.train),
+        work=work,
+        tokens_a_step=tokens,
+        memory=predict(settled.model, settled.train, work),
+        free=free,
+        disk=Disk(checkpoint, kept * checkpoint, free_disk),
+    )
+
+
+def work_of(config: Config, data: PreparedData) -> tuple[Work, int]:
+    """Describe the largest micro-batch to be expected, and the tokens of a step, from the rows."""
+    batch = config.train.batch_size or 1
+    micro = min(config.train.micro_batch_size or batch, batch)
+    batches = Batches(data.train, micro, config.train.seed)
+    number = min(_BATCHES_SEEN, max(1, len(data.train) // micro))
+    seen = [batches.batch(index) for index in range(number)]
+    targets = np.array([int(one.mask[:, 1:].sum()) for one in seen])
+    length = max(one.ids.shape[1] for one in seen)
+    expected = float(targets.mean() + _SPREAD * targets.std())
+    most = min(round(expected), micro * (length - 1))
+    used = np.mean([sum(map(sum, one.segments)) for one in seen])
+    way = way_of(seen[0].segments, length)
+    return Work(micro, length, max(1, most), way), round(float(used) * batch / micro)
+
+
+def way_of(segments: list[list[int]], length: int) -> Way:
+    """Say how attention will keep these documents apart."""
+    import torch
+
+    from quatrain.model.attention import run_by_run_is_cheaper
+    from quatrain.model.layout import Runs
+
+    padded = [row + [length - sum(row)] * (sum(row) < length) for row in segments]
+    runs = Runs(padded, torch.device("cpu"))
+    if runs.one_per_row:
+        return "causal"
+    return "runs" if run_by_run_is_cheaper(runs) else "mask"
+
+
+def refusal(plan: Plan) -> ResourceError | None:
+    """Say why a run cannot be, and the smallest change that would make it fit; None where it can.
+
+    Returns:
+        Q603 for memory, Q604 for the disk.
+    """
+    if plan.free is not None and plan.memory.total > plan.free:
+        return _too_large(plan, plan.free)
+    if plan.disk.most > plan.disk.free:
+        return ResourceError(
+            "Q604",
+            f"the checkpoints take {gigabytes(plan.disk.most)} (each "
+            f"{gigabytes(plan.disk.checkpoint)}), and {gigabytes(plan.disk.free)} are free at "
+            f"{plan.config.run_dir}.",
+            "Free some space, use another run_dir, or keep fewer: train.keep_last=2.",
+        )
+    return None
+
+
+def _too_large(plan: Plan, free: int) -> ResourceError:
+    peak = plan.memory.peak
+    largest = sorted(peak.parts.items(), key=lambda part: -part[1])[:3]
+    parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in largest)
+    change = smallest_change(plan.config, plan.work, free)
+    least = predict(plan.config.model, plan.config.train, Work(1, _FEWEST_POSITIONS, 1)).total
+    return ResourceError(
+        "Q603",
+        f"the run needs {gigabytes(peak.total)} at its peak ({peak.name}: {parts}), and "
+        f"{gigabytes(free)} are free.",
+        f"Use {change}." if change else
+        f"Nothing in the recipe suffices: with the shortest row it would need {gigabytes(least)}. "
+        "Take a smaller base: quatrain plan --bases.",
+    )  # fmt: skip
+
+
+def smallest_change(config: Config, work: Work, free: int) -> str | None:
+    """Find the overrides that change a run least and make it fit; None where none does.
+
+    In this order: fewer rows at a time (the same numbers, a little slower), fewer logits at a time,
+    activations computed again (a third slower), both, and at last shorter rows.
+    """
+    for changes, smaller in _changes(config, work):
+        train = config.train.replace(**{k: v for k, v in changes.items() if k != "block_size"})
+        if predict(config.model, train, smaller).total <= free:
+            return " ".join(
+                f"{'data' if name == 'block_size' else 'train'}.{name}={str(value).lower()}"
+                for name, value in changes.items()
+            )
+    return None
+
+
+def _changes(config: Config, work: Work) -> Iterator[tuple[dict[str, Any], Work]]:
+    rows = list(_fewer_rows(config, work))
+    recompute: dict[str, Any] = {"activation_checkpointing": True}
+    chunk: dict[str, Any] = {"loss_chunk_size": min(256, config.train.loss_chunk_size)}
+    yield from rows
+    yield chunk, work
+    yield recompute, work
+    for change, smaller in rows:
+        yield {**change, **recompute}, smaller
+    least, smallest = rows[-1] if rows else ({}, work)
+    yield {**least, **chunk, **recompute}, smallest
+    length = work.length // 2
+    while length >= _FEWEST_POSITIONS:
+        shorter = _scaled(smallest, smallest.rows, length)
+        yield {**least, **chunk, **recompute, "block_size": length}, shorter
+        length //= 2
+
+
+def _fewer_rows(config: Config, work: Work) -> Iterator[tuple[dict[str, Any], Work]]:
+    batch = config.train.batch_size or 1
+    for rows in range(work.rows - 1, 0, -1):
+        if batch % rows == 0:
+            yield {"micro_batch_size": rows}, _scaled(work, rows, work.length)
+
+
+def _scaled(work: Work, rows: int, length: int) -> Work:
+    share = rows * length / work.tokens
+    return Work(rows, length, max(1, round(work.targets * share)), work.way)
+
+
+def needs(length: int = 512) -> dict[str, dict[str, int]]:
+    """Say what each known base takes: parameters, its bf16 file, and memory to train all of it.
+
+    Memory is that of one row of `length` tokens at a time, with activations computed again.
+    """
+    found = {}
+    train = TrainConfig(batch_size=1, micro_batch_size=1, activation_checkpointing=True)
+    for name, shape in bases().items():
+        counts = parameters(shape)
+        memory = predict(shape, train, Work(1, length, length // 4, "runs"))
+        found[name] = {
+            "parameters": counts.total,
+            "active_parameters": counts.active,
+            "file": 2 * counts.total,
+            "memory": memory.total,
+        }
+    return found
+
+
+def gigabytes(size: float) -> str:
+    """Write a number of bytes in ten's powers, to three digits."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"

@@ -1,0 +1,133 @@
+"""quatrain plan: what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quatrain.cli.main import main
+from quatrain.cli.planning import billions, duration, machine_for
+from quatrain.recipe import to_yaml
+from quatrain.train import machine
+from tiny_run import tiny_run
+
+
+@pytest.fixture
+def quatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["quatrain", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def recipe_in(directory: Path, **train: Any) -> Path:
+    path = directory / "tiny.yaml"
+    path.write_text(to_yaml(tiny_run(directory, **train)), encoding="utf-8")
+    return path
+
+
+def test_a_plan_tells_memory_steps_time_and_disk(quatrain: Any, tmp_path: Path) -> None:
+    code, out, err = quatrain("plan", recipe_in(tmp_path), "--json")
+    plan = json.loads(out)
+    assert code == 0, err
+    assert plan["fits"]
+    assert plan["steps"] == 12
+    assert plan["tokens"] == 12 * plan["tokens_a_step"]
+    assert plan["seconds"] > 12 * plan["step_seconds"] > 0
+    assert plan["memory"]["total"] == sum(plan["memory"]["parts"].values())
+    assert plan["memory"]["total"] == max(plan["memory"]["moments"].values())
+    assert plan["disk"]["most"] > plan["disk"]["checkpoint"]
+
+
+def test_a_plan_leaves_the_run_to_be_run(quatrain: Any, tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, max_steps=1)
+    quatrain("plan", recipe, "--no-calibrate")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    code, out, err = quatrain("sft", recipe, "--json")
+    assert code == 0, err
+    assert json.loads(out)["finished"]
+
+
+def test_without_calibration_no_time_is_told(quatrain: Any, tmp_path: Path) -> None:
+    code, out, err = quatrain("plan", recipe_in(tmp_path), "--no-calibrate")
+    assert code == 0, err
+    words = " ".join(out.split())
+    assert "time not measured" in words
+    assert "weights" in words
+    assert "at the peak" in words
+
+
+def test_a_budget_gives_the_steps_once_one_is_timed(quatrain: Any, tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, max_steps=None, epochs=None, budget="10m")
+    _, out, err = quatrain("plan", recipe, "--json")
+    plan = json.loads(out)
+    assert plan["budget"] == 600, err
+    assert 0 < plan["steps"] * plan["step_seconds"] <= 600
+    _, out, _ = quatrain("plan", recipe, "--no-calibrate", "--json")
+    assert json.loads(out)["steps"] is None
+
+
+def test_what_cannot_fit_is_shown_then_refused(
+    quatrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 20)
+    code, out, err = quatrain("plan", recipe_in(tmp_path))
+    assert code == 6
+    assert "weights" in out
+    assert "error[Q603]" in err
+    assert "quatrain plan --bases" in err
+
+
+def test_bases_are_listed_with_what_they_need(quatrain: Any) -> None:
+    code, out, _ = quatrain("plan", "--bases", "--json")
+    assert code == 0
+    bases = {base["id"]: base for base in json.loads(out)["bases"]}
+    small = bases["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert small["memory"] < 5e9
+    assert small["parameters"] == 134_515_008
+    _, out, _ = quatrain("plan", "--bases")
+    assert "Llama-4-Maverick-17B-128E-Instruct" in out
+
+
+def test_a_wrong_recipe_is_refused_and_bases_listed_before_torch_is_imported() -> None:
+    program = (
+        "import sys\n"
+        "from quatrain.cli.main import app\n"
+        "from quatrain.errors import ConfigError\n"
+        "app(['plan', '--bases'], standalone_mode=False)\n"
+        "try:\n"
+        "    app(['plan', 'demo', 'train.speed=3'], standalone_mode=False)\n"
+        "except ConfigError as error:\n"
+        "    assert error.code == 'Q202'\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0.42, "0.4 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7300, "2 h 1 min")],
+)
+def test_lengths_of_time_are_written_as_people_do(seconds: float, written: str) -> None:
+    assert duration(seconds) == written
+
+
+def test_counts_and_machines_are_named() -> None:
+    assert [billions(n) for n in (134_515_008, 1_235_814_400)] == ["135M", "1.24B"]
+    assert [machine_for(int(n)) for n in (3e9, 30e9, 9e12)] == [
+        "8 GB", "32 GB", "over 2 TB",
+    ]  # fmt: skip

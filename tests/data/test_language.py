@@ -1,0 +1,51 @@
+"""Languages and mojibake: French is told from other text, and sound French is never suspected."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from quatrain.data import language
+from quatrain.data.embedded import embedded_rows
+from quatrain.data.language import TOO_SHORT, is_lossy, languages, mojibake
+
+SOUND = "À l'œuvre, « l'élève naïf » fêta Noël à Évry… « voilà » — ça coûte 5 € À ÂGE ÉGAL Ünü"
+
+
+def test_mojibake_of_each_french_letter_is_found() -> None:
+    for letter in "éèêëàâçîïôûùüœÉÀÇŒ’«»…–€":
+        try:
+            garbled = letter.encode().decode("cp1252")
+        except UnicodeDecodeError:
+            garbled = letter.encode().decode("latin-1")
+        assert mojibake(f"un mot {garbled} ici") is not None, letter
+
+
+def test_sound_french_is_not_mojibake() -> None:
+    assert mojibake(SOUND) is None
+    assert mojibake(SOUND.replace(" »", "\u00a0»").replace("« ", "«\u00a0")) is None
+    assert not any(mojibake(str(row.value)) for row in embedded_rows("demo:text"))
+
+
+def test_mojibake_shows_what_is_around_it() -> None:
+    found = mojibake("x" * 100 + "Ã©" + "y" * 100)
+    assert found == "x" * 20 + "Ã©" + "y" * 20
+
+
+def test_a_replacement_character_is_a_loss() -> None:
+    assert is_lossy("l'\ufffdt\ufffd")
+    assert not is_lossy(SOUND)
+
+
+def test_french_and_english_are_told_apart_and_short_texts_are_not_told() -> None:
+    french = ["Combien de jours a une semaine ? Sept", "Quelle est la capitale de la France ?"]
+    english = ["What is the capital of France? It is Paris."]
+    assert languages([*french, *english, "12 + 7 = 19"]) == {"fr": 2, "en": 1, TOO_SHORT: 1}
+
+
+def test_no_language_is_told_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    language._identifier.cache_clear()
+    assert languages(["Combien de jours a une semaine ?"]) is None
+    language._identifier.cache_clear()

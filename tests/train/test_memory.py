@@ -1,0 +1,114 @@
+"""What a step holds, by arithmetic, is what torch allocates in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.profiler import ProfilerActivity, profile
+
+from quatrain.config import ModelConfig, TrainConfig
+from quatrain.data.batches import Batch
+from quatrain.model.llama import LlamaModel
+from quatrain.train.loop import accumulate
+from quatrain.train.memory import Memory, Way, Work, predict
+from quatrain.train.optim import make_optimizer
+from quatrain.train.sizes import parameters
+
+SHAPE: dict[str, Any] = dict(
+    vocab_size=1024, d_model=96, n_layers=3, n_heads=4, n_kv_heads=2, d_k=24,
+    num_local_experts=4, intermediate_size_expert=160, intermediate_size_mlp=320,
+)  # fmt: skip
+LENGTH = 128
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Way]] = {
+    "experts": ({}, {}, "runs"),
+    "two experts a token": ({"num_experts_per_tok": 2}, {}, "runs"),
+    "one micro-batch": ({}, {"batch_size": 2}, "runs"),
+    "dense": ({"moe_layers": ()}, {}, "runs"),
+    "one document a row": ({}, {}, "causal"),
+    "a large vocabulary": ({"vocab_size": 12_000}, {}, "causal"),
+    "tied": ({"vocab_size": 12_000, "tie_word_embeddings": True}, {}, "causal"),
+    "logits by chunks": ({"vocab_size": 6000}, {"loss_chunk_size": 16}, "causal"),
+    "recomputed": ({"n_layers": 6}, {"activation_checkpointing": True}, "runs"),
+    "recomputed, dense": (
+        {"n_layers": 6, "moe_layers": ()}, {"activation_checkpointing": True}, "causal",
+    ),
+    "without QK-norm": ({"use_qk_norm": False}, {}, "causal"),
+}  # fmt: skip
+
+
+def batch_of(rows: int, vocab_size: int, document: int) -> Batch:
+    draw = np.random.default_rng(0)
+    mask = np.zeros((rows, LENGTH), dtype=bool)
+    for end in range(document, LENGTH + 1, document):
+        mask[:, end - document // 4 : end] = True
+    ids = draw.integers(0, vocab_size, (rows, LENGTH))
+    return Batch(ids, mask, [[document] * (LENGTH // document)] * rows, np.arange(rows), 0.0)
+
+
+def allocated(model: LlamaModel, batch: Batch, train: TrainConfig, trace: Path) -> int:
+    """The most that torch holds in the second step above what it holds before it, in bytes."""
+    optimizer = make_optimizer(model, train)
+
+    def step() -> None:
+        accumulate(model, batch, train)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    profiler.export_chrome_trace(str(trace))
+    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]"]
+    return int(np.cumsum([size for _, size in sorted(changes)]).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore")  # the profiler's own
+def test_the_predicted_peak_is_what_torch_allocates(name: str, tmp_path: Path) -> None:
+    changes, settings, way = CASES[name]
+    config = ModelConfig(**{**SHAPE, **changes})
+    train = TrainConfig(**{"batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-3,
+                           "balance_loss_coef": 0.0, **settings})  # fmt: skip
+    model = LlamaModel(config)
+    model.model.activation_checkpointing = train.activation_checkpointing
+    batch = batch_of(train.batch_size or 1, config.vocab_size, LENGTH if way == "causal" else 32)
+    measured = allocated(model, batch, train, tmp_path / "trace.json")
+    work = Work(2, LENGTH, int(batch.mask[:2, 1:].sum()), way)
+    predicted = _of_the_step(predict(config, train, work))
+    assert predicted == pytest.approx(measured, rel=0.05)
+
+
+def _of_the_step(memory: Memory) -> int:
+    """Leave out what is there before a step, and what is not torch's."""
+    outside = ("weights", "moments", "libraries", "held back")
+    return max(
+        sum(size for name, size in moment.parts.items() if name not in outside)
+        for moment in memory.moments
+    )
+
+
+def test_weights_gradients_and_moments_take_sixteen_bytes_a_parameter() -> None:
+    config = ModelConfig(**SHAPE)
+    train = TrainConfig(batch_size=2, micro_batch_size=1)
+    update = predict(config, train, Work(1, LENGTH, 10)).moments[-1]
+    held = sum(update.parts[name] for name in ("weights", "gradients", "moments"))
+    assert update.name == "update"
+    assert held == 16 * parameters(config).total
+
+
+def test_what_should_lessen_the_peak_does() -> None:
+    config = ModelConfig(**{**SHAPE, "n_layers": 12, "vocab_size": 8192})
+    train = TrainConfig(batch_size=8, micro_batch_size=8)
+    work = Work(8, 512, 2000, "runs")
+    most = predict(config, train, work).total
+    recompute = train.replace(activation_checkpointing=True)
+    assert predict(config, recompute, work).total < 0.7 * most
+    fewer = train.replace(micro_batch_size=1)
+    assert predict(config, fewer, Work(1, 512, 250, "runs")).total < 0.5 * most
+    assert predict(config, train.replace(loss_chunk_size=64), work).total < most
