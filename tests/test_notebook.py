@@ -89,6 +89,7 @@ def test_its_outputs_are_stored_whole_small_and_without_errors() -> None:
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == DRAWINGS
+    assert not [cell for cell in cells if "\x1b" in _printed(cell)], "no bars, no colours"
     assert _printed(cells[-1]) == "12"
 
 
