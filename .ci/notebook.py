@@ -44,6 +44,7 @@ def execute(notebook: NotebookNode, network: bool = True) -> NotebookNode:
             timeout=SECONDS_A_CELL,
             startup_timeout=SECONDS_A_CELL,
             record_timing=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": str(work)}},
         )
         manager = client.create_kernel_manager()

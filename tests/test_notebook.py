@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "NLP - Llama 4 - SFT.ipynb"
 SECTIONS = ["Config", "tokenizer", "données", "modèle", "fine-tuning", "checkpoint et inférence"]
 SHOWN = ORIGIN[3:]
+LARGEST = 1_000_000
+"""Bytes: what a reviewer can still open on the web."""
+DRAWINGS = 5
 QUESTION = "Quel est le produit de 6 et 2 ?"
 
 
@@ -77,6 +80,17 @@ def test_french_signs_have_their_unbreakable_space() -> None:
 def test_the_question_at_the_end_is_held_out() -> None:
     assert QUESTION in {item["instruction"] for item in questions("heldout")}
     assert QUESTION not in {item["instruction"] for item in questions("train")}
+
+
+def test_its_outputs_are_stored_whole_small_and_without_errors() -> None:
+    assert NOTEBOOK.stat().st_size < LARGEST
+    cells = _cells("code")
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == DRAWINGS
+    assert not [cell for cell in cells if "\x1b" in _printed(cell)], "no bars, no colours"
+    assert _printed(cells[-1]) == "12"
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ def test_in_a_notebook_progress_is_plain_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     display = Display(num_steps=20, first_step=0)
     display.trained({"step": 1, "loss": 2.5, "lr": 0.1, "tokens_per_second": 100.0})
     display.close()

@@ -71,7 +71,10 @@ class Display:
 
     def __init__(self, num_steps: int, first_step: int, quiet: bool = False) -> None:
         self.num_steps, self.quiet = num_steps, quiet
-        self.console = Console(file=sys.stderr, highlight=False, force_jupyter=False)
+        live = False if Console().is_jupyter else None  # a notebook's stderr passes for a terminal
+        self.console = Console(
+            file=sys.stderr, highlight=False, force_jupyter=False, force_terminal=live
+        )
         self._every = max(1, num_steps // 20)
         self._progress: Progress | None = None
         if self.console.is_terminal and not quiet:
