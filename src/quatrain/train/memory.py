@@ -30,7 +30,7 @@ _LIBRARIES = 86 * 10**6
 """Stacks of threads and scratch space of kernels, on two threads; measured (bench/plan.py)."""
 _HELD_BACK = 96 * 10**6
 """What glibc keeps of freed blocks: up to 64 MB in each of two arenas, the forward pass's and the
-backward's. Blocks of more than 32 MB go back at once. The mean of what was measured."""
+backward's. Blocks of more than 32 MB go back at once. Chosen to fit what bench/plan.py measured."""
 
 
 @dataclass(frozen=True, slots=True)
