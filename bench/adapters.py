@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from paired import Watch, alternate
 
 from quatrain.config import LoraConfig, ModelConfig
 from quatrain.model.llama import LlamaModel
@@ -48,10 +46,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         write_base_and_adapter(Path(temporary), options)
-        found: dict[str, list[dict[str, Any]]] = {"ours": [], "peft": []}
-        for repeat in range(options.repeats):
-            for name in ("ours", "peft") if repeat % 2 == 0 else ("peft", "ours"):
-                found[name].append(measured(name, Path(temporary)))
+        found = alternate(__file__, ("ours", "peft"), options.repeats, "--directory", temporary)
     report(found)
 
 
@@ -67,17 +62,6 @@ def write_base_and_adapter(directory: Path, options: argparse.Namespace) -> None
     add_adapters(model, choose(lora, config))
     model.base = str(directory / "base")
     model.save_pretrained(directory / "adapter")
-
-
-def measured(name: str, directory: Path) -> dict[str, Any]:
-    """Run one child with this script's own options; return what it prints."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
-    done = subprocess.run(
-        [*command, "--directory", str(directory)], check=True, capture_output=True, text=True
-    )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps({"who": name, **result}), flush=True)
-    return result
 
 
 def child(options: argparse.Namespace) -> dict[str, Any]:
@@ -127,35 +111,6 @@ def peft(directory: Path) -> tuple[Any, list[torch.nn.Parameter]]:
         return loss
 
     return loss_of, [p for p in model.parameters() if p.requires_grad]
-
-
-class Watch:
-    """Reads this process's anonymous memory every few milliseconds, and keeps the peak."""
-
-    def __enter__(self) -> Watch:
-        self.before = self.peak = anonymous()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.done.wait(0.005):
-            self.peak = max(self.peak, anonymous())
-
-    @property
-    def peak_mb(self) -> int:
-        """How far the memory rose, in MB."""
-        return round((self.peak - self.before) / 10**6)
-
-
-def anonymous() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("RssAnon")) * 1024
 
 
 def report(found: dict[str, list[dict[str, Any]]]) -> None:
