@@ -73,6 +73,11 @@ def test_only_the_command_line_prints() -> None:
     assert not found
 
 
+def test_help_needs_no_config() -> None:
+    program = "import quatrain.cli.main, sys; assert not {'pydantic', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_recipes_and_data_are_checked_before_torch_is_imported() -> None:
     allowed = tuple(f"quatrain.{name}" for name in WITHOUT_TORCH)
     light = [m for m in MODULES if m.startswith(allowed)]

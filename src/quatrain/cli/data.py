@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from quatrain.recipe import load_config, shipped
-
 _TROUBLE = 3
 """The exit code for a finding that would stop training: that of DataError."""
 
@@ -51,6 +49,8 @@ def inspect(
     fixed: dict[str, Any] = {"train": files, "eval": held_out or ()}
     if block_size is not None:
         fixed["block_size"] = block_size
+    from quatrain.recipe import load_config
+
     recipe, directory = _tokenizer_of(tokenizer)
     config = load_config(recipe, [*(overrides or []), "data.holdout=0"], data=fixed)
     from quatrain.cli.inspecting import as_dict, show
@@ -76,6 +76,8 @@ def prepare(
 
     Training with the same recipe finds them done.
     """
+    from quatrain.recipe import load_config
+
     config = load_config(recipe, overrides or [])
     from quatrain.cli.inspecting import show_prepared
     from quatrain.data.fingerprint import fingerprint
@@ -98,6 +100,8 @@ def _tokenizer_of(given: str | None) -> tuple[str | None, str | None]:
     """Tell a recipe's name or file from a directory, as (recipe, directory)."""
     if given is None:
         return None, None
+    from quatrain.recipe import shipped
+
     if given in shipped() or Path(given).suffix in (".yaml", ".yml"):
         return given, None
     return None, given
