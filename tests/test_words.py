@@ -72,8 +72,9 @@ def test_numbers_percentages_times_and_dates_follow_each_language() -> None:
     assert english.number(-1234567.891, 2) == "\u22121,234,567.89"
     assert french.number(-1234567.891, 2) == "\u22121\u202f234\u202f567,89"
     assert (english.percent(97.13), french.percent(97.13)) == ("97.1%", "97,1\u202f%")
-    assert [english.duration(s) for s in (0.74, 59.6, 238, 3600, 5400)] == [
-        "0.7\u00a0s", "1\u00a0min", "3\u00a0min 58\u00a0s", "1\u00a0h", "1\u00a0h 30\u00a0min",
+    assert [english.duration(s) for s in (0.74, 59.4, 59.6, 238, 3600, 5400, 7300)] == [
+        "0.7\u00a0s", "59\u00a0s", "1\u00a0min", "3\u00a0min 58\u00a0s", "1\u00a0h",
+        "1\u00a0h 30\u00a0min", "2\u00a0h 1\u00a0min",
     ]  # fmt: skip
     moment = datetime(2026, 8, 1, 7, 5)
     assert (english.date(moment), french.date(moment)) == (

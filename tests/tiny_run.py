@@ -10,7 +10,7 @@ import pytest
 
 import quatrain.train.run as run_module
 from quatrain.config import Config
-from quatrain.recipe import build
+from quatrain.recipe import build, to_yaml
 from quatrain.train.log import METRICS, read_rows
 from quatrain.train.loop import Around
 
@@ -77,3 +77,10 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return original(evaluate, keeper, journal, display, lambda: seen["step"] >= step, *rest)
 
     monkeypatch.setattr(run_module, "Around", around)
+
+
+def recipe_in(directory: Path, **train: Any) -> Path:
+    """Write a tiny run's recipe as a file."""
+    path = directory / "tiny.yaml"
+    path.write_text(to_yaml(tiny_run(directory, **train)), encoding="utf-8")
+    return path

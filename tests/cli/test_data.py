@@ -8,28 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from quatrain.cli.main import main
 from quatrain.recipe import to_yaml
 from quatrain.text.tokenizer import train_bpe
 from tiny_run import tiny_run
-
-
-@pytest.fixture
-def quatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["quatrain", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:

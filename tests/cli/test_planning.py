@@ -10,33 +10,9 @@ from typing import Any
 
 import pytest
 
-from quatrain.cli.main import main
-from quatrain.cli.planning import billions, duration, machine_for
-from quatrain.recipe import to_yaml
+from quatrain.cli.planning import billions, machine_for
 from quatrain.train import machine
-from tiny_run import tiny_run
-
-
-@pytest.fixture
-def quatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["quatrain", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-def recipe_in(directory: Path, **train: Any) -> Path:
-    path = directory / "tiny.yaml"
-    path.write_text(to_yaml(tiny_run(directory, **train)), encoding="utf-8")
-    return path
+from tiny_run import recipe_in
 
 
 def test_a_plan_tells_memory_steps_time_and_disk(quatrain: Any, tmp_path: Path) -> None:
@@ -116,14 +92,6 @@ def test_a_wrong_recipe_is_refused_and_bases_listed_before_torch_is_imported() -
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("seconds", "written"),
-    [(0.42, "0.4 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7300, "2 h 1 min")],
-)
-def test_lengths_of_time_are_written_as_people_do(seconds: float, written: str) -> None:
-    assert duration(seconds) == written
 
 
 def test_counts_and_machines_are_named() -> None:

@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quatrain.cli.main import main
-from quatrain.recipe import to_yaml
-from tiny_run import tiny_run
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        """Stdout must be one JSON object and nothing else."""
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def quatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str | Path, typed: str | None = None) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["quatrain", *map(str, words)])
-        if typed is not None:
-            monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
-
-
-def recipe_in(directory: Path, **train: Any) -> Path:
-    path = directory / "tiny.yaml"
-    path.write_text(to_yaml(tiny_run(directory, **train)), encoding="utf-8")
-    return path
+from tiny_run import recipe_in, tiny_run
 
 
 @pytest.fixture(scope="module")

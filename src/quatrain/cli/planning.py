@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from quatrain.recipe import load_config
+from quatrain.words import Words
 
 _BAR = 30
 _PIPED_WIDTH, _BASES_WIDTH = 100, 120
-_SHARE_OF_BUDGET = 0.92
 _FORWARD = 1 / 3
 """The share of a step that its forward pass takes: the gradient takes twice as long."""
 _SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 141, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -98,6 +98,7 @@ def describe(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
 def _time(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
     """Say how many steps there are, and how long they and the evaluations take."""
     from quatrain.config import seconds
+    from quatrain.train.budget import MARGIN
 
     train = plan.config.train
     budget = seconds(train.budget) if train.budget else None
@@ -112,7 +113,7 @@ def _time(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
         check = batches * (timed.answer_seconds or 0.0)
         check += rows / (train.batch_size or 1) * step * _FORWARD
         if budget is not None:
-            affordable = max(1, int((budget * _SHARE_OF_BUDGET - check) / step))
+            affordable = max(1, int((budget * MARGIN - check) / step))
             steps = min(steps or affordable, affordable)
         assert steps is not None
         interval = train.eval_interval or max(1, -(-steps // 10))
@@ -162,24 +163,12 @@ def _facts(described: dict[str, Any]) -> Table:
 def _clock(described: dict[str, Any]) -> str:
     if described["seconds"] is None:
         return "not measured"
+    duration = Words("en").duration
     return (
         f"about {duration(described['seconds'])}: {described['step_seconds']:.3g} s a step "
         f"({described['steps_timed']} timed), {described['evaluations']} evaluations of "
         f"{duration(described['evaluation_seconds'])}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Write a length of time as people do.
-
-    59.4 -> 59 s      200 -> 3 min 20 s      7300 -> 2 h 1 min
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def _memory(memory: dict[str, Any]) -> Table:

@@ -19,7 +19,9 @@ from quatrain.train.judge import Judge
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import make_optimizer, set_learning_rate
 
-_TRIALS, _MARGIN = 5, 0.92
+_TRIALS = 5
+MARGIN = 0.92
+"""The share of a budget that is planned for."""
 _SHARE_FOR_EVALUATION, _MOST_EVALUATIONS = 0.25, 10
 
 
@@ -51,7 +53,7 @@ def fit_budget(
     step_time, save_time = _time_step_and_save(config, model, batches, keeper)
     evaluation_time = _timed(lambda: judge.evaluate(0))
     check_time = evaluation_time + save_time
-    left = (seconds(train.budget) - (time.monotonic() - started)) * _MARGIN - evaluation_time
+    left = (seconds(train.budget) - (time.monotonic() - started)) * MARGIN - evaluation_time
     if train.save_interval:
         step_time += save_time / train.save_interval
     if train.eval_interval:
