@@ -10,34 +10,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from importlib import resources
 
-from quatrain.errors import ConfigError
-
 LANGUAGES = ("en", "fr")
-_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
-"""Where a system says its language; the first that is set decides, as POSIX has it."""
+_SPOKEN = ContextVar("language", default="en")
 _NARROW, _WIDE = "\u202f", "\u00a0"
 
 
-def choose_language(asked: str | None, environment: Mapping[str, str]) -> str:
-    """Take the language asked for, else that of the system where we have it, else English.
+def speak(language: str) -> None:
+    """Say everything in a language from now on; a library that is not told speaks English."""
+    assert language in LANGUAGES, language
+    _SPOKEN.set(language)
 
-    Raises:
-        ConfigError: Q240 for a language that is asked for and has no catalogue.
-    """
-    if asked is not None:
-        if asked not in LANGUAGES:
-            raise ConfigError(
-                "Q240", f"--lang {asked}: there is no catalogue of that language.",
-                f"Use {' or '.join(LANGUAGES)}.",
-            )  # fmt: skip
-        return asked
-    locale = next((environment[name] for name in _VARIABLES if environment.get(name)), "")
-    language = re.split(r"[_.@-]", locale.lower())[0]
-    return language if language in LANGUAGES else "en"
+
+def say(key: str, **values: object) -> str:
+    """Say a sentence of the catalogue in the language that is spoken."""
+    return Words(_SPOKEN.get())(key, **values)
 
 
 class Words:

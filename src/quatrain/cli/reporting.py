@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.run_dir import PAGE
-from quatrain.words import choose_language
+from quatrain.locale import choose_language
 
 
 def run_report(directory: Path, language: str | None, as_json: bool, in_browser: bool) -> None:

@@ -44,7 +44,7 @@ from quatrain.train.start import (
     resolve,
     write_settled,
 )
-from quatrain.words import choose_language
+from quatrain.locale import choose_language
 
 
 @dataclass(frozen=True)
