@@ -3,6 +3,8 @@
 #   make demo     install, then run the whole line on the embedded questions
 #   make test     install what the tests need, then run them all
 #   make test-gpu the tests that need a CUDA device, and only those
+#   make bench    measure speed on the CPU, against other libraries: under 40 minutes
+#   make bench-gpu measure it on an NVIDIA GPU: under 9 minutes
 #   make notebook execute the notebook, and keep its outputs in it
 #   make lint     style, spelling and the direction of imports
 #   make types    mypy, strict
@@ -10,6 +12,7 @@
 #   make clean    remove the environment and every cache; runs/ stays
 #
 # Another interpreter: make test PYTHON=python3.12. Another environment: make test VENV=/tmp/venv.
+# Files of questions for the bench: make bench QUESTIONS="openquizz_fr.jsonl piaf_train.json".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,8 +21,15 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 FOR_USE := $(VENV)/.installed-data
 FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
+FOR_BENCH := $(VENV)/.installed-data-dev-bench
 
-.PHONY: demo test test-gpu notebook lint types format install clean
+# The least float32 rate, in GFLOP/s, of a run that is kept: two cores with AVX-512 give 195.
+FLOOR ?= 140
+THREADS ?= 2
+QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
+MEASURED := --threads $(THREADS) --floor $(FLOOR) --save
+
+.PHONY: demo test test-gpu bench bench-gpu notebook lint types format install clean
 
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
@@ -29,6 +39,26 @@ test: $(FOR_DEVELOPMENT)
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
+
+# Children are few where the peer's steps take a minute; answer tokens need files of questions.
+bench: $(FOR_BENCH)
+	$(BIN)/python bench/step.py $(MEASURED) --layers 8 --dtype fp32 --steps 2 --repeats 2
+	$(BIN)/python bench/step.py $(MEASURED) --layers 8 --dtype bf16 --steps 2 --repeats 2
+	$(BIN)/python bench/step.py $(MEASURED) --layers 8 --against dense --repeats 2
+	$(BIN)/python bench/step.py $(MEASURED) --layers 2 --experts 64 --steps 1 --repeats 2
+	$(BIN)/python bench/moe_layer.py $(MEASURED) --dtype fp32 --steps 3
+	$(BIN)/python bench/moe_layer.py $(MEASURED) --dtype bf16 --steps 3
+	if ls $(QUESTIONS) > /dev/null 2>&1; then \
+	  $(BIN)/python bench/answer_tokens.py $(QUESTIONS) $(MEASURED) --repeats 2; \
+	else echo 'answer tokens are left out: no $(QUESTIONS); make bench QUESTIONS="FILE ..."'; fi
+	$(BIN)/python bench/prepare.py $(MEASURED) --repeats 2
+	$(BIN)/python bench/scaling.py $(MEASURED) --repeats 1
+	$(BIN)/python bench/scaling.py --draw "$$(ls bench/results/*-scaling.json | tail -1)"
+	$(BIN)/python bench/tables.py
+
+bench-gpu: $(FOR_BENCH)
+	$(BIN)/python bench/gpu.py --save
+	$(BIN)/python bench/tables.py
 
 notebook: $(FOR_DEVELOPMENT)
 	$(BIN)/python .ci/notebook.py "NLP - Llama 4 - SFT.ipynb" "NLP - Llama 4 - SFT.ipynb"
@@ -65,3 +95,7 @@ $(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
 $(FOR_DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data,dev]'
 	touch $(FOR_USE) $@
+
+$(FOR_BENCH): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[data,dev,bench]'
+	touch $(FOR_USE) $(FOR_DEVELOPMENT) $@

@@ -9,8 +9,8 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from quatrain.run_dir import PAGE
 from quatrain.locale import choose_language
+from quatrain.run_dir import PAGE
 
 
 def run_report(directory: Path, language: str | None, as_json: bool, in_browser: bool) -> None:

@@ -20,6 +20,7 @@ from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ConfigError
 from quatrain.files import write_json
 from quatrain.hub.card import write_run_card
+from quatrain.locale import choose_language
 from quatrain.model.adapter import adapter_tensors, place_adapters
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import add_adapters, learning
@@ -44,7 +45,6 @@ from quatrain.train.start import (
     resolve,
     write_settled,
 )
-from quatrain.locale import choose_language
 
 
 @dataclass(frozen=True)
