@@ -27,7 +27,6 @@ FOR_BENCH := $(VENV)/.installed-data-dev-bench
 FLOOR ?= 140
 THREADS ?= 2
 QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
-MEASURED := --threads $(THREADS) --floor $(FLOOR) --save
 
 .PHONY: demo test test-gpu bench bench-gpu notebook lint types format install clean
 
@@ -40,25 +39,14 @@ test: $(FOR_DEVELOPMENT)
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
 
-# Children are few where the peer's steps take a minute; answer tokens need files of questions.
+# Tables are written of what there is when a part failed, too.
 bench: $(FOR_BENCH)
-	$(BIN)/python bench/step.py $(MEASURED) --layers 8 --dtype fp32 --steps 2 --repeats 2
-	$(BIN)/python bench/step.py $(MEASURED) --layers 8 --dtype bf16 --steps 2 --repeats 2
-	$(BIN)/python bench/step.py $(MEASURED) --layers 8 --against dense --repeats 2
-	$(BIN)/python bench/step.py $(MEASURED) --layers 2 --experts 64 --steps 1 --repeats 2
-	$(BIN)/python bench/moe_layer.py $(MEASURED) --dtype fp32 --steps 3
-	$(BIN)/python bench/moe_layer.py $(MEASURED) --dtype bf16 --steps 3
-	if ls $(QUESTIONS) > /dev/null 2>&1; then \
-	  $(BIN)/python bench/answer_tokens.py $(QUESTIONS) $(MEASURED) --repeats 2; \
-	else echo 'answer tokens are left out: no $(QUESTIONS); make bench QUESTIONS="FILE ..."'; fi
-	$(BIN)/python bench/prepare.py $(MEASURED) --repeats 2
-	$(BIN)/python bench/scaling.py $(MEASURED) --repeats 1
-	$(BIN)/python bench/scaling.py --draw "$$(ls bench/results/*-scaling.json | tail -1)"
-	$(BIN)/python bench/tables.py
+	$(BIN)/python bench/cpu.py $(QUESTIONS) --threads $(THREADS) --floor $(FLOOR) --save; \
+	  status=$$?; $(BIN)/python bench/tables.py; exit $$status
 
 bench-gpu: $(FOR_BENCH)
-	$(BIN)/python bench/gpu.py --save
-	$(BIN)/python bench/tables.py
+	$(BIN)/python bench/gpu.py --save; \
+	  status=$$?; $(BIN)/python bench/tables.py; exit $$status
 
 notebook: $(FOR_DEVELOPMENT)
 	$(BIN)/python .ci/notebook.py "NLP - Llama 4 - SFT.ipynb" "NLP - Llama 4 - SFT.ipynb"

@@ -167,7 +167,8 @@ def with_trl(file: Path, work: Path, options: argparse.Namespace) -> dict[str, A
         pad_token_id=LLAMA4.pad_id(tokenizer),
     )  # fmt: skip
     model = theirs(config, torch.float32, "cpu")
-    import trl  # noqa: F401  so that the import is not in the time
+    import datasets  # noqa: F401  so that imports are not in the time
+    from trl import SFTConfig, SFTTrainer  # noqa: F401
 
     with Watch() as watch:
         begun = time.perf_counter()

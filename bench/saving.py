@@ -23,8 +23,8 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "datasets", "numpy")
 
 
-def finish(claim: str, name: str, settings: dict[str, Any], result: Any, save: bool) -> None:
-    """Print a result with its circumstances as JSON, and keep it where that is asked."""
+def finish(claim: str, name: str, settings: dict[str, Any], result: Any, save: bool) -> Any:
+    """Print a result with its circumstances as JSON, keep it where that is asked; return it."""
     whole = {
         "claim": claim, "name": name, "date": date.today().isoformat(), "commit": commit(),
         "command": command(sys.argv), "machine": machine(), "versions": versions(),
@@ -34,6 +34,7 @@ def finish(claim: str, name: str, settings: dict[str, Any], result: Any, save: b
     print(text)
     if save:
         (RESULTS / f"{whole['date']}-{name}.json").write_text(text + "\n", encoding="utf-8")
+    return whole
 
 
 def command(words: list[str]) -> str:

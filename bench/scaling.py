@@ -5,7 +5,8 @@
 
 Each point is a whole training step of ours in a child of its own, of equal tokens a step. Lengths
 are measured with every layer on chunks of 512, whose attention is linear in the length, and with
-every layer global, whose attention is not. A drawing goes to docs/scaling.svg.
+every layer global, whose attention is not. A result that is saved is drawn
+in docs/scaling.svg.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def main() -> None:
     found = alternate(__file__, names, options.repeats, conditions=Conditions.of(options))
     hidden = ("save", "child", "draw", "picture")
     settings = {key: value for key, value in vars(options).items() if key not in hidden}
-    finish("scaling", "scaling", settings, summed_up(found, options), options.save)
+    result = summed_up(found, options)
+    whole = finish("scaling", "scaling", settings, result, options.save)
+    if options.save:
+        draw(json.loads(json.dumps(whole)), options.picture)
 
 
 def parse() -> argparse.Namespace:

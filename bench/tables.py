@@ -113,6 +113,7 @@ SCALING = (
 )  # fmt: skip
 TABLES = {"speed": SPEED, "step": STEPS, "moe-layer": LAYER, "answer-tokens": ANSWERS,
           "prepare": PREPARE, "scaling": SCALING, "gpu": ON_GPU}  # fmt: skip
+PICTURES = {"scaling": "![Seconds a step over experts, length of rows, threads](scaling.svg)"}
 HEADS = {"en": ("what", "figure", "least to most", "measured"),
          "fr": ("quoi", "chiffre", "du moindre au plus grand", "mesuré")}  # fmt: skip
 
@@ -155,6 +156,8 @@ def table(name: str, results: Results, language: str) -> str:
     lines += [cells(one, results, language) for one in TABLES[name]]
     names = dict.fromkeys(one.name for one in TABLES[name] if one.name in results)
     notes = [note(results[one]) for one in names] if name != "speed" else []
+    if name in PICTURES and names:
+        notes.append(PICTURES[name])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return rows + ("\n" + "".join(f"- {text}\n" for text in notes) if notes else "")
 
