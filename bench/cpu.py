@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "step.py", "--layers", "2", "--experts", "64", "--steps", "1", "--repeats", "1",
     ),
     "how cost grows": ("scaling.py", "--repeats", "1"),
+    "a step under autocast": ("step.py", "--dtype", "autocast", "--steps", "1", "--repeats", "1"),
 }  # fmt: skip
 
 

@@ -5,8 +5,8 @@
 
 Each point is a whole training step of ours in a child of its own, of equal tokens a step. Lengths
 are measured with every layer on chunks of 512, whose attention is linear in the length, and with
-every layer global, whose attention is not. A result that is saved is drawn
-in docs/scaling.svg.
+every layer global, whose attention is not. A result that is saved is drawn in
+docs/scaling.svg.
 """
 
 from __future__ import annotations

@@ -114,6 +114,7 @@ SCALING = (
 TABLES = {"speed": SPEED, "step": STEPS, "moe-layer": LAYER, "answer-tokens": ANSWERS,
           "prepare": PREPARE, "scaling": SCALING, "gpu": ON_GPU}  # fmt: skip
 PICTURES = {"scaling": "![Seconds a step over experts, length of rows, threads](scaling.svg)"}
+TO = {"en": "to", "fr": "à"}
 HEADS = {"en": ("what", "figure", "least to most", "measured"),
          "fr": ("quoi", "chiffre", "du moindre au plus grand", "mesuré")}  # fmt: skip
 
@@ -171,7 +172,7 @@ def cells(one: Row, results: Results, language: str) -> tuple[str, ...]:
     spread = ""
     if isinstance(figure, dict):
         least, most = (WRITTEN[one.kind](figure[key]) for key in ("least", "most"))
-        figure, spread = figure["median"], f"{least} – {most}"
+        figure, spread = figure["median"], f"{least} {TO[language]} {most}"
     told = (WRITTEN[one.kind](figure), spread)
     if language == "fr":
         told = tuple(french(text) for text in told)

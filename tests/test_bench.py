@@ -217,8 +217,8 @@ def test_a_table_has_the_newest_figure_with_its_spread_and_says_what_is_not_meas
     tables = bench["tables"]
     results = tables.newest([_result("2026-11-25", 6.5), _result("2026-11-24", 5.0)])
     english, french = (tables.table("speed", results, language) for language in ("en", "fr"))
-    assert "| 6.50 | 6.00 – 1234.50 | 2026-11-25, abc |" in english
-    assert "| 6,50 | 6,00 – 1234,50 | 2026-11-25, abc |" in french
+    assert "| 6.50 | 6.00 to 1234.50 | 2026-11-25, abc |" in english
+    assert "| 6,50 | 6,00 à 1234,50 | 2026-11-25, abc |" in french
     assert english.count("not measured yet") == len(tables.SPEED) - 1
 
 
