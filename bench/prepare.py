@@ -92,7 +92,8 @@ def has_trl() -> bool:
 
 def write_data(directory: Path, sizes: list[int], options: argparse.Namespace) -> None:
     """Write the records in both sides' shapes, and the tokenizer that both use."""
-    sample = list(islice(records_of(options.questions), SAMPLE))
+    num_learnt = min(SAMPLE, options.records)
+    sample = list(islice(records_of(options.questions), num_learnt))
     tokenizer = train_bpe((text for pair in sample for text in pair), 8192)
     tokenizer.save(directory / "tokenizer")
     LLAMA4.save(directory / "tokenizer")
