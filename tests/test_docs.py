@@ -15,7 +15,7 @@ from quatrain.data.read import _READERS
 
 ROOT = Path(__file__).parents[1]
 SESSIONS = ("docs/tour.md", "docs/data.md")
-PAGES = ("CONTRIBUTING.md", "README.fr.md", *SESSIONS)
+PAGES = ("CONTRIBUTING.md", "README.fr.md", "docs/performance.md", *SESSIONS)
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
