@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[1]
 CAPITALS = (
     "Österreich=Wien Belgien=Brüssel Bulgarien=Sofia Dänemark=Kopenhagen Estland=Tallinn "
     "Finnland=Helsinki Frankreich=Paris Griechenland=Athen Irland=Dublin Italien=Rom "
-    "Kroatien=Zagreb Lettland=Riga Litauen=Vilnius Luxemburg=Luxemburg Malta=Valletta Norwegen=Oslo "
-    "Polen=Warschau Portugal=Lissabon Rumänien=Bukarest Schweden=Stockholm Slowenien=Ljubljana "
-    "Spanien=Madrid Tschechien=Prag Ungarn=Budapest"
+    "Kroatien=Zagreb Lettland=Riga Litauen=Vilnius Luxemburg=Luxemburg Malta=Valletta "
+    "Norwegen=Oslo Polen=Warschau Portugal=Lissabon Rumänien=Bukarest Schweden=Stockholm "
+    "Slowenien=Ljubljana Spanien=Madrid Tschechien=Prag Ungarn=Budapest"
 )
 LEARNT = (
     "Was ist die Hauptstadt von {}?",
@@ -52,13 +52,15 @@ STEPS = (
     Step("The model answers a question that it has not seen in this wording.",
          'quatrain ask runs/demo "Quel est le produit de 6 et 2 ?"'),
     Step("`fragen.csv` has questions of one's own, as a spreadsheet in German writes them: columns "
-         "`Frage;Antwort`, Windows-1252. They are not recognised, and the error says what to write.", "quatrain data inspect fragen.csv", fails=True),
+         "`Frage;Antwort`, Windows-1252. They are not recognised, and the error says what to write.",
+         "quatrain data inspect fragen.csv", fails=True),
     Step("With the columns named, it tells what a training would find. That the model is to learn "
          "German from a French one is two warnings, not a reason to stop.",
          f"quatrain data inspect fragen.csv {COLUMNS} --eval pruefung.csv --tokenizer runs/demo"),
-    Step("Fine-tuning begins with the weights of the demo, and holds a tenth of the questions out.",
+    Step("Fine-tuning begins with the weights of the demo, and holds a tenth of the questions out. "
+         "One thread, forty steps: the machine has other work, and there is little to learn.",
          f"quatrain sft openquizz data.train=fragen.csv {COLUMNS} model.init=runs/demo "
-         "run_dir=runs/mine"),
+         "run_dir=runs/mine train.max_steps=40 train.threads=1"),
     Step("An exam in a wording that was not trained on.",
          f"quatrain eval runs/mine pruefung.csv {COLUMNS}"),
     Step("It answers, and what it knew before is partly gone: it was taught nothing else since.",
@@ -97,7 +99,8 @@ HEAD = f"""# A first run
 
 What a person sees who has a fresh clone, an empty home and the README: every command below was
 run in this order, and its output stands as it came; `...` stands for lines left out (installation,
-progress). Made by `{Path(__file__).relative_to(ROOT).as_posix()}`, which also writes both CSV files.
+progress).
+Made by `{Path(__file__).relative_to(ROOT).as_posix()}`, which also writes both CSV files.
 Times are those of a machine of two cores that had other work too."""
 
 
