@@ -105,6 +105,7 @@ def plan(
 def evaluate(
     model: Model,
     file: Annotated[str, typer.Argument(help="Questions with their answers, in any known shape.")],
+    overrides: Overrides = None,
     by: Annotated[str | None, typer.Option(help="Also score apart by this column.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many questions.")] = None,
     options: Annotated[
@@ -116,7 +117,7 @@ def evaluate(
     """Score a model's answers: loss, exact match and F1 with French normalising."""
     from quatrain.cli.evaluating import run_evaluation
 
-    run_evaluation(model, file, by, limit, options or [], json)
+    run_evaluation(model, file, by, limit, [*(overrides or []), *(options or [])], json)
 
 
 @app.command()
