@@ -51,8 +51,8 @@ STEPS = (
     Step("One command installs and trains.", "make demo"),
     Step("The model answers a question that it has not seen in this wording.",
          'quatrain ask runs/demo "Quel est le produit de 6 et 2 ?"'),
-    Step("`fragen.csv` has questions of one's own, as a spreadsheet in German writes them: columns "
-         "`Frage;Antwort`, Windows-1252. They are not recognised, and the error says what to write.",
+    Step("`fragen.csv` has questions of one's own, as a spreadsheet in German writes it: columns "
+         "`Frage;Antwort`, Windows-1252. They are not recognised; the error says what to write.",
          "quatrain data inspect fragen.csv", fails=True),
     Step("With the columns named, it tells what a training would find. That the model is to learn "
          "German from a French one is two warnings, not a reason to stop.",
