@@ -3,8 +3,8 @@
 #   make demo     install, then run the whole line on the embedded questions
 #   make test     install what the tests need, then run them all
 #   make test-gpu the tests that need a CUDA device, and only those
-#   make bench    measure speed on the CPU, against other libraries: under 40 minutes
-#   make bench-gpu measure it on an NVIDIA GPU: under 9 minutes
+#   make bench    measure speed on the CPU, against other libraries: stops at 40 minutes
+#   make bench-gpu measure it on an NVIDIA GPU: stops at 9 minutes
 #   make notebook execute the notebook, and keep its outputs in it
 #   make lint     style, spelling and the direction of imports
 #   make types    mypy, strict
@@ -23,7 +23,7 @@ FOR_USE := $(VENV)/.installed-data
 FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
 FOR_BENCH := $(VENV)/.installed-data-dev-bench
 
-# The least float32 rate, in GFLOP/s, of a run that is kept: two cores with AVX-512 give 195.
+# The least float32 rate, in GFLOP/s, of a run that is kept; FLOOR=0 keeps all.
 FLOOR ?= 140
 THREADS ?= 2
 QUESTIONS ?= openquizz_fr.jsonl piaf_train.json

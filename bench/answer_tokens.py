@@ -17,10 +17,8 @@ answer token is one that an answer's loss predicts; it counts once, however ofte
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from paired import Conditions, Found, Watch, add_arguments, alternate, ratio, ti
 from saving import finish
 from sides import ours, shape, theirs
 from step import RATE, update
-from trl_side import timed_training, trainer_of
+from trl_side import has_trl, timed_training, trainer_of
 
 from quatrain.config import DataConfig, TrainConfig
 from quatrain.data.batches import collate
@@ -63,10 +61,8 @@ def main() -> None:
         about = write_data(Path(temporary), options)
         more = ("--directory", temporary)
         found = alternate(__file__, names, options.repeats, *more, conditions=conditions)
-    hidden = ("save", "child", "directory", "files")
-    settings = {key: value for key, value in vars(options).items() if key not in hidden}
     result = summed_up(found) | {"data": about}
-    finish("answer-tokens", "answer-tokens", settings, result, options.save)
+    finish("answer-tokens", "answer-tokens", options, result)
 
 
 def parse() -> argparse.Namespace:
@@ -88,14 +84,6 @@ def parse() -> argparse.Namespace:
         options.layers, options.steps, options.repeats = 1, 2, 1
         options.vocab, options.width, options.experts = 400, 64, 4
     return options
-
-
-def has_trl() -> bool:
-    """Say whether TRL is installed, and on stderr that its sides are left out where it is not."""
-    there = importlib.util.find_spec("trl") is not None
-    if not there:
-        print("TRL is not installed (pip install -e '.[bench]'): left out", file=sys.stderr)
-    return there
 
 
 def write_data(directory: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""All that is claimed of a CPU, in one command, planned under forty minutes on two cores.
+"""All that is claimed of a CPU, in one command that stops at forty minutes.
 
     python bench/cpu.py [QUESTIONS...] [--threads 2] [--floor 140] [--save]
 

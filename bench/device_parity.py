@@ -36,7 +36,7 @@ def main() -> int:
         print(NO_CUDA, file=sys.stderr)
         return 2
     result = compared("cuda")
-    finish("device-parity", "device-parity", {}, result, options.save)
+    finish("device-parity", "device-parity", options, result)
     return 0 if result["agree"] else 1
 
 

@@ -63,7 +63,7 @@ STEPS = (
          "run_dir=runs/mine train.max_steps=40 train.threads=1"),
     Step("An exam in a wording that was not trained on.",
          f"quatrain eval runs/mine pruefung.csv {COLUMNS}"),
-    Step("It answers, and this question that it knew before it still answers.",
+    Step("Two questions more: one that it was taught, and one that it knew before.",
          'quatrain ask runs/mine "Weißt du, wie die Hauptstadt von Österreich heißt?"'),
     Step("", 'quatrain ask runs/mine "Quel est le produit de 6 et 2 ?"'),
     Step("The page of the run, to be opened in a browser ([what is on it](report.md)).",

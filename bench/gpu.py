@@ -1,4 +1,4 @@
-"""All that is claimed of one H100 or H200, in one command and under nine minutes.
+"""All that is claimed of one H100 or H200, in one command that stops at nine minutes.
 
     python bench/gpu.py [--save]
 

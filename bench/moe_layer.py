@@ -51,11 +51,10 @@ def main() -> None:
     experts = [int(number) for number in options.experts.split(",")]
     names, left_out = sides_of(experts, options)
     found = alternate(__file__, names, options.repeats, conditions=Conditions.of(options))
-    settings = {key: value for key, value in vars(options).items() if key not in ("save", "child")}
     result = summed_up(found, experts, options) | {"left_out": left_out}
     name = "-".join(["moe-layer", options.dtype, *["cuda"] * (options.device == "cuda"),
                      *["shared"] * options.shared])  # fmt: skip
-    finish("moe-layer", name, settings, result, options.save)
+    finish("moe-layer", name, options, result)
 
 
 def parse() -> argparse.Namespace:
@@ -123,7 +122,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     upwards = torch.randn(shape_of, generator=draw, device=options.device).to(dtype)
     with Watch(options.device) as watch:
         seconds = timed(lambda: both_ways(layer, x, upwards), 1, options.steps, options.device)
-    out = both_ways(layer, x, upwards)
+    out = both_ways(layer, x, upwards).detach()
     assert x.grad is not None
     sums = [float(t.double().pow(2).sum()) for t in (out, x.grad, layer.experts.down_proj.grad)]
     flops = FORWARD_AND_BACKWARD * moe_flops(config, int(tokens), options.shared)

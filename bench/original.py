@@ -79,4 +79,4 @@ def step(model: LlamaModel, optimizer: torch.optim.Optimizer, ids_BT: Tensor) ->
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    return float(loss)
+    return float(loss.detach())

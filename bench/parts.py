@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,9 +36,16 @@ def run_parts(parts: Mapping[str, Sequence[str]], seconds: float, more: Sequence
 
 
 def run(script: str, *words: str, seconds: float) -> int:
-    """Run a script of this folder; give its exit status, and 124 when its time was up."""
+    """Run a script of this folder; give its exit status, and 124 when its time was up.
+
+    A script that has to end takes the child that it measures with it.
+    """
     command = [sys.executable, str(Path(__file__).parent / script), *words]
-    try:
-        return subprocess.run(command, timeout=seconds).returncode
-    except subprocess.TimeoutExpired:
-        return 124
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return 124
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)

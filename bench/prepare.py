@@ -15,12 +15,10 @@ TRL's processes are not in its memory, which is that of the one that asked for t
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from typing import Any
 
 from paired import Conditions, Found, Watch, add_arguments, alternate, figures, medians, ratio
 from saving import finish
+from trl_side import has_trl, trainer_of
 
 from quatrain.config import Config, DataConfig
 from quatrain.data.prepare import load_and_prepare_french_data
@@ -62,10 +61,8 @@ def main() -> None:
         found = alternate(__file__, names, options.repeats, *more, conditions=conditions)
         larger = [f"ours:{number}" for number in growth]
         found |= alternate(__file__, larger, 1, *more, conditions=conditions)
-    hidden = ("save", "child", "directory", "questions")
-    settings = {key: value for key, value in vars(options).items() if key not in hidden}
     result = summed_up(found, [options.records, *growth])
-    finish("prepare", "prepare", settings, result, options.save)
+    finish("prepare", "prepare", options, result)
 
 
 def parse() -> argparse.Namespace:
@@ -81,13 +78,6 @@ def parse() -> argparse.Namespace:
     if options.smoke:
         options.records, options.growth, options.repeats = 200, "", 1
     return options
-
-
-def has_trl() -> bool:
-    there = importlib.util.find_spec("trl") is not None
-    if not there:
-        print("TRL is not installed (pip install -e '.[bench]'): left out", file=sys.stderr)
-    return there
 
 
 def write_data(directory: Path, sizes: list[int], options: argparse.Namespace) -> None:
@@ -159,7 +149,6 @@ def with_ours(file: Path, work: Path, options: argparse.Namespace) -> dict[str, 
 def with_trl(file: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from sides import shape, theirs
-    from trl_side import trainer_of
 
     tokenizer = Tokenizer.load(options.directory / "tokenizer")
     config = shape(

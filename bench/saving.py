@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+NO_SETTINGS = {"save", "child", "directory", "files", "questions", "draw", "picture"}
+"""Arguments that say where things lie, not how they were measured."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "datasets", "numpy")
 
 
-def finish(claim: str, name: str, settings: dict[str, Any], result: Any, save: bool) -> Any:
-    """Print a result with its circumstances as JSON, keep it where that is asked; return it."""
+def finish(claim: str, name: str, options: argparse.Namespace, result: Any) -> dict[str, Any]:
+    """Print a result with its circumstances as JSON; with `options.save`, keep it. Return it."""
+    settings = {key: value for key, value in vars(options).items() if key not in NO_SETTINGS}
     whole = {
         "claim": claim, "name": name, "date": date.today().isoformat(), "commit": commit(),
         "command": command(sys.argv), "machine": machine(), "versions": versions(),
@@ -32,7 +36,7 @@ def finish(claim: str, name: str, settings: dict[str, Any], result: Any, save: b
     }  # fmt: skip
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     print(text)
-    if save:
+    if options.save:
         (RESULTS / f"{whole['date']}-{name}.json").write_text(text + "\n", encoding="utf-8")
     return whole
 

@@ -40,10 +40,8 @@ def main() -> None:
         return
     names = points(options)
     found = alternate(__file__, names, options.repeats, conditions=Conditions.of(options))
-    hidden = ("save", "child", "draw", "picture")
-    settings = {key: value for key, value in vars(options).items() if key not in hidden}
     result = summed_up(found, options)
-    whole = finish("scaling", "scaling", settings, result, options.save)
+    whole = finish("scaling", "scaling", options, result)
     if options.save:
         draw(json.loads(json.dumps(whole)), options.picture)
 

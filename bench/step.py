@@ -57,9 +57,7 @@ def main() -> None:
         return
     names = ("ours",) if options.against == "none" else ("ours", options.against)
     found = alternate(__file__, names, options.repeats, conditions=Conditions.of(options))
-    name = name_of(options)
-    settings = {key: value for key, value in vars(options).items() if key not in ("save", "child")}
-    finish("step", name, settings, summed_up(found, options), options.save)
+    finish("step", name_of(options), options, summed_up(found, options))
 
 
 def parse() -> argparse.Namespace:

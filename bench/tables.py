@@ -1,7 +1,6 @@
 """The pages' tables of speed, made from the results in bench/results/*.json.
 
-    python bench/tables.py            write them into the pages
-    python bench/tables.py --check    exit with 1 where a page differs from what this would write
+    python bench/tables.py
 
 A table stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`. A row is of the newest
 result of its name, and says "not measured yet" where there is none. Needs neither torch nor a
@@ -10,17 +9,16 @@ result.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saving import RESULTS
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
 PAGES = {"README.md": "en", "README.fr.md": "fr", "docs/performance.md": "en"}
 MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
 NOT_YET = {"en": "not measured yet", "fr": "pas encore mesuré"}
@@ -119,21 +117,12 @@ HEADS = {"en": ("what", "figure", "least to most", "measured"),
          "fr": ("quoi", "chiffre", "du moindre au plus grand", "mesuré")}  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    results, differing = newest(read_results(RESULTS)), []
+def main() -> None:
+    results = newest(read_results(RESULTS))
     for name, language in PAGES.items():
         path = ROOT / name
-        before = path.read_text(encoding="utf-8")
-        after = rewritten(before, results, language)
-        if before != after:
-            differing.append(name)
-            if not options.check:
-                path.write_text(after, encoding="utf-8")
-    print("\n".join(differing) or "no page differs")
-    return 1 if options.check and differing else 0
+        page = path.read_text(encoding="utf-8")
+        path.write_text(rewritten(page, results, language), encoding="utf-8")
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
@@ -209,4 +198,4 @@ WRITTEN: dict[str, Callable[[float], str]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,13 +7,23 @@ default there, is off, and so is bfloat16: both sides of a comparison compute al
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def has_trl() -> bool:
+    """Say whether TRL is installed, and on stderr that its sides are left out where it is not."""
+    there = importlib.util.find_spec("trl") is not None
+    if not there:
+        print("TRL is not installed (pip install -e '.[bench]'): left out", file=sys.stderr)
+    return there
 
 
 def trainer_of(

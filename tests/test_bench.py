@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,21 +19,6 @@ from quatrain.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
-SHARED = ("active_flops", "device_parity", "original", "paired", "saving", "sides", "tables")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[dict[str, ModuleType]]:
-    """Import the modules that scripts share, as a script finds them: by their bare names."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(BENCH))
-    try:
-        yield {name: importlib.import_module(name) for name in SHARED}
-    finally:
-        sys.path.remove(str(BENCH))
-        for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
-                del sys.modules[name]
 
 
 def smoke(*words: str) -> dict[str, Any]:
@@ -95,6 +79,25 @@ def test_a_drawing_is_made_of_a_result(tmp_path: Path) -> None:
     words = [sys.executable, str(BENCH / "scaling.py"), "--draw", str(file)]
     subprocess.run([*words, "--picture", str(picture)], check=True)
     assert b"<svg" in picture.read_bytes()
+
+
+def test_a_part_whose_time_is_up_leaves_no_child_at_work(
+    bench: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    script, number = tmp_path / "part.py", tmp_path / "child"
+    script.write_text(
+        "import pathlib, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(number)!r}).write_text(str(child.pid))\n"
+        "child.wait()\n"
+    )
+    assert bench["parts"].run(str(script), seconds=5) == 124
+    child = Path("/proc") / number.read_text() / "stat"
+    for _ in range(100):
+        if not child.exists() or child.read_text().rpartition(") ")[2].startswith("Z"):
+            return
+        time.sleep(0.05)
+    pytest.fail("the child goes on")
 
 
 def test_without_a_gpu_the_gpu_bench_says_so() -> None:

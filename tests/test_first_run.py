@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,20 +15,11 @@ from quatrain.data.read import read_rows
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-run.md"
-PAGES = [PAGE, ROOT / "docs" / "report.md"]
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("first_run", ROOT / "bench" / "first_run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks its own module up while it is made.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "first_run", module)
-        spec.loader.exec_module(module)
-    return module
+def script(bench: dict[str, ModuleType]) -> Any:
+    return bench["first_run"]
 
 
 def test_the_page_shows_the_commands_of_the_script_in_their_order(script: Any) -> None:
@@ -43,13 +34,6 @@ def test_the_page_shows_the_commands_of_the_script_in_their_order(script: Any) -
 def test_the_page_names_no_directory_of_a_machine() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert not re.findall(r"/(?:tmp|root|home|work|opt|Users)/\S*", text)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_link_and_picture_is_there(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_its_file_is_one_that_a_spreadsheet_in_german_writes(script: Any, tmp_path: Path) -> None:

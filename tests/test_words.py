@@ -13,7 +13,7 @@ import pytest
 import quatrain
 from quatrain.errors import ConfigError
 from quatrain.locale import choose_language
-from quatrain.words import LANGUAGES, Words, catalogue, say, speak
+from quatrain.words import LANGUAGES, Words, catalogue
 
 SOURCE = Path(quatrain.__path__[0])
 AREAS = sorted({path.name.split(".")[0] for path in (SOURCE / "catalogue").glob("*.json")})
@@ -109,12 +109,3 @@ def test_a_language_without_a_catalogue_is_refused() -> None:
     with pytest.raises(ConfigError, match="no catalogue of that language") as caught:
         choose_language("de", {})
     assert caught.value.remedy == "Use en or fr."
-
-
-def test_what_is_said_follows_the_language_that_is_spoken() -> None:
-    said = {}
-    for language in LANGUAGES:
-        speak(language)
-        said[language] = say("formats.month.11")
-    speak("en")
-    assert said == {"en": "November", "fr": "novembre"}

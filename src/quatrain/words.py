@@ -10,25 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from importlib import resources
 
 LANGUAGES = ("en", "fr")
-_SPOKEN = ContextVar("language", default="en")
 _NARROW, _WIDE = "\u202f", "\u00a0"
-
-
-def speak(language: str) -> None:
-    """Say everything in a language from now on; a library that is not told speaks English."""
-    assert language in LANGUAGES, language
-    _SPOKEN.set(language)
-
-
-def say(key: str, **values: object) -> str:
-    """Say a sentence of the catalogue in the language that is spoken."""
-    return Words(_SPOKEN.get())(key, **values)
 
 
 class Words:
