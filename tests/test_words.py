@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from datetime import datetime
@@ -13,7 +14,7 @@ import pytest
 import quatrain
 from quatrain.errors import ConfigError
 from quatrain.locale import choose_language
-from quatrain.words import LANGUAGES, Words, catalogue, say, speak
+from quatrain.words import LANGUAGES, Sentence, Words, catalogue, say, speak, tell
 
 SOURCE = Path(quatrain.__path__[0])
 AREAS = sorted({path.name.split(".")[0] for path in (SOURCE / "catalogue").glob("*.json")})
@@ -116,5 +117,24 @@ def test_what_is_said_follows_the_language_that_is_spoken() -> None:
     for language in LANGUAGES:
         speak(language)
         said[language] = say("formats.month.11")
-    speak("en")
     assert said == {"en": "November", "fr": "novembre"}
+
+
+def test_a_place_says_how_its_number_is_written() -> None:
+    english, french = Words("en"), Words("fr")
+    assert [english.written(0.97126, spec) for spec in (".1%", ".3f", ".1e")] == [
+        "97.1%", "0.971", "9.7e-01",
+    ]  # fmt: skip
+    assert [french.written(0.97126, spec) for spec in (".1%", ".3f", ".1e")] == [
+        "97,1\u202f%", "0,971", "9,7e-01",
+    ]  # fmt: skip
+    assert french.written(12345.6, ",.1f") == "12\u202f345,6"
+
+
+def test_a_sentence_is_english_to_a_program_and_itself_to_a_person() -> None:
+    month = Sentence.of("formats.month.2")
+    outer = Sentence.of("formats.percent", number=month)
+    assert json.dumps([month, copy.deepcopy(outer)]) == '["February", "February%"]'
+    speak("fr")
+    assert (tell(month), tell("February")) == ("février", "February")
+    assert tell(copy.deepcopy(outer)) == "février\u202f%"

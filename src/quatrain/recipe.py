@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from quatrain.config import Config, Section
 from quatrain.errors import ConfigError
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -145,10 +146,7 @@ def _set_holdout_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
     if not isinstance(named, dict) or not isinstance(data, dict) or "holdout" in named:
         return
     if named.get("eval") and data.get("holdout"):
-        logger.info(
-            "data.holdout=%s of the recipe is set aside: data.eval=%s is judged on",
-            *(data.pop("holdout"), named["eval"]),
-        )
+        logger.info(say("log.holdout", holdout=str(data.pop("holdout")), eval=str(named["eval"])))
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from quatrain.words import say
+
 logger = logging.getLogger(__name__)
 
 REQUESTED, SETTLED, DATA, ENVIRONMENT = "recipe.yaml", "config.yaml", "data.json", "env.json"
@@ -26,7 +28,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip(b"\n"):
                     yield json.loads(line)
             except ValueError:  # not JSON, or not UTF-8
-                logger.warning("%s:%d was cut and is left out", path.name, number)
+                logger.warning(say("log.cut", file=path.name, number=number))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

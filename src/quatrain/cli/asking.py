@@ -9,6 +9,7 @@ from typing import Any
 
 from quatrain.errors import ConfigError, DataError
 from quatrain.recipe import load_config
+from quatrain.words import say
 
 _LEAVE = {"/quit", "/exit", "/q"}
 
@@ -72,7 +73,7 @@ def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
     messages: list[Message] = []
     interactive = sys.stdin.isatty()
     if interactive:
-        print("/quit leaves, /new forgets what was said", file=sys.stderr)
+        print(say("cli.ask.keys"), file=sys.stderr)
     while (line := _next_line(interactive)) is not None and line not in _LEAVE:
         if line == "/new":
             messages = []
@@ -87,7 +88,7 @@ def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
                 else:
                     print(piece, end="", flush=True)
         except DataError as error:
-            print(f"error{error}\n(/new starts again)", file=sys.stderr)
+            print(say("cli.ask.again", error=str(error)), file=sys.stderr)
             continue
         print()
         if said.strip():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from quatrain.errors import ConfigError
+from quatrain.words import say, tell
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -47,18 +48,15 @@ def run_conversion(
                   "check": agreement, "notes": done.notes}  # fmt: skip
         print(json.dumps(report, ensure_ascii=False))
         return
-    print(f"{done.directory}: {to}, {done.dtype}")
+    print(f"{done.directory}: {to}, {tell(done.dtype)}")
     for name, value in done.notes.items():
-        print(f"  {name}: {value}")
+        print(f"  {say(f'cli.convert.{name}')}: {tell(value)}")
     if done.agreement is None:
-        print("  not checked, as asked (the model card says so)", file=sys.stderr)
+        print(say("cli.convert.unchecked"), file=sys.stderr)
     else:
-        print(
-            f"  checked on {done.agreement.prompts} prompts: logits differ by "
-            f"{done.agreement.max_logit_difference:.3g} at most, "
-            f"{done.agreement.greedy_tokens_equal} of {done.agreement.greedy_tokens} greedy "
-            "tokens are equal"
-        )
+        found = done.agreement
+        print(say("cli.convert.checked", prompts=found.prompts, most=found.max_logit_difference,
+                  equal=found.greedy_tokens_equal, tokens=found.greedy_tokens))  # fmt: skip
 
 
 def size_of(text: str) -> int:

@@ -45,6 +45,7 @@ from quatrain.model.hf_config import CONFIG, read_json
 from quatrain.model.io import dtype_name
 from quatrain.model.locate import base_of, locate
 from quatrain.model.shards import SHARD_BYTES
+from quatrain.words import Sentence
 
 Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
 Dtype = Literal["bf16", "f16", "f32", "q8_0"]
@@ -129,7 +130,7 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
         agreement = _compare_adapted(source, asked, temporary) if asked.check else None
         source = source.replace(notes=source.notes | {"base": base})
         write_card(source, temporary, "peft", "", agreement)
-    return Converted(directory, "as it was", agreement, source.notes)
+    return Converted(directory, Sentence.of("log.as_it_was"), agreement, source.notes)
 
 
 def _compare_adapted(source: Source, asked: Conversion, copy: Path | None) -> Agreement:

@@ -21,6 +21,7 @@ from quatrain.text import splits
 from quatrain.text.chat import ChatFormat
 from quatrain.text.recognise import recognise
 from quatrain.text.tokenizer import Names, Tokenizer
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,7 @@ def _warn_of_capitals(tokenizer: Tokenizer, rows: list[int], name: str) -> None:
         return
     words = tokenizer.backend.decode_batch([[row] for row in rows])
     if lost := [word.strip() for word in words if _ACCENT_THEN_CAPITAL.search(word)]:
-        logger.warning(
-            "llama.cpp cuts words in capitals after an accented letter, and so spells %d tokens "
-            "of this vocabulary in pieces, such as %s", len(lost), ", ".join(lost[:3]),
-        )  # fmt: skip
+        logger.warning(say("log.capitals", count=len(lost), shown=", ".join(lost[:3])))
 
 
 def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:

@@ -9,6 +9,7 @@ from pathlib import Path
 from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def locate(model: str | Path) -> Path:
     for candidate in (path, path / CHECKPOINTS / BEST, _newest(path)):
         if candidate is not None and _holds_a_model(candidate):
             if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
-                logger.warning("%s was not evaluated yet: using its %s", path, candidate.name)
+                logger.warning(say("log.newest", path=path, name=candidate.name))
             _refuse_damage(candidate)
             return candidate
     if path.exists():

@@ -31,6 +31,7 @@ from quatrain.text.roles import ROLES, check
 from quatrain.text.template import chat_template
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.text.tokenizer_files import broken, read_object
+from quatrain.words import say
 
 __all__ = [
     "CHATML",
@@ -277,7 +278,7 @@ class ChatFormat(BaseModel):
                 "Write the file, such as LLAMA3.save(directory) or CHATML.save(directory) of "
                 "quatrain.text.chat, or ChatFormat(...).save(directory).",
             )
-        logger.info("%s has no %s: Llama 4's chat format is used", directory, CHAT_FORMAT_FILE)
+        logger.info(say("log.llama4_format", directory=directory, file=CHAT_FORMAT_FILE))
         return cls()
 
 

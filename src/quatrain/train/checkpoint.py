@@ -40,6 +40,7 @@ from quatrain.files import (
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import BEST, CHECKPOINTS
 from quatrain.run_dir import STATE
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Keeper:
             found = damage(directory)
             if found is None:
                 return directory
-            logger.warning("checkpoint %s is damaged (%s): skipped", directory.name, found)
+            logger.warning(say("train.damaged", name=directory.name, found=found))
         return None
 
     def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
@@ -179,9 +180,8 @@ class Keeper:
         for name, now in self.about.items():
             if manifest.get(name) != now:
                 logger.warning(
-                    "not bit-identical to an uninterrupted run: %s was %s, is %s",
-                    name, manifest.get(name), now,
-                )  # fmt: skip
+                    say("train.other_bits", name=name, before=str(manifest.get(name)), now=str(now))
+                )
 
 
 def _leads_to(link: Path, target: Path) -> bool:

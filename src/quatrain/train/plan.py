@@ -19,6 +19,7 @@ from quatrain.errors import ResourceError
 from quatrain.train.memory import Memory, Way, Work, predict
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.sizes import Parameters, bases, parameters
+from quatrain.words import say
 
 _BATCHES_SEEN = 32
 _FEWEST_POSITIONS = 32
@@ -225,7 +226,7 @@ def needs(length: int = 512) -> dict[str, dict[str, int]]:
 
 def gigabytes(size: float) -> str:
     """Write a number of bytes in ten's powers, to three digits."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
+            return say(f"formats.bytes.{unit}", size=size / scale)
+    return say("formats.bytes.k", size=size / 1e3)
