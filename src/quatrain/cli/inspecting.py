@@ -17,13 +17,13 @@ from rich.text import Text
 from quatrain.data.findings import Finding
 from quatrain.data.inspect import Inspected, Inspection, Lengths, Shown
 from quatrain.data.language import name_of
+from quatrain.words import say, spoken, tell
 
 _PIPED_WIDTH = 100
 _BAR, _SIDE_BY_SIDE = 24, 100
 _FEWEST_DRAWN = 20
 _MOST_SHOWN = 700
 _STYLES = {"stop": "bold red", "warning": "yellow", "note": "cyan"}
-_TITLES = {"train": "Training data", "eval": "Held-out data"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -70,17 +70,17 @@ def show(found: Inspection) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPED_WIDTH)
     for side, one in found.sides.items():
-        console.print(Rule(Text(_TITLES[side], "bold"), align="left", style="dim"))
+        console.print(Rule(Text(say(f"inspect.{side}"), "bold"), align="left", style="dim"))
         console.print(_facts(one, found))
         console.print(_lengths(one, found, console.width))
     if found.samples:
-        console.print(Rule(Text("As the model reads it", "bold"), align="left", style="dim"))
+        console.print(Rule(Text(say("inspect.read"), "bold"), align="left", style="dim"))
         plain = not console.is_terminal or console.no_color
         console.print(_legend(plain))
         for sample in found.samples:
             console.print(_sample(sample, plain))
         console.print()
-    console.print(Rule(Text("Findings", "bold"), align="left", style="dim"))
+    console.print(Rule(Text(say("inspect.findings"), "bold"), align="left", style="dim"))
     console.print()
     for finding in found.findings:
         console.print(_finding(finding))
@@ -98,7 +98,9 @@ def _facts(one: Inspected, found: Inspection) -> Table:
     table.add_row("records", ", ".join(f"{n:,} {name}" for n, name in counts if n) or "none")
     if one.languages:
         total = sum(one.languages.values())
-        shares = [f"{name_of(code)} {_percent(n / total)}" for code, n in one.languages.items()]
+        shares = [
+            f"{tell(name_of(code))} {_percent(n / total)}" for code, n in one.languages.items()
+        ]
         shown, more = shares[:4], len(shares) - 4
         table.add_row("language", ", ".join(shown) + (f" and {more} more" if more > 0 else "")
                       + f" ({total:,} sampled)")  # fmt: skip
@@ -223,16 +225,18 @@ def _shortened(text: str) -> str:
 
 def _finding(finding: Finding) -> RenderableType:
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, width=7)
+    table.add_column(no_wrap=True, min_width=7)
     table.add_column(overflow="fold")
     code = f" [{finding.code}]" if finding.code else ""
-    side = "held-out data: " if finding.side == "eval" else ""
-    head = Text(f"{side}{finding.message}{code}")
-    table.add_row(Text(finding.level, _STYLES[finding.level]), head)
+    message = tell(finding.message)
+    if finding.side == "eval":
+        message = say("inspect.held_out", message=message)
+    head = Text(f"{message}{code}")
+    table.add_row(Text(say(f"inspect.{finding.level}"), _STYLES[finding.level]), head)
     for place in _listed(finding):
         table.add_row("", Text(place, "dim"))
     if finding.remedy and finding.level != "note":
-        table.add_row("", Text(f"help: {finding.remedy}"))
+        table.add_row("", Text(say("inspect.help", remedy=tell(finding.remedy))))
     return table
 
 
@@ -240,17 +244,17 @@ def _listed(finding: Finding) -> Iterable[str]:
     yield from finding.places
     more = finding.count - len(finding.places)
     if finding.places and more > 0:
-        yield f"and {more:,} more"
+        yield say("inspect.more", count=more)
 
 
 def _verdict(found: Inspection) -> Text:
     warnings = sum(finding.level == "warning" for finding in found.findings)
     stops = sum(finding.level == "stop" for finding in found.findings)
-    tail = f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "no warnings"
+    tail = say("inspect.warnings", count=warnings) if warnings else say("inspect.no_warnings")
     if stops:
-        reasons = f"{stops} reason{'s' * (stops != 1)}"
-        return Text(f"\nTraining would stop: {reasons}, {tail}.", "bold red")
-    return Text(f"\nReady to train: {tail}.", "bold yellow" if warnings else "bold green")
+        reasons = say("inspect.reasons", count=stops)
+        return Text(say("inspect.not_ready", reasons=reasons, tail=tail), "bold red")
+    return Text(say("inspect.ready", tail=tail), "bold yellow" if warnings else "bold green")
 
 
 def show_prepared(directory: Path, report: dict[str, Any]) -> None:
@@ -275,4 +279,4 @@ def show_prepared(directory: Path, report: dict[str, Any]) -> None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{spoken().written(100 * share, '.1f')} %"

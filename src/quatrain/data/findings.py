@@ -17,6 +17,7 @@ from quatrain.data.encode import TooLong
 from quatrain.data.language import TOO_SHORT, UNSURE, name_of
 from quatrain.data.similar import LEAK_WORDS, MOST_COMPARED, HeldOut, Repeats, disputed, repeated
 from quatrain.data.survey import SHOWN, Survey
+from quatrain.words import Sentence
 
 Level = Literal["stop", "warning", "note"]
 
@@ -71,30 +72,28 @@ def judge_side(
 def judge_leaks(survey: Survey, held_out: HeldOut, fails: bool) -> Iterator[Finding]:
     """Judge what training shares with the held-out side."""
     level: Level = "stop" if fails else "warning"
-    remedy = "Leave these records out of one side, or hold groups out: data.holdout=0.1."
+    remedy = Sentence.of("findings.remedy.leaks")
     if survey.asked.count:
         yield Finding(
             level, "leaked_questions", "train", survey.asked.count,
-            f"records that ask a question of the held-out file: {survey.asked.count:,}",
+            Sentence.of("findings.leaked_questions", count=survey.asked.count),
             remedy, tuple(survey.asked.places),
         )  # fmt: skip
     if survey.shared.count:
         yield Finding(
             level, "leaked_text", "train", survey.shared.count,
-            f"records that share {LEAK_WORDS} words in a row with held-out ones: "
-            f"{survey.shared.count:,}",
+            Sentence.of("findings.leaked_text", words=LEAK_WORDS, count=survey.shared.count),
             remedy, tuple(survey.shared.places),
         )  # fmt: skip
     if survey.leaked:
         yield Finding(
             "note", "leaked_records", "eval", len(survey.leaked),
-            f"records that training has seen in part or whole: {len(survey.leaked):,} of "
-            f"{held_out.count:,}",
+            Sentence.of("findings.leaked_records", count=len(survey.leaked), total=held_out.count),
         )  # fmt: skip
     if not held_out.complete:
         yield Finding(
             "note", "leaks_incomplete", "eval", 0,
-            f"only the first held-out records were searched for {LEAK_WORDS} words in a row",
+            Sentence.of("findings.leaks_incomplete", words=LEAK_WORDS),
         )  # fmt: skip
 
 
@@ -201,9 +200,8 @@ class _Side:
             most = max(told, key=lambda name: told[name])
             yield self._found(
                 "warning", "not_french", number - told.get("fr", 0),
-                f"{french:.0%} of {number:,} sampled records are French; most are "
-                f"{name_of(most)}",
-                "Training works in any language; answers are scored by French rules.",
+                Sentence.of("findings.not_french", french=french, count=number, most=name_of(most)),
+                Sentence.of("findings.remedy.not_french"),
             )  # fmt: skip
 
     def text(self) -> Iterator[Finding]:
@@ -213,9 +211,8 @@ class _Side:
             shown = next(iter(survey.garbled.names))
             yield self._found(
                 "warning", "mojibake", survey.garbled.count,
-                f"records decoded wrongly once: {survey.garbled.count:,}, such as {shown!r}",
-                "Read the source again as UTF-8; or mend each text: ftfy.fix_encoding(text), of "
-                "pip install ftfy.", survey.garbled.places,
+                Sentence.of("findings.mojibake", count=survey.garbled.count, shown=shown),
+                Sentence.of("findings.remedy.mojibake"), survey.garbled.places,
             )  # fmt: skip
         if survey.lost.count:
             yield self._found(
