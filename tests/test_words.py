@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -138,3 +139,20 @@ def test_a_sentence_is_english_to_a_program_and_itself_to_a_person() -> None:
     speak("fr")
     assert (tell(month), tell("February")) == ("février", "February")
     assert tell(copy.deepcopy(outer)) == "février\u202f%"
+
+
+def test_every_key_that_is_said_exists_and_none_is_unused() -> None:
+    texts, begun, said = set[str](), set[str](), set[str]()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(node.value)
+            elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+                begun.add(str(node.values[0].value))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("say", "Sentence.of"):
+                said |= {n.value for n in node.args[:1] if isinstance(n, ast.Constant)}
+    known = {f"{area}.{key}" for area in AREAS for key in keys_without_forms(area)}
+    assert said <= known
+    starts = tuple(start for start in begun if start.partition(".")[0] in AREAS and "." in start)
+    others = {key for key in known - texts if not key.startswith(("report.", *starts))}
+    assert not others
