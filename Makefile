@@ -3,6 +3,8 @@
 #   make demo     install, then run the whole line on the embedded questions
 #   make test     install what the tests need, then run them all
 #   make test-gpu the tests that need a CUDA device, and only those
+#   make bench    measure speed on the CPU, against other libraries: stops at 40 minutes
+#   make bench-gpu measure it on an NVIDIA GPU: stops at 9 minutes
 #   make notebook execute the notebook, and keep its outputs in it
 #   make lint     style, spelling and the direction of imports
 #   make types    mypy, strict
@@ -10,6 +12,7 @@
 #   make clean    remove the environment and every cache; runs/ stays
 #
 # Another interpreter: make test PYTHON=python3.12. Another environment: make test VENV=/tmp/venv.
+# Files of questions for the bench: make bench QUESTIONS="openquizz_fr.jsonl piaf_train.json".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,8 +21,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 FOR_USE := $(VENV)/.installed-data
 FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
+FOR_BENCH := $(VENV)/.installed-data-dev-bench
 
-.PHONY: demo test test-gpu notebook lint types format install clean
+# The least float32 rate, in GFLOP/s, of a run that is kept; FLOOR=0 keeps all.
+FLOOR ?= 140
+THREADS ?= 2
+QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
+
+.PHONY: demo test test-gpu bench bench-gpu notebook lint types format install clean
 
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
@@ -29,6 +38,15 @@ test: $(FOR_DEVELOPMENT)
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
+
+# Tables are written of what there is when a part failed, too.
+bench: $(FOR_BENCH)
+	$(BIN)/python bench/cpu.py $(QUESTIONS) --threads $(THREADS) --floor $(FLOOR) --save; \
+	  status=$$?; $(BIN)/python bench/tables.py; exit $$status
+
+bench-gpu: $(FOR_BENCH)
+	$(BIN)/python bench/gpu.py --save; \
+	  status=$$?; $(BIN)/python bench/tables.py; exit $$status
 
 notebook: $(FOR_DEVELOPMENT)
 	$(BIN)/python .ci/notebook.py "NLP - Llama 4 - SFT.ipynb" "NLP - Llama 4 - SFT.ipynb"
@@ -65,3 +83,7 @@ $(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
 $(FOR_DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data,dev]'
 	touch $(FOR_USE) $@
+
+$(FOR_BENCH): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[data,dev,bench]'
+	touch $(FOR_USE) $(FOR_DEVELOPMENT) $@

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paired import Watch, alternate
+from paired import Conditions, Watch, alternate
 
 from quatrain.config import LoraConfig, ModelConfig
 from quatrain.model.llama import LlamaModel
@@ -46,7 +46,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         write_base_and_adapter(Path(temporary), options)
-        found = alternate(__file__, ("ours", "peft"), options.repeats, "--directory", temporary)
+        more = ("--directory", temporary)
+        conditions = Conditions(threads=options.threads)
+        names = ("ours", "peft")
+        found = alternate(__file__, names, options.repeats, *more, conditions=conditions)
     report(found)
 
 

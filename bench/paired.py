@@ -2,18 +2,23 @@
 
 A script runs itself with `--child NAME` for each side, one child alive at a time and the order
 turned round at every repeat, so that a slow phase of the machine falls on both. A child prints one
-JSON object as its last line. With a floor, a run that a slow phase touched is run again.
+JSON object as its last line; what each child found goes to stderr as it comes, and stdout is left
+to the script's own JSON. Before and after each child this process multiplies matrices with the
+child's threads, dtype and device: the limit that the child is held against. With a floor, a run
+that a slow phase touched is run again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +26,175 @@ import torch
 
 Found = dict[str, list[dict[str, Any]]]
 TRIES = 4
+DTYPES = ("fp32", "bf16", "autocast")
+_LONG = 0.1
+"""Seconds of a product after which no larger one is tried: a CPU may have no bf16 products."""
+SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+"""Of the square matrices of a calibration; the best one is the limit."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What both sides of a comparison have in common."""
+
+    threads: int = 2
+    dtype: str = "fp32"
+    """fp32; bf16: weights, gradients and moments too; autocast: bf16 products, fp32 weights."""
+    device: str = "cpu"
+    floor: float = 0.0
+    """A CPU run with a float32 calibration under this, in GFLOP/s, is run again; 0 keeps all."""
+    smoke: bool = False
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Conditions:
+        """Read what `add_arguments` added."""
+        return cls(options.threads, options.dtype, options.device, options.floor, options.smoke)
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The dtype of weights, gradients and moments."""
+        return torch.bfloat16 if self.dtype == "bf16" else torch.float32
+
+    def calibrate(self) -> dict[str, float]:
+        """Measure the rates of matrix products in GFLOP/s: float32, and the products' dtype."""
+        torch.set_num_threads(self.threads)
+        sizes = (128,) if self.smoke else SIZES[self.device]
+        rates = {"fp32": gemm_rate(torch.float32, self.device, sizes)}
+        if self.dtype != "fp32":
+            rates["bf16"] = gemm_rate(torch.bfloat16, self.device, sizes)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        return rates
+
+
+def add_arguments(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
+    """Add what every comparison takes."""
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--repeats", type=int, default=repeats, help="children of each side")
+    parser.add_argument("--floor", type=float, default=0.0, help="GFLOP/s, see Conditions")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a size that shows nothing, in seconds"
+    )
+    parser.add_argument("--save", action="store_true", help="keep the result in bench/results")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
 
 
 def alternate(
-    script: str, names: Sequence[str], repeats: int, *more: str, floor: float = 0.0
+    script: str,
+    names: Sequence[str],
+    repeats: int,
+    *more: str,
+    conditions: Conditions | None = None,
 ) -> Found:
     """Run every side `repeats` times, in turn; `more` are arguments after the script's own."""
     found: Found = {name: [] for name in names}
     for repeat in range(repeats):
         for name in names if repeat % 2 == 0 else reversed(names):
-            found[name].append(measured(script, name, more, floor))
+            found[name].append(measured(script, name, more, conditions))
     return found
 
 
-def measured(script: str, name: str, more: Sequence[str], floor: float) -> dict[str, Any]:
-    """Run one child until the machine was fast around it, in GFLOP/s; return what it prints."""
+def measured(
+    script: str, name: str, more: Sequence[str], conditions: Conditions | None
+) -> dict[str, Any]:
+    """Run one child until the machine was fast around it; return what it prints."""
     command = [sys.executable, script, *sys.argv[1:], "--child", name, *more]
+    floor = conditions.floor if conditions is not None and conditions.device == "cpu" else 0.0
     for _ in range(TRIES):
-        before = gemm_rate() if floor else None
+        before = conditions.calibrate() if conditions is not None else {}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        if before is not None:
-            result["gemm_gflops"] = [before, gemm_rate()]
-        kept = before is None or min(result["gemm_gflops"]) >= floor
-        print(json.dumps({"who": name, "kept": kept, **result}), flush=True)
+        after = conditions.calibrate() if conditions is not None else {}
+        result["gemm_gflops"] = {kind: [before[kind], after[kind]] for kind in before}
+        kept = min(result["gemm_gflops"].get("fp32", [0.0])) >= floor
+        print(json.dumps({"who": name, "kept": kept, **result}), file=sys.stderr, flush=True)
         if kept:
             return result
     sys.exit(f"{script}: {name} was slow {TRIES} times, under {floor} GFLOP/s; try another hour")
 
 
-def gemm_rate(size: int = 1024, repeats: int = 9) -> float:
-    """Time a float32 matrix product of this process's threads; return the median in GFLOP/s."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+def gemm_rate(dtype: torch.dtype, device: str, sizes: Sequence[int], repeats: int = 7) -> float:
+    """Time square matrix products; return the best size's median rate in GFLOP/s."""
+    rates = []
+    for size in sizes:
+        left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        seconds = statistics.median(timed(lambda: left @ right, 2, repeats, device))  # noqa: B023
+        rates.append(2 * size**3 / seconds / 1e9)
+        if seconds > _LONG:
+            break
+    return max(rates)
+
+
+def timed(
+    action: Callable[[], object], warm_up: int, repeats: int, device: str = "cpu"
+) -> list[float]:
+    """Run an action `repeats` times after a warm-up; return the seconds of each time."""
     seconds = []
-    for _ in range(repeats + 1):
+    for _ in range(warm_up + repeats):
         begun = time.perf_counter()
-        left @ right
+        action()
+        wait_for(device)
         seconds.append(time.perf_counter() - begun)
-    return 2 * size**3 / statistics.median(seconds[1:]) / 1e9
+    return seconds[warm_up:]
+
+
+def wait_for(device: str) -> None:
+    """Wait until a CUDA device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def figures(runs: Sequence[dict[str, Any]], kind: str = "fp32") -> dict[str, Any]:
+    """Sum up one side's children.
+
+    Args:
+        runs: each with the `seconds` of its steps, `peak_mb` and, where they are known, `tokens`
+            and `flops` of a step.
+        kind: the dtype of the products, whose calibration is the limit.
+
+    Returns:
+        The median of the children's medians, their least and most, tokens a second, the peak, and
+        the share of the limit: flops / seconds over the better calibration around each child.
+    """
+    medians = [statistics.median(run["seconds"]) for run in runs]
+    middle = statistics.median(medians)
+    found = {
+        "seconds": middle, "seconds_least": min(medians), "seconds_most": max(medians),
+        "peak_mb": statistics.median(run["peak_mb"] for run in runs),
+    }  # fmt: skip
+    if "tokens" in runs[0]:
+        found["tokens_per_second"] = runs[0]["tokens"] / middle
+    if "flops" in runs[0]:
+        rates = [run["flops"] / time / 1e9 for run, time in zip(runs, medians, strict=True)]
+        limits = [max(run["gemm_gflops"][kind]) for run in runs]
+        shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
+        found |= {"gflops": statistics.median(rates), "gemm_gflops": statistics.median(limits),
+                  "share_of_gemm": statistics.median(shares)}  # fmt: skip
+    return found
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
+    """Divide child by child, in the order in which they ran; return median, least and most."""
+    found = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return {"median": statistics.median(found), "least": min(found), "most": max(found)}
+
+
+def medians(runs: Sequence[dict[str, Any]]) -> list[float]:
+    """Give each child's median seconds."""
+    return [statistics.median(run["seconds"]) for run in runs]
 
 
 class Watch:
-    """Reads this process's anonymous memory every few milliseconds, and keeps the peak."""
+    """Keeps the peak of this process's anonymous memory, or of what it holds on a CUDA device."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
 
     def __enter__(self) -> Watch:
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         self.before = self.peak = anonymous()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch)
@@ -82,6 +212,8 @@ class Watch:
     @property
     def peak_mb(self) -> int:
         """How far the memory rose, in MB."""
+        if self.device == "cuda":
+            return round(torch.cuda.max_memory_allocated() / 10**6)
         return round((self.peak - self.before) / 10**6)
 
 

@@ -85,7 +85,9 @@ def examined(model: Path, home: Path) -> dict[str, Any]:
     """Score a model once; the figure is kept beside it."""
     path = home / f"exam-{model.name}.json"
     if not path.exists():
-        said = quatrain("eval", model, home / "exam.jsonl", "--set", "max_new_tokens=32", "--json")
+        said = quatrain(
+            "eval", model, home / "exam.jsonl", "--set", "generate.max_new_tokens=32", "--json"
+        )
         path.write_text(said, encoding="utf-8")
     found = json.loads(path.read_text(encoding="utf-8"))
     return {name: found[name] for name in ("count", "loss", "exact_match", "f1")}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from quatrain.words import speak
 
+BENCH = Path(__file__).parents[1] / "bench"
+BENCH_MODULES = ("active_flops", "device_parity", "first_run", "original", "paired", "parts",
+                 "saving", "sides", "tables")  # fmt: skip
 torch.set_num_threads(1)  # tiny products gain nothing from threads, and lose when cores are shared
 os.environ["LC_ALL"] = "C.UTF-8"  # tests read English, whatever the machine's locale
 
@@ -28,3 +35,17 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[dict[str, ModuleType]]:
+    """Import the modules that scripts share, as a script finds them: by their bare names."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(BENCH))
+    try:
+        yield {name: importlib.import_module(name) for name in BENCH_MODULES}
+    finally:
+        sys.path.remove(str(BENCH))
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
+                del sys.modules[name]

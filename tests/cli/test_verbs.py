@@ -112,6 +112,16 @@ def test_eval_scores_a_file_and_each_value_of_a_column(
     assert "Columns: kind" in unknown.err
 
 
+def test_eval_takes_the_names_of_columns_as_the_error_writes_them(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "exam.csv"
+    file.write_bytes("Frage;Antwort\nWie heißt Österreichs Hauptstadt?;Wien\n".encode("cp1252"))
+    names = ["data.columns.question=Frage", "data.columns.answer=Antwort"]
+    assert "data.columns.question=COLUMN" in quatrain("eval", trained, file).err
+    assert quatrain("eval", trained, file, *names, "--json").json["count"] == 1
+
+
 def test_report_writes_the_page_and_tells_a_program_its_figures(
     quatrain: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from hand_made_run import HOSTILE, eval_row, hand_made, lines, train_row
 from quatrain.errors import CheckpointError
+from quatrain.recipe import load_config, to_yaml
+from quatrain.report.curves import figures
 from quatrain.report.page import render, visible, write_report
 from quatrain.report.read import read_run
 from quatrain.words import Words
@@ -80,6 +82,23 @@ def test_the_recipe_is_shown_as_what_differs_from_its_defaults(tmp_path: Path) -
     text = page_of(hand_made(tmp_path, batch_size=3)).text
     assert "train.batch_size 3 – the recipe" in text
     assert "train.weight_decay" not in text
+
+
+def test_a_preset_is_among_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    run_dir = hand_made(tmp_path)
+    config = load_config(None, ["model.preset=small", f"run_dir={run_dir}"])
+    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    settings = {one.name: one.value for one in read_run(run_dir).settings}
+    assert {name: settings[name] for name in settings if name.startswith("model.")} == {
+        "model.preset": "small"
+    }
+
+
+def test_scores_that_are_all_zero_stand_on_an_axis_of_percentages(tmp_path: Path) -> None:
+    run_dir = hand_made(tmp_path)
+    lines(run_dir / "metrics.jsonl", [train_row(1), eval_row(0, 9.0, 0.0, 0.0)])
+    chart = figures(read_run(run_dir), Words("en"))["scores"].chart
+    assert [tick.text for tick in chart.y_ticks] == ["0", "20", "40", "60", "80", "100"]
 
 
 def test_idle_experts_are_counted_and_named(tmp_path: Path) -> None:

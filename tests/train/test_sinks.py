@@ -37,6 +37,7 @@ class Recorder:
         self.failing, self.logged, self.closed = failing, list[Any](), False
 
     def init(self, **_: Any) -> Recorder:
+        print("* greeting")
         return self
 
     def log(self, scalars: dict[str, float], step: int) -> None:
@@ -45,6 +46,7 @@ class Recorder:
         self.logged.append((step, scalars))
 
     def finish(self) -> None:
+        print("* farewell")
         self.closed = True
 
 
@@ -80,8 +82,8 @@ def test_steps_done_again_are_not_in_tensorboard_twice(tmp_path: Path) -> None:
     assert read_back(tmp_path)["train/loss"] == [(1, 1.0), (2, 20.0)]
 
 
-def test_trackio_gets_every_row_and_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trackio_gets_every_row_and_is_closed_and_what_it_prints_stays_off_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, "trackio", recorder)  # type: ignore[arg-type]
@@ -93,6 +95,9 @@ def test_trackio_gets_every_row_and_is_closed(
         (1, {"train/loss": 2.0}), (2, {"train/loss": 1.5}), (2, {"eval/eval_loss": 1.0}),
     ]  # fmt: skip
     assert recorder.closed
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["* greeting", "* farewell"]
 
 
 @pytest.mark.parametrize("fault", ["missing", "failing", "broken"])

@@ -105,6 +105,7 @@ def plan(
 def evaluate(
     model: Model,
     file: Annotated[str, typer.Argument(help="help.eval.file")],
+    overrides: Overrides = None,
     by: Annotated[str | None, typer.Option(help="help.eval.by")] = None,
     limit: Annotated[int | None, typer.Option(help="help.eval.limit")] = None,
     options: Annotated[
@@ -116,7 +117,7 @@ def evaluate(
     """Score a model's answers: loss, exact match and F1 with French normalising."""
     from quatrain.cli.evaluating import run_evaluation
 
-    run_evaluation(model, file, by, limit, options or [], json)
+    run_evaluation(model, file, by, limit, [*(overrides or []), *(options or [])], json)
 
 
 @app.command(help="help.ask")

@@ -18,6 +18,8 @@ from quatrain.report.draw import (
 from quatrain.report.read import Run
 from quatrain.words import Words
 
+_ALL = 100.0
+"""Percent."""
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -87,6 +89,9 @@ def _figure(
     """Draw curves over the steps of the run, small numbers in a power of ten."""
     values = [value for curve in curves for _, value in curve.points]
     power = exponent(max(values, default=0.0))
+    largest = max(values, default=0.0) / 10.0**power
+    if best and not largest:
+        largest = _ALL  # percentages that are all 0 are told on the axis that the others have
     unit = words(f"report.{name}.unit")
     if power:
         unit = f"{unit} × 10{str(power).translate(_SUPERSCRIPT)}".strip()
@@ -94,7 +99,7 @@ def _figure(
         Curve(c.name, [(x, y / 10.0**power) for x, y in c.points], c.colour, c.dotted)
         for c in curves
     ]
-    digits = decimals(round_ticks(max(values, default=0.0) / 10.0**power, 5)[-1])
+    digits = decimals(round_ticks(largest, 5)[-1])
     last = run.series.last_step if run.finished else run.config.train.max_steps
     marks = [Mark(run.best_step, words("report.best_mark"))] if run.best_step else []
     return Figure(
@@ -109,6 +114,7 @@ def _figure(
             height=height,
             upright=marks if best or name == "loss" else (),
             level=level,
+            top=largest,
             written_x=words.number,
         ),
     )

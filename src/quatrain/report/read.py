@@ -164,8 +164,11 @@ def _settings(directory: Path, config: Config) -> list[Setting]:
             if value != before and not _follows(config, section, name):
                 requested = (asked.get(section) or {}).get(name) == value
                 found.append(Setting(f"{section}.{name}", value, before, requested))
-    if config.model.init:
-        found.insert(0, Setting("model.init", config.model.init, None, True))
+    # Both are what the other fields of the model were measured against, so neither is among them.
+    for name in ("init", "preset"):
+        if value := getattr(config.model, name):
+            found.insert(0, Setting(f"model.{name}", value, None, True))
+            break  # trained weights have a shape; a preset beside them was not used
     return found
 
 

@@ -45,7 +45,7 @@ def told(run: Run, words: Words) -> dict[str, Any]:
         "data": _data(run, words),
         "architecture": _architecture(run, words),
         "settings": [_setting(setting, words) for setting in run.settings],
-        "environment": [(name, str(value)) for name, value in run.environment.items()],
+        "environment": [(name, _plain(value)) for name, value in run.environment.items()],
     }
 
 

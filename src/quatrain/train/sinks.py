@@ -10,7 +10,9 @@ training goes on.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,13 +111,17 @@ class _Trackio:
         import trackio
 
         name = run_dir.resolve().name
-        self.run = trackio.init(project="quatrain", name=name, resume="allow", embed=False)
+        with redirect_stdout(sys.stderr):  # it greets, and stdout may be one JSON object
+            self.run = trackio.init(project="quatrain", name=name, resume="allow", embed=False)
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         self.run.log(dict(scalars), step=step)
 
     def close(self) -> None:
-        self.run.finish()
+        import trackio
+
+        with redirect_stdout(sys.stderr):
+            trackio.finish()  # of the module: the run's own leaves it to be finished at exit again
 
 
 _OPENERS: dict[str, Callable[[Path, int], Sink]] = {

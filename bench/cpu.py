@@ -1,0 +1,56 @@
+"""All that is claimed of a CPU, in one command that stops at forty minutes.
+
+    python bench/cpu.py [QUESTIONS...] [--threads 2] [--floor 140] [--save]
+
+Children are few where a peer's step takes most of a minute. Answer tokens need files of real
+questions; without any they are left out, and the others go on, as they do when a part fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from parts import run_parts
+
+LIMIT = 2400.0
+"""Seconds in all."""
+PARTS: dict[str, tuple[str, ...]] = {
+    "a step in float32": ("step.py", "--steps", "2", "--repeats", "2"),
+    "a step in bfloat16": ("step.py", "--dtype", "bf16", "--steps", "1", "--repeats", "2"),
+    "a step of the dense twin": ("step.py", "--against", "dense", "--repeats", "2"),
+    "one MoE layer in float32": ("moe_layer.py", "--steps", "2", "--repeats", "2"),
+    "one MoE layer in bfloat16": (
+        "moe_layer.py", "--dtype", "bf16", "--experts", "4,16", "--steps", "2", "--repeats", "2",
+    ),
+    "answer tokens": ("answer_tokens.py", "--repeats", "2"),
+    "preparing data": ("prepare.py", "--repeats", "1"),
+    "a step of 64 experts": (
+        "step.py", "--layers", "2", "--experts", "64", "--steps", "1", "--repeats", "1",
+    ),
+    "how cost grows": ("scaling.py", "--repeats", "1"),
+    "a step under autocast": ("step.py", "--dtype", "autocast", "--steps", "1", "--repeats", "1"),
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("questions", nargs="*", help="files of questions and answers")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--floor", default="0", help="GFLOP/s, see paired.py")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    parts = dict(PARTS)
+    there = [name for name in options.questions if Path(name).exists()]
+    if there:
+        parts["answer tokens"] = (*parts["answer tokens"], *there)
+    else:
+        print("No file of questions is there: answer tokens are left out.", file=sys.stderr)
+        del parts["answer tokens"]
+    more = ["--threads", options.threads, "--floor", options.floor, *["--save"] * options.save]
+    return run_parts(parts, LIMIT, more)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
