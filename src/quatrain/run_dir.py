@@ -16,6 +16,7 @@ REQUESTED, SETTLED, DATA, ENVIRONMENT = "recipe.yaml", "config.yaml", "data.json
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 PREPARED, DATA_REPORT, REJECTED = "data", "report.json", "rejected.jsonl"
 STATE, PAGE = "state.json", "report.html"
+LOCK, HOLDER = "run.lock", "holder.json"
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,8 @@
 The catalogue is a file for each area and language, `catalogue/report.fr.json` and so on, from
 dotted keys to sentences with named places: `words("report.records", count=3)`. A key that has the
 forms `.one` and `.other` is chosen by `count`; a place may say how its number is written, as in
-`{loss:.3f}`. Not for what a program reads (JSON keys, metrics).
+`{loss:.3f}`, or what joins its list, as in `{names:, }`. Not for what a program reads (JSON keys,
+metrics).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def spoken() -> Words:
     return Words(_SPOKEN.get())
 
 
-def say(key: str, **values: object) -> str:
+def say(key: str, /, **values: object) -> str:
     """Say a sentence of the catalogue in the language that is spoken."""
     return spoken()(key, **values)
 
@@ -45,7 +46,7 @@ class Sentence(str):
     values: Mapping[str, object]
 
     @classmethod
-    def of(cls, key: str, **values: object) -> Sentence:
+    def of(cls, key: str, /, **values: object) -> Sentence:
         """Make one of the catalogue."""
         made = cls(Words("en")(key, **values))
         made.key, made.values = key, values
@@ -64,7 +65,7 @@ class Words:
         assert language in LANGUAGES, language
         self.language = language
 
-    def __call__(self, key: str, **values: object) -> str:
+    def __call__(self, key: str, /, **values: object) -> str:
         """Say a sentence; numbers and sentences among its values are written in the language."""
         area, _, name = key.partition(".")
         texts = catalogue(area, self.language)
@@ -106,9 +107,14 @@ class Words:
         return "one" if count == 1 or (count == 0 and self.language == "fr") else "other"
 
     def written(self, value: object, spec: str = "") -> str:
-        """Write a value as `format` does, with the language's signs: .3f, .1%, or none at all."""
+        """Write a value as `format` does, with the language's signs: .3f, .1%, or none at all.
+
+        The spec of a tuple is what stands between its parts, each of which is written in its turn.
+        """
         if isinstance(value, Sentence):
             return self(value.key, **value.values)
+        if isinstance(value, tuple):
+            return spec.join(map(self.written, value))
         if isinstance(value, bool) or not isinstance(value, int | float):
             return format(value, spec)
         if isinstance(value, int) and not spec:

@@ -19,11 +19,7 @@ def run_asking(
 ) -> None:
     """Answer a question, streamed; or talk until the input ends."""
     if as_json and question is None:
-        raise ConfigError(
-            "Q208",
-            "--json answers one question; none was given.",
-            'Add it: quatrain ask MODEL "..."',
-        )
+        raise ConfigError("Q208.json_without_a_question")
     overrides = [o if o.startswith("generate.") else f"generate.{o}" for o in options]
     settings = load_config(None, overrides).generate.model_dump(exclude_unset=True)
     context = _read(context_file) if context_file else None
@@ -50,9 +46,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            "Q301", f"the context {path} cannot be read: {error}.", "Give a UTF-8 text file."
-        ) from None
+        raise DataError("Q301.unreadable_context", path=path, error=error) from None
 
 
 def _described(answer: Any) -> dict[str, Any]:

@@ -33,10 +33,11 @@ def run_conversion(
 
     for name, value, known in (("--to", to, Format), ("--dtype", dtype, Dtype)):
         if value is not None and value not in get_args(known):
-            raise ConfigError("Q208", f"{name} {value}: it must be one of "
-                              f"{', '.join(get_args(known))}.")  # fmt: skip
+            raise ConfigError(
+                "Q208.option", name=name, value=value, known=", ".join(get_args(known))
+            )
     if experts is not None and experts < 1:
-        raise ConfigError("Q208", f"--experts {experts}: a model has at least one expert.")
+        raise ConfigError("Q208.no_experts", experts=experts)
     asked = Conversion(
         to=to, experts=experts, dtype=dtype, base=base, merge=merge,  # type: ignore[arg-type]
         check=check, shard_bytes=shard_bytes, force=force,
@@ -63,5 +64,5 @@ def size_of(text: str) -> int:
     """Read a size such as 5GB or 500MB, in bytes of ten's powers, as the Hub counts."""
     found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
     if not found or int(found[1]) == 0:
-        raise ConfigError("Q208", f"--shard-size {text}: it must be such as 5GB or 500MB.")
+        raise ConfigError("Q208.shard_size", text=text)
     return int(found[1]) * _UNITS[found[2]]

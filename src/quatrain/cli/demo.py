@@ -72,9 +72,9 @@ def _configs(overrides: list[str]) -> tuple[Config, Config]:
     text += [o.removeprefix(_PRETRAIN) for o in overrides if o.startswith(_PRETRAIN)]
     if shape := [override for override in tuning if override.startswith("model.")]:
         raise ConfigError(
-            "Q203",
-            f"{', '.join(shape)}: the fine-tuning takes its model from the pretraining.",
-            f"Write {', '.join(_PRETRAIN + override for override in shape)}.",
+            "Q203.demo_shape",
+            given=", ".join(shape),
+            better=", ".join(_PRETRAIN + override for override in shape),
         )
     run_dir = load_config("demo", tuning).run_dir
     first = str(run_dir / "pretrain")

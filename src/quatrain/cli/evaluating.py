@@ -8,7 +8,7 @@ from typing import Any
 
 from quatrain.errors import DataError
 from quatrain.recipe import load_config
-from quatrain.words import say, spoken
+from quatrain.words import Sentence, say, spoken
 
 
 def run_evaluation(
@@ -20,11 +20,11 @@ def run_evaluation(
 
     conversations = load_records((file,), config.data).conversations
     if not conversations:
-        raise DataError("Q303", f"{file} has no question with an answer.", "Check its columns.")
+        raise DataError("Q303.no_questions", file=file)
     if by and not any(by in one.fields for one in conversations):
         known = sorted({name for one in conversations for name in one.fields})
-        raise DataError("Q304", f"no record has a column {by!r} to score by.",
-                        f"Columns: {', '.join(known) or 'none'}.")  # fmt: skip
+        names = ", ".join(known) or Sentence.of("errors.none")
+        raise DataError("Q304.column", column=by, known=names)
     from quatrain.evaluate.run import examine
     from quatrain.generate.answer import Answerer
 

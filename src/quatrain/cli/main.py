@@ -192,23 +192,14 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
-        _fail(
-            ResourceError(
-                "Q602",
-                f"the disk is full or cannot be written: {error}.",
-                "Free some space, or use another run_dir; what was finished is whole.",
-            )
-        )
+        _fail(ResourceError("Q602.disk", error=error))
     except (MemoryError, RuntimeError) as error:
         said = str(error).lower()
         if not isinstance(error, MemoryError) and not any(sign in said for sign in _NO_MEMORY):
             raise
         _fail(
             ResourceError(
-                "Q601",
-                f"memory ran out: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
-                "Halve train.micro_batch_size, set train.activation_checkpointing=true, or lower "
-                "data.block_size. The last checkpoint is whole.",
+                "Q601.memory", why=str(error).splitlines()[0] if str(error) else "MemoryError"
             )
         )
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quatrain.recipe import load_config
-from quatrain.words import say, spoken
+from quatrain.words import say, spoken, tell
 
 _BAR = 30
 _PIPED_WIDTH, _BASES_WIDTH = 100, 120
@@ -173,7 +173,7 @@ def _clock(described: dict[str, Any]) -> str:
 
 
 def _memory(memory: dict[str, Any]) -> Table:
-    from quatrain.train.plan import gigabytes
+    from quatrain.train.plan import gigabytes, part_key
 
     at_peak = say("plan.memory.peak", peak=memory["peak"])
     if memory["free"] is not None:
@@ -184,15 +184,15 @@ def _memory(memory: dict[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     beyond = memory["free"] is not None and memory["total"] > memory["free"]
     style = "bold red" if beyond else "bold"
-    table.add_row(say("plan.memory"), Text(gigabytes(memory["total"]), style), at_peak)
+    table.add_row(say("plan.memory"), Text(tell(gigabytes(memory["total"])), style), at_peak)
     parts = sorted(memory["parts"].items(), key=lambda part: -part[1])
     for name, size in parts:
         if size:
             bar = "█" * max(1, round(_BAR * size / memory["total"]))
-            part = say(f"plan.part.{name.replace(' ', '_')}")
-            table.add_row(part, gigabytes(size), Text(bar, "red" if beyond else "blue"))
+            part = say(part_key(name))
+            table.add_row(part, tell(gigabytes(size)), Text(bar, "red" if beyond else "blue"))
     if memory["measured_above_weights"] is not None:
-        table.add_row(say("plan.measured"), gigabytes(memory["measured_above_weights"]),
+        table.add_row(say("plan.measured"), tell(gigabytes(memory["measured_above_weights"])),
                       say("plan.measured.what"))  # fmt: skip
     return table
 
@@ -218,9 +218,9 @@ def list_bases(as_json: bool) -> None:
         column.justify = "right"
     for one in found:
         style = "bold green" if one["fits_here"] else None
+        file, memory = tell(gigabytes(one["file"])), tell(gigabytes(one["memory"]))
         table.add_row(one["id"], billions(one["parameters"]), billions(one["active_parameters"]),
-                      gigabytes(one["file"]), gigabytes(one["memory"]), machine_for(one["memory"]),
-                      style=style)  # fmt: skip
+                      file, memory, machine_for(one["memory"]), style=style)  # fmt: skip
     console.print(table)
     here = say("plan.here", free=gigabytes(free)) if free is not None else ""
     console.print(Text(say("plan.bases", here=here), "dim"))

@@ -41,7 +41,7 @@ from quatrain.files import (
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
-from quatrain.words import say
+from quatrain.words import Sentence, say
 
 __all__ = ["PreparedData", "Records", "Rejection", "holdout", "load_and_prepare_french_data"]
 __all__ += ["load_records"]
@@ -154,13 +154,7 @@ class _Preparation:
     def _refuse_documents(self, records: Records) -> None:
         if self.config.train.task == "sft" and records.documents:
             first = records.documents[0].source
-            raise DataError(
-                "Q327",
-                f"{len(records.documents)} records are plain text (the first: {first}), which has "
-                "no answer; train.task=sft learns answers.",
-                "Use `quatrain pretrain`, or name the columns: data.columns.question=COLUMN "
-                "data.columns.answer=COLUMN.",
-            )
+            raise DataError("Q327.plain_text", number=len(records.documents), first=first)
 
     def _write(
         self, name: str, records: Records, tokenizer: Tokenizer, texts: dict[str, str]
@@ -232,7 +226,7 @@ def _find(directory: Path, key: str, config: Config, chat: ChatFormat) -> Prepar
     for name in names:
         what = damage(directory / name)
         if what is None and (read_manifest(directory / name) or {}).get("key") != key:
-            what = say("log.another")
+            what = Sentence.of("log.another")
         if what is not None:
             logger.warning(say("log.made_anew", directory=directory / name, what=what))
             return None

@@ -104,12 +104,7 @@ def held_out_loss(model: LlamaModel, batches: Iterable[HasRows]) -> tuple[float,
             total += float(judged.loss_sum)
             count += judged.num_targets
     if not math.isfinite(total):
-        raise NonFiniteError(
-            "Q502",
-            f"the held-out loss is {total} over {count} target tokens; it must be finite.",
-            "The weights are spoilt: go back to an earlier checkpoint, and if they were trained "
-            "here use a lower train.learning_rate.",
-        )
+        raise NonFiniteError("Q502.held_out", total=total, count=count)
     return total / max(1, count), count
 
 

@@ -32,15 +32,9 @@ def upcycle(source: Source, num_experts: int, seed: int = 0) -> Source:
     """
     config = source.config
     if config.moe_layers:
-        raise CheckpointError(
-            "Q411",
-            f"{source.origin} has experts already, on {len(config.moe_layers)} layers.",
-            "Leave --experts out.",
-        )
+        raise CheckpointError("Q411.experts", source=source.origin, layers=len(config.moe_layers))
     if not 1 <= num_experts <= MOST_EXPERTS:
-        raise CheckpointError(
-            "Q411", f"{num_experts} experts: a layer has 1 to {MOST_EXPERTS}.", "Use 4, say."
-        )
+        raise CheckpointError("Q411.num_experts", num_experts=num_experts, most=MOST_EXPERTS)
     width = config.intermediate_size_mlp
     upcycled = config.replace(
         num_local_experts=num_experts,

@@ -114,10 +114,7 @@ class Keeper:
         except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.directory).free >> 20
             raise ResourceError(
-                "Q602",
-                f"checkpoint {final.name} could not be written ({error}); {free} MB are free on "
-                f"{self.directory}.",
-                "Free some space and run the same command again; older checkpoints are whole.",
+                "Q602.checkpoint", name=final.name, error=error, free=free, directory=self.directory
             ) from error
         self._thin(state)
         return final
@@ -219,7 +216,7 @@ def _restore_moments(
         try:
             pair = {m: moments[f"{m}.{name}"] for m in ("exp_avg", "exp_avg_sq")}
         except KeyError as error:
-            raise CheckpointError("Q404", f"{OPTIMIZER} has no {error}.") from None
+            raise CheckpointError("Q404.moments", file=OPTIMIZER, error=error) from None
         count = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
         optimizer.state[parameter] = {
             "step": count, **{m: value.to(parameter.device) for m, value in pair.items()}

@@ -123,11 +123,7 @@ def device_of(config: Config) -> torch.device:
     if config.train.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "Q207",
-            "train.device=cuda, but this torch finds no CUDA device here.",
-            "Use train.device=auto, or install a CUDA build of torch.",
-        )
+        raise ConfigError("Q207.cuda")
     return torch.device(config.train.device)
 
 
