@@ -75,7 +75,7 @@ def guess_encoding(path: Path, notes: list[str]) -> str:
             good += not line.text.isascii()
     if bad <= good:
         return "utf-8"
-    notes.append(f"{path.name}: not UTF-8, read as Windows-1252 (cp1252)")
+    notes.append(Sentence.of("notes.encoding", file=path.name))
     return "cp1252"
 
 

@@ -71,7 +71,8 @@ def data_files(path: Path, notes: list[str]) -> list[Path]:
         raise DataError("Q320.empty_folder", path=path, formats=_formats())
     if others := [file.name for file in files if file not in set(known)]:
         shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
-        notes.append(f"{path.name}: {len(others)} files of other kinds were passed over: {shown}")
+        about = {"folder": path.name, "number": len(others), "shown": shown}
+        notes.append(Sentence.of("notes.other_files", **about))
     return known
 
 

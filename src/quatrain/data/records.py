@@ -85,7 +85,7 @@ def load_records(
     for outcome in _outcomes(sources, config, records.notes):
         records.add(outcome)
         if config.limit is not None and len(records) >= config.limit:
-            records.notes.append(f"data.limit={config.limit}: what follows was not read")
+            records.notes.append(Sentence.of("notes.limit", limit=config.limit))
             break
     if directory is not None:
         write_rejected(directory / "rejected.jsonl", records.rejected)
@@ -154,7 +154,7 @@ def _outcomes(sources: Sequence[str], config: DataConfig, notes: list[str]) -> I
     for name in sources:
         source = open_source(name, config, notes)
         if config.shape == "auto" and not source.empty:
-            notes.append(f"{name}: read as {source.shape}")
+            notes.append(Sentence.of("notes.shape", source=name, shape=source.shape))
         for row in source.rows:
             yield from parse_row(row, source.shape, config.columns)
 

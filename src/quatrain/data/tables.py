@@ -115,7 +115,9 @@ def xlsx_rows(path: Path, notes: list[str]) -> Iterator[RawRow]:
         sheet, *others = book.worksheets
         if others:
             unread = ", ".join(other.title for other in others)
-            notes.append(f"{path.name}: sheet {sheet.title} was read; not read: {unread}")
+            notes.append(
+                Sentence.of("notes.sheet", file=path.name, sheet=sheet.title, others=unread)
+            )
         rows = sheet.iter_rows(values_only=True)
         header = [_cell(cell) for cell in next(rows, ())]
         while header and not header[-1]:

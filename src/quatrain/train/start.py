@@ -139,19 +139,22 @@ def _read_holder(path: Path) -> dict[str, Any]:
 def refuse_another_recipe(config: Config) -> None:
     """Compare with the recipe of the run in this directory, once it has settled: a run is one.
 
+    What may change is taken from the new recipe, and said.
+
     Raises:
         ConfigError: Q205 listing what differs.
     """
     path = config.run_dir / REQUESTED
     if path.exists() and (config.run_dir / SETTLED).exists():
         before = read_recipe(str(path))
-        changed = tuple(
-            f"{section}.{name}: {old!r} -> {new!r}"
-            for section, name, old, new in _differences(before, config.model_dump(mode="json"))
-            if not (section == "train" and name in MAY_CHANGE)
-        )
-        if changed:
-            raise ConfigError("Q205.recipe", run_dir=config.run_dir, changed=changed)
+        refused, taken = list[str](), list[str]()
+        for section, name, old, new in _differences(before, config.model_dump(mode="json")):
+            allowed = section == "train" and name in MAY_CHANGE
+            (taken if allowed else refused).append(f"{section}.{name}: {old!r} -> {new!r}")
+        if refused:
+            raise ConfigError("Q205.recipe", run_dir=config.run_dir, changed=tuple(refused))
+        if taken:
+            logger.info(say("log.may_change", run_dir=config.run_dir, changed=tuple(taken)))
 
 
 def refuse_other_data(config: Config, key: str) -> None:
