@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
@@ -45,6 +46,10 @@ def calls() -> Iterator[ast.Call]:
             yield node
 
 
+def places(text: str) -> set[str | None]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+
 def test_every_error_that_is_raised_has_its_sentences_and_no_sentence_is_unused() -> None:
     raised = {
         node.value
@@ -64,6 +69,18 @@ def test_no_raise_site_writes_a_sentence() -> None:
             for node in ast.walk(keyword.value):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     assert not re.search(r"[a-z]{2,} [a-z]{2,}", node.value), ast.unparse(call)
+
+
+def test_a_raise_site_fills_every_place_of_its_sentences() -> None:
+    for call in calls():
+        given = {keyword.arg for keyword in call.keywords}
+        for node in ast.walk(call.args[0]):
+            if isinstance(node, ast.Constant) and None not in given:
+                key = str(node.value)
+                area, name = ("errors", key) if KEY.fullmatch(key) else key.split(".", 1)
+                forms = [name + end for end in ("", ".remedy", ".one", ".other")]
+                texts = [text for form in forms if (text := catalogue(area, "fr").get(form))]
+                assert places("".join(texts)) <= given, ast.unparse(call)
 
 
 @pytest.mark.parametrize("area", AREAS)

@@ -23,6 +23,8 @@ from quatrain.hub.gguf_text import Vocabulary, chat_format_of, tokenizer_of
 from quatrain.hub.gguf_write import SCALING_KEY, frequency_factors, library
 from quatrain.hub.source import Source
 from quatrain.model.shards import LazyTensor
+from quatrain.rules import problems_of
+from quatrain.words import Sentence
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _SMALLEST_TENSOR, _SMALLEST_KEY = 24, 13
@@ -132,8 +134,11 @@ def _config_of(keys: dict[str, Any], tensors: dict[str, LazyTensor]) -> ModelCon
             **(_experts_of(key) if arch == "llama4" else _without_experts(key, layers)),
         }
         config = ModelConfig.model_validate(values)
-    except (ValidationError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError("Q410.gguf_keys", error=error) from None
+    except ValidationError as error:
+        problems = Sentence.of("reasons.rules", problems=problems_of(error))
+        raise CheckpointError("Q410.gguf_keys", why=problems) from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError("Q410.gguf_keys", why=error) from None
     return _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
 
 
