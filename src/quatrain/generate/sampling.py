@@ -67,6 +67,8 @@ def keep_likely(logits_BV: Tensor, top_k: int | None, top_p: float) -> Tensor:
     The nucleus is the smallest set of most likely tokens whose probabilities reach top_p
     (Holtzman et al., 2020); it holds at least one token. Ties beyond k are left out.
     """
+    if top_k is None and top_p >= 1:
+        return logits_BV.softmax(-1)
     ordered, order = logits_BV.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         ordered[:, top_k:] = -torch.inf
