@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,21 @@ from types import ModuleType
 import pytest
 import torch
 
+from quatrain.words import speak
+
 BENCH = Path(__file__).parents[1] / "bench"
 BENCH_MODULES = ("active_flops", "device_parity", "first_run", "original", "paired", "parts",
                  "saving", "sides", "tables")  # fmt: skip
 torch.set_num_threads(1)  # tiny products gain nothing from threads, and lose when cores are shared
+os.environ["LC_ALL"] = "C.UTF-8"  # tests read English, whatever the machine's locale
+
+
+@pytest.fixture(autouse=True)
+def _english() -> Iterator[None]:
+    """Speak English at the beginning of each test, whatever the one before it spoke."""
+    speak("en")
+    yield
+    speak("en")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

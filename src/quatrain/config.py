@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from quatrain.rules import Broken
+from quatrain.words import Sentence
+
 
 class Section(BaseModel):
     """A frozen group of fields; unknown names are refused."""
@@ -28,14 +31,14 @@ class Section(BaseModel):
         """Make a copy with some fields changed; fields that were derived are derived again."""
         return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """List every rule between fields that is broken, each as one sentence with its remedy."""
         return []
 
     @model_validator(mode="after")
     def _obey(self) -> Self:
         if found := self.problems():
-            raise ValueError("\n".join(found))
+            raise Broken(found)
         return self
 
 
@@ -128,41 +131,31 @@ class ModelConfig(Section):
     extra: dict[str, Any] = Field(default_factory=dict)
     """Fields of the checkpoint's config.json that the maths does not read; written back as read."""
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """See Section."""
         found = []
         leaves = self.d_model % self.n_heads
         if "d_k" not in self.model_fields_set and leaves:
             better = self.d_model + self.n_heads - leaves
             found.append(
-                f"n_heads must divide d_model: d_model={self.d_model}, n_heads={self.n_heads} "
-                f"leaves {leaves}. Use d_model={better}, or set d_k."
-            )
+                Sentence.of("rules.heads", width=self.d_model, heads=self.n_heads, left=leaves,
+                            better=better)
+            )  # fmt: skip
         elif self.d_k % 2:
-            found.append(f"d_k must be even, since RoPE turns pairs: d_k={self.d_k}.")
+            found.append(Sentence.of("rules.d_k", d_k=self.d_k))
         if self.n_heads % self.n_kv_heads:
-            found.append(
-                f"n_kv_heads must divide n_heads: n_heads={self.n_heads}, "
-                f"n_kv_heads={self.n_kv_heads}."
-            )
-        if self.num_experts_per_tok > self.num_local_experts:
-            found.append(
-                f"num_experts_per_tok={self.num_experts_per_tok} exceeds "
-                f"num_local_experts={self.num_local_experts}."
-            )
-        if self.intermediate_size_shared != self.intermediate_size_expert:
-            found.append(
-                "intermediate_size_shared must equal intermediate_size_expert, since a Llama 4 "
-                f"checkpoint has one width for both: {self.intermediate_size_shared} and "
-                f"{self.intermediate_size_expert}."
-            )
-        if len(self.rope_layers) != self.n_layers or set(self.rope_layers) - {0, 1}:
-            found.append(
-                f"rope_layers needs a 0 or a 1 for each of the {self.n_layers} layers: "
-                f"{list(self.rope_layers)}."
-            )
-        if any(not 0 <= layer < self.n_layers for layer in self.moe_layers):
-            found.append(f"moe_layers must lie in 0..{self.n_layers - 1}: {list(self.moe_layers)}.")
+            found.append(Sentence.of("rules.kv_heads", heads=self.n_heads, kv=self.n_kv_heads))
+        chosen, experts = self.num_experts_per_tok, self.num_local_experts
+        if chosen > experts:
+            found.append(Sentence.of("rules.experts_per_tok", chosen=chosen, experts=experts))
+        shared, routed = self.intermediate_size_shared, self.intermediate_size_expert
+        if shared != routed:
+            found.append(Sentence.of("rules.shared", shared=shared, routed=routed))
+        rope, moe, layers = list(self.rope_layers), list(self.moe_layers), self.n_layers
+        if len(rope) != layers or set(rope) - {0, 1}:
+            found.append(Sentence.of("rules.rope_layers", layers=layers, given=rope))
+        if any(not 0 <= layer < layers for layer in moe):
+            found.append(Sentence.of("rules.moe_layers", last=layers - 1, given=moe))
         return found
 
 
@@ -214,13 +207,11 @@ class DataConfig(Section):
     def _split_commas(cls, value: Any) -> Any:
         return _parts(value)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """See Section."""
         if self.eval and self.holdout:
-            return [
-                f"data.eval={','.join(self.eval)} and data.holdout={self.holdout} both say what to "
-                "judge on; one must. Use data.holdout=0, or leave data.eval empty."
-            ]
+            files = ",".join(self.eval)
+            return [Sentence.of("rules.judged_twice", files=files, holdout=self.holdout)]
         return []
 
 
@@ -285,14 +276,12 @@ class TrainConfig(Section):
             seconds(value)
         return value
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """See Section."""
         batch, micro = self.batch_size, self.micro_batch_size
         if batch and micro and batch % micro:
-            return [
-                f"micro_batch_size must divide batch_size: batch_size={batch}, "
-                f"micro_batch_size={micro} leaves {batch % micro}."
-            ]
+            left = batch % micro
+            return [Sentence.of("rules.micro_batch", batch=batch, micro=micro, left=left)]
         return []
 
 
@@ -329,24 +318,23 @@ class LoraConfig(Section):
     def _split_commas(cls, value: Any) -> Any:
         return _parts(value)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """See Section."""
         known = [*LORA_GROUPS, *dict.fromkeys(p for of in LORA_GROUPS.values() for p in of)]
         allowed = {*known, *(f"{group}.{p}" for group, of in LORA_GROUPS.items() for p in of)}
         found = [
-            f"lora.targets has {target!r}; it must be one of {', '.join(known)}, or "
-            "GROUP.PROJECTION."
+            Sentence.of("rules.lora_target", target=target, known=", ".join(known))
             for target in self.targets or ()
             if target not in allowed
         ]
         if self.targets == ():
-            found.append(
-                "lora.targets is empty: nothing would learn. Leave it out for the default."
-            )
+            found.append(Sentence.of("rules.lora_empty"))
         for name in ("ranks", "dropouts"):
             strange = getattr(self, name).keys() - LORA_GROUPS.keys()
             found += [
-                f"lora.{name} has {group!r}; a group is one of {', '.join(LORA_GROUPS)}."
+                Sentence.of(
+                    "rules.lora_group", name=name, group=group, known=", ".join(LORA_GROUPS)
+                )
                 for group in sorted(strange)
             ]
         return found
@@ -376,13 +364,10 @@ class GenerateConfig(Section):
     batch_size: int = Field(32, ge=1)
     """Prompts answered side by side."""
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """See Section."""
         if self.candidates > 1 and self.temperature == 0:
-            return [
-                f"candidates={self.candidates} are drawn at random, and temperature=0 draws the "
-                "same answer each time. Use temperature=1, or candidates=1."
-            ]
+            return [Sentence.of("rules.candidates", candidates=self.candidates)]
         return []
 
 
@@ -402,25 +387,19 @@ class Config(Section):
     @classmethod
     def _refuse_an_empty_name(cls, value: Any, info: ValidationInfo) -> Any:
         if value == "":
-            raise ValueError("run_dir needs a name, such as runs/mine.")
+            raise Broken([Sentence.of("rules.run_dir")])
         return value
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Sentence]:
         """See Section."""
         found = []
         row, context = self.data.block_size, self.model.max_position_embeddings
         if row > context and self.model.init is None:
-            found.append(
-                f"data.block_size={row} exceeds model.max_position_embeddings={context}. "
-                f"Use data.block_size={context}."
-            )
+            found.append(Sentence.of("rules.block_size", row=row, context=context))
         if self.train.adapter and self.model.init is None:
-            found.append(
-                f"train.adapter={self.train.adapter} adapts trained weights, and model.init names "
-                "none. Use model.init=DIR, or leave train.adapter out."
-            )
+            found.append(Sentence.of("rules.adapter_init", adapter=self.train.adapter))
         if self.train.adapter is None and self.lora != LoraConfig():
-            found.append("lora has fields, and train.adapter is not lora. Use train.adapter=lora.")
+            found.append(Sentence.of("rules.lora_fields"))
         return found
 
 
@@ -433,5 +412,5 @@ def seconds(budget: str) -> float:
     written = budget.strip().lower()
     total = sum(float(n) * _UNITS[unit] for n, unit in _LENGTH_OF_TIME.findall(written))
     if _LENGTH_OF_TIME.sub("", written) or total <= 0:
-        raise ValueError(f"a budget is a length of time such as 90s, 20m or 1h30m: {budget!r}.")
+        raise Broken([Sentence.of("rules.budget", given=budget)])
     return total

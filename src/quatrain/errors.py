@@ -6,28 +6,55 @@ QuatrainError
 +-- CheckpointError   Q4xx  exit 4   a run or model directory
 +-- NonFiniteError    Q5xx  exit 5   a loss or gradient that is not a number
 +-- ResourceError     Q6xx  exit 6   disk or memory
+
+Their sentences lie in `catalogue/errors.en.json` and its French twin:
+
+    ConfigError("Q240.language", given="de", known=("en", "fr"))
+
+    "Q240.language":         "--lang {given}: there is no catalogue of that language."
+    "Q240.language.remedy":  "Use {known: or }."
 """
 
 from __future__ import annotations
+
+from quatrain.words import Sentence, catalogue, say, tell
 
 
 class QuatrainError(ValueError):
     """Something the user can mend.
 
-    The message is printed whole, so it names what was given and the rule; `remedy` says what to do.
+    The message is printed whole, so it names what was given and the rule; `remedy` says what to do,
+    and is empty where nothing can be said. Both are English; `str` speaks the language that is
+    spoken.
     """
 
     exit_code = 1
 
-    def __init__(self, code: str, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.remedy = remedy
+    def __init__(self, key: str, /, **values: object) -> None:
+        super().__init__(key)
+        self.key = key
+        self.values = values
+
+    @property
+    def code(self) -> str:
+        """The code, such as Q240: the same in every language."""
+        return self.key.partition(".")[0]
+
+    @property
+    def message(self) -> Sentence:
+        """What came, and the rule."""
+        return Sentence.of(f"errors.{self.key}", **self.values)
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        known = f"{self.key}.remedy" in catalogue("errors", "en")
+        return Sentence.of(f"errors.{self.key}.remedy", **self.values) if known else ""
 
     def __str__(self) -> str:
-        help_line = f"\nhelp: {self.remedy}" if self.remedy else ""
-        return f"[{self.code}] {self.message}{help_line}"
+        remedy = self.remedy
+        help_line = "\n" + say("errors.help", remedy=remedy) if remedy else ""
+        return f"[{self.code}] {tell(self.message)}{help_line}"
 
 
 class ConfigError(QuatrainError):

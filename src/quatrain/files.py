@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from quatrain.words import Sentence
+
 MANIFEST = "manifest.json"
 TEMPORARY_MARK = ".tmp-"
 _OWN_HASH = "sha256"
@@ -130,19 +132,19 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     )
 
 
-def damage(directory: Path) -> str | None:
+def damage(directory: Path) -> Sentence | None:
     """Say what is wrong with a sealed directory, or None when every byte is as it was written."""
     manifest = read_manifest(directory)
     if manifest is None:
-        return f"{MANIFEST} is missing or unreadable"
+        return Sentence.of("reasons.unreadable", file=MANIFEST)
     if manifest.get(_OWN_HASH) != _hash_of(manifest):
-        return f"{MANIFEST}: its SHA-256 differs from what it says"
+        return Sentence.of("reasons.own_hash", file=MANIFEST)
     for name, expected in manifest["files"].items():
         path = directory / name
         if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{name}: {path.stat().st_size} bytes, {expected['size']} were written"
+            return Sentence.of("reasons.missing", file=name)
+        if (size := path.stat().st_size) != (written := expected["size"]):
+            return Sentence.of("reasons.size", file=name, size=size, written=written)
         if sha256(path) != expected["sha256"]:
-            return f"{name}: its SHA-256 differs from the manifest's"
+            return Sentence.of("reasons.hash", file=name)
     return None

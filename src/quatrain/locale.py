@@ -20,10 +20,7 @@ def choose_language(asked: str | None, environment: Mapping[str, str]) -> str:
     """
     if asked is not None:
         if asked not in LANGUAGES:
-            raise ConfigError(
-                "Q240", f"--lang {asked}: there is no catalogue of that language.",
-                f"Use {' or '.join(LANGUAGES)}.",
-            )  # fmt: skip
+            raise ConfigError("Q240.language", given=asked, known=LANGUAGES)
         return asked
     locale = next((environment[name] for name in _VARIABLES if environment.get(name)), "")
     language = re.split(r"[_.@-]", locale.lower())[0]

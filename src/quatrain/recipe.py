@@ -18,12 +18,13 @@ from pydantic import ValidationError
 
 from quatrain.config import Config, Section
 from quatrain.errors import ConfigError
+from quatrain.rules import problems_in
+from quatrain.words import Sentence, say
 
 logger = logging.getLogger(__name__)
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What PyYAML raises; the last two for an impossible date, a number too long, deep nesting."""
-_UNHELPFUL = "default_factory_not_called"  # follows from another error of the same section
 
 
 def shipped(folder: str = "") -> list[str]:
@@ -58,10 +59,8 @@ def build(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_problems(error, values)))
-    listed = "\n".join(f"  - {problem}" for problem in problems)
-    plural = "s" if len(problems) > 1 else ""
-    raise ConfigError("Q202", f"the configuration has {len(problems)} problem{plural}:\n{listed}")
+        problems = tuple(dict.fromkeys(_problems(error, values)))
+    raise ConfigError("Q202.problems", count=len(problems), problems=problems)
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -72,11 +71,8 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     elif path.suffix in (".yaml", ".yml") and path.is_file():
         text = _read_text(path)
     else:
-        raise ConfigError(
-            "Q201",
-            f"recipe {recipe!r} is neither shipped nor a YAML file.",
-            f"Shipped: {', '.join(shipped())}.{_nearest(recipe, shipped())}",
-        )
+        near = _nearest(recipe, shipped())
+        raise ConfigError("Q201.recipe", recipe=recipe, known=", ".join(shipped()), near=near)
     return _read_yaml(text, recipe)
 
 
@@ -92,7 +88,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
-            raise yaml.YAMLError(f"these keys are there twice: {', '.join(sorted(twice))}")
+            raise yaml.YAMLError(Sentence.of("rules.yaml_twice", keys=", ".join(sorted(twice))))
         return dict(super().construct_mapping(node, deep))
 
 
@@ -100,20 +96,19 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "Q201", f"{path} cannot be read: {error}.", "Give a UTF-8 text file."
-        ) from None
+        raise ConfigError("Q201.unreadable", path=path, error=error) from None
 
 
 def _read_yaml(text: str, name: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _Loader)
     except _UNREADABLE as error:
-        raise ConfigError("Q201", f"{name} is not YAML: {error}") from None
+        ours = [part for part in error.args if isinstance(part, Sentence)]
+        raise ConfigError("Q201.yaml", name=name, why=ours[0] if ours else error) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError("Q201", f"{name} must be a mapping of sections: {type(value).__name__}.")
+        raise ConfigError("Q201.mapping", name=name, kind=type(value).__name__)
     return value
 
 
@@ -121,7 +116,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     """Turn `a.b=1` into {"a": {"b": 1}}."""
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
-        raise ConfigError("Q201", f"{override!r} is not an override.", "Write section.field=value.")
+        raise ConfigError("Q201.override", given=override)
     try:
         value: Any = yaml.load(text, _Loader) if text.strip() else ""
     except _UNREADABLE:
@@ -145,10 +140,7 @@ def _set_holdout_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
     if not isinstance(named, dict) or not isinstance(data, dict) or "holdout" in named:
         return
     if named.get("eval") and data.get("holdout"):
-        logger.info(
-            "data.holdout=%s of the recipe is set aside: data.eval=%s is judged on",
-            *(data.pop("holdout"), named["eval"]),
-        )
+        logger.info(say("log.holdout", holdout=str(data.pop("holdout")), eval=str(named["eval"])))
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
@@ -158,30 +150,26 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
         return values
     name = model["preset"]
     if name not in shipped("presets"):
-        raise ConfigError(
-            "Q201",
-            f"model.preset={name!r} is not shipped.",
-            f"Shipped: {', '.join(shipped('presets'))}.{_nearest(str(name), shipped('presets'))}",
-        )
+        known = shipped("presets")
+        near = _nearest(str(name), known)
+        raise ConfigError("Q201.preset", name=name, known=", ".join(known), near=near)
     file = resources.files("quatrain") / "recipes" / "presets" / f"{name}.yaml"
     return {**values, "model": {**_read_yaml(file.read_text("utf-8"), name), **model}}
 
 
-def _problems(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
+def _problems(error: ValidationError, values: dict[str, Any]) -> Iterator[Sentence]:
     """Say each error in one line; add the rules between fields that pydantic did not get to."""
     for one in error.errors():
-        place = ".".join(str(part) for part in one["loc"])
         if one["type"] == "extra_forbidden":
             yield _unknown(one["loc"])
-        elif one["type"] == "value_error":
-            prefix = "" if len(one["loc"]) < 2 else f"{place}: "
-            yield from (prefix + line for line in str(one["ctx"]["error"]).splitlines())
-        elif one["type"] != _UNHELPFUL:
-            yield f"{place}={one['input']!r}: {_lower_first(one['msg'])}."
+        else:
+            yield from problems_in(one)
     yield from _rules_between_good_fields(error, values)
 
 
-def _rules_between_good_fields(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
+def _rules_between_good_fields(
+    error: ValidationError, values: dict[str, Any]
+) -> Iterator[Sentence]:
     bad = {tuple(one["loc"][:2]) for one in error.errors()}
     for name, section in _sections().items():
         given = values.get(name)
@@ -194,7 +182,7 @@ def _rules_between_good_fields(error: ValidationError, values: dict[str, Any]) -
         except ValidationError as inner:
             for one in inner.errors():
                 if one["type"] == "value_error" and not one["loc"]:
-                    yield from str(one["ctx"]["error"]).splitlines()
+                    yield from problems_in(one)
 
 
 def _sections() -> dict[str, type[Section]]:
@@ -206,7 +194,7 @@ def _sections() -> dict[str, type[Section]]:
     }
 
 
-def _unknown(loc: tuple[int | str, ...]) -> str:
+def _unknown(loc: tuple[int | str, ...]) -> Sentence:
     """Name an unknown field and the nearest known one, in its section or in another."""
     place, leaf = ".".join(str(part) for part in loc), str(loc[-1])
     here = place.rpartition(".")[0]
@@ -222,14 +210,10 @@ def _unknown(loc: tuple[int | str, ...]) -> str:
         or difflib.get_close_matches(leaf, in_this_section, n=1)
         or difflib.get_close_matches(leaf, by_leaf, n=1)
     )
-    hint = f" Did you mean {by_leaf[near[0]]!r}?" if near else ""
-    return f"{place} is not a field.{hint}"
+    hint = Sentence.of("errors.near", name=by_leaf[near[0]]) if near else ""
+    return Sentence.of("rules.unknown", place=place, near=hint)
 
 
 def _nearest(given: str, known: Sequence[str]) -> str:
     found = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return f" Did you mean {found[0]!r}?" if found else ""
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return Sentence.of("errors.near", name=found[0]) if found else ""

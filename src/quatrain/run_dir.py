@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from quatrain.words import say
+
 logger = logging.getLogger(__name__)
 
 REQUESTED, SETTLED, DATA, ENVIRONMENT = "recipe.yaml", "config.yaml", "data.json", "env.json"
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 PREPARED, DATA_REPORT, REJECTED = "data", "report.json", "rejected.jsonl"
 STATE, PAGE = "state.json", "report.html"
+LOCK, HOLDER = "run.lock", "holder.json"
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -26,7 +29,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip(b"\n"):
                     yield json.loads(line)
             except ValueError:  # not JSON, or not UTF-8
-                logger.warning("%s:%d was cut and is left out", path.name, number)
+                logger.warning(say("log.cut", file=path.name, number=number))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 The catalogue is a file for each area and language, `catalogue/report.fr.json` and so on, from
 dotted keys to sentences with named places: `words("report.records", count=3)`. A key that has the
-forms `.one` and `.other` is chosen by `count`. Not for what a program reads (JSON keys, metrics).
+forms `.one` and `.other` is chosen by `count`; a place may say how its number is written, as in
+`{loss:.3f}`, or what joins its list, as in `{names:, }`. Not for what a program reads (JSON keys,
+metrics).
 """
 
 from __future__ import annotations
@@ -10,12 +12,50 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from importlib import resources
+from string import Formatter
 
 LANGUAGES = ("en", "fr")
+_SPOKEN = ContextVar("language", default="en")
 _NARROW, _WIDE = "\u202f", "\u00a0"
+
+
+def speak(language: str) -> None:
+    """Say everything in a language from now on; a library that is not told speaks English."""
+    assert language in LANGUAGES, language
+    _SPOKEN.set(language)
+
+
+def spoken() -> Words:
+    """Give the catalogue in the language that is spoken."""
+    return Words(_SPOKEN.get())
+
+
+def say(key: str, /, **values: object) -> str:
+    """Say a sentence of the catalogue in the language that is spoken."""
+    return spoken()(key, **values)
+
+
+class Sentence(str):
+    """A sentence in English, as files and programs get it, that can be said in another language."""
+
+    key: str
+    values: Mapping[str, object]
+
+    @classmethod
+    def of(cls, key: str, /, **values: object) -> Sentence:
+        """Make one of the catalogue."""
+        made = cls(Words("en")(key, **values))
+        made.key, made.values = key, values
+        return made
+
+
+def tell(text: str) -> str:
+    """Say a sentence in the language that is spoken; any other text stays as it is."""
+    return say(text.key, **text.values) if isinstance(text, Sentence) else text
 
 
 class Words:
@@ -25,14 +65,13 @@ class Words:
         assert language in LANGUAGES, language
         self.language = language
 
-    def __call__(self, key: str, **values: object) -> str:
-        """Say a sentence; whole numbers among its values are written as the language does."""
+    def __call__(self, key: str, /, **values: object) -> str:
+        """Say a sentence; numbers and sentences among its values are written in the language."""
         area, _, name = key.partition(".")
         texts = catalogue(area, self.language)
         if name not in texts and "count" in values:
             name += "." + self._form(values["count"])
-        said = {place: self._written(value) for place, value in values.items()}
-        return texts[name].format(**said)
+        return _Filler(self).vformat(texts[name], (), values)
 
     def number(self, value: float, digits: int = 0) -> str:
         """Write a number with grouped thousands: 1,234.5 and 1 234,5."""
@@ -67,8 +106,33 @@ class Words:
         assert isinstance(count, int), count
         return "one" if count == 1 or (count == 0 and self.language == "fr") else "other"
 
-    def _written(self, value: object) -> str:
-        return self.number(value) if isinstance(value, int) else str(value)
+    def written(self, value: object, spec: str = "") -> str:
+        """Write a value as `format` does, with the language's signs: .3f, .1%, or none at all.
+
+        The spec of a tuple is what stands between its parts, each of which is written in its turn.
+        """
+        if isinstance(value, Sentence):
+            return self(value.key, **value.values)
+        if isinstance(value, tuple):
+            return spec.join(map(self.written, value))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return format(value, spec)
+        if isinstance(value, int) and not spec:
+            return self.number(value)
+        signs = str.maketrans({",": self("formats.group"), ".": self("formats.decimal")})
+        text = format(value, spec).translate(signs)
+        number = text.removesuffix("%")
+        return self("formats.percent", number=number) if number != text else text
+
+
+class _Filler(Formatter):
+    """Fills the places of a sentence with values as a language writes them."""
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        return self.words.written(value, format_spec)
 
 
 @cache

@@ -230,8 +230,8 @@ def test_a_saved_format_loads_equal(name: str, tmp_path: Path) -> None:
         ({"stop": ["<|eot|>"]}, r"stop must contain <\|end_of_text\|>"),
         ({"pad": "<|eot|>"}, r"pad and end_of_turn must differ, both are <\|eot\|>"),
         ({"header_start": "", "pad": ""}, "header_start, pad must name a control token"),
-        ({"beginning": "x"}, "beginning Extra inputs are not permitted"),
-        ({"begin": 3}, "begin Input should be a valid string"),
+        ({"beginning": "x"}, "beginning is not a field"),
+        ({"begin": 3}, "begin=3: input should be a valid string"),
     ],
 )
 def test_a_format_that_breaks_a_rule_is_refused(

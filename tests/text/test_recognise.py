@@ -133,7 +133,8 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
     template = "{{ strftime_now('%d') }}{{ '<think>' }}" + CHATML_TEMPLATE
     with caplog.at_level(logging.WARNING):
         recognise(template, tokenizer_for(CHATML))
-    assert [record.args for record in caplog.records] == [("a date",), ("a mark of thinking",)]
+    assert "the template can also write a date, which" in caplog.text
+    assert "write a mark of thinking, which" in caplog.text
 
 
 @pytest.mark.parametrize(

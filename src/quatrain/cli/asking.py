@@ -9,6 +9,7 @@ from typing import Any
 
 from quatrain.errors import ConfigError, DataError
 from quatrain.recipe import load_config
+from quatrain.words import say
 
 _LEAVE = {"/quit", "/exit", "/q"}
 
@@ -18,11 +19,7 @@ def run_asking(
 ) -> None:
     """Answer a question, streamed; or talk until the input ends."""
     if as_json and question is None:
-        raise ConfigError(
-            "Q208",
-            "--json answers one question; none was given.",
-            'Add it: quatrain ask MODEL "..."',
-        )
+        raise ConfigError("Q208.json_without_a_question")
     overrides = [o if o.startswith("generate.") else f"generate.{o}" for o in options]
     settings = load_config(None, overrides).generate.model_dump(exclude_unset=True)
     context = _read(context_file) if context_file else None
@@ -49,9 +46,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            "Q301", f"the context {path} cannot be read: {error}.", "Give a UTF-8 text file."
-        ) from None
+        raise DataError("Q301.unreadable_context", path=path, error=error) from None
 
 
 def _described(answer: Any) -> dict[str, Any]:
@@ -72,7 +67,7 @@ def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
     messages: list[Message] = []
     interactive = sys.stdin.isatty()
     if interactive:
-        print("/quit leaves, /new forgets what was said", file=sys.stderr)
+        print(say("cli.ask.keys"), file=sys.stderr)
     while (line := _next_line(interactive)) is not None and line not in _LEAVE:
         if line == "/new":
             messages = []
@@ -87,7 +82,7 @@ def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
                 else:
                     print(piece, end="", flush=True)
         except DataError as error:
-            print(f"error{error}\n(/new starts again)", file=sys.stderr)
+            print(say("cli.ask.again", error=str(error)), file=sys.stderr)
             continue
         print()
         if said.strip():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from quatrain.errors import ConfigError
+from quatrain.words import say, tell
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -32,10 +33,11 @@ def run_conversion(
 
     for name, value, known in (("--to", to, Format), ("--dtype", dtype, Dtype)):
         if value is not None and value not in get_args(known):
-            raise ConfigError("Q208", f"{name} {value}: it must be one of "
-                              f"{', '.join(get_args(known))}.")  # fmt: skip
+            raise ConfigError(
+                "Q208.option", name=name, value=value, known=", ".join(get_args(known))
+            )
     if experts is not None and experts < 1:
-        raise ConfigError("Q208", f"--experts {experts}: a model has at least one expert.")
+        raise ConfigError("Q208.no_experts", experts=experts)
     asked = Conversion(
         to=to, experts=experts, dtype=dtype, base=base, merge=merge,  # type: ignore[arg-type]
         check=check, shard_bytes=shard_bytes, force=force,
@@ -47,23 +49,20 @@ def run_conversion(
                   "check": agreement, "notes": done.notes}  # fmt: skip
         print(json.dumps(report, ensure_ascii=False))
         return
-    print(f"{done.directory}: {to}, {done.dtype}")
+    print(f"{done.directory}: {to}, {tell(done.dtype)}")
     for name, value in done.notes.items():
-        print(f"  {name}: {value}")
+        print(f"  {say(f'cli.convert.{name}')}: {tell(value)}")
     if done.agreement is None:
-        print("  not checked, as asked (the model card says so)", file=sys.stderr)
+        print(say("cli.convert.unchecked"), file=sys.stderr)
     else:
-        print(
-            f"  checked on {done.agreement.prompts} prompts: logits differ by "
-            f"{done.agreement.max_logit_difference:.3g} at most, "
-            f"{done.agreement.greedy_tokens_equal} of {done.agreement.greedy_tokens} greedy "
-            "tokens are equal"
-        )
+        found = done.agreement
+        print(say("cli.convert.checked", prompts=found.prompts, most=found.max_logit_difference,
+                  equal=found.greedy_tokens_equal, tokens=found.greedy_tokens))  # fmt: skip
 
 
 def size_of(text: str) -> int:
     """Read a size such as 5GB or 500MB, in bytes of ten's powers, as the Hub counts."""
     found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
     if not found or int(found[1]) == 0:
-        raise ConfigError("Q208", f"--shard-size {text}: it must be such as 5GB or 500MB.")
+        raise ConfigError("Q208.shard_size", text=text)
     return int(found[1]) * _UNITS[found[2]]

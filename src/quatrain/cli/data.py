@@ -12,34 +12,30 @@ import typer
 _TROUBLE = 3
 """The exit code for a finding that would stop training: that of DataError."""
 
-data_app = typer.Typer(
-    help="Look at question files, or prepare them.", no_args_is_help=True, rich_markup_mode=None
-)
+data_app = typer.Typer(help="help.data", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="help.json")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
 ]
 
 
-@data_app.command()
+@data_app.command(help="help.inspect")
 def inspect(
-    files: Annotated[
-        str, typer.Argument(metavar="FILE[,FILE]", help="Files, folders or datasets of the Hub.")
-    ],
+    files: Annotated[str, typer.Argument(metavar="FILE[,FILE]", help="help.inspect.files")],
     overrides: Overrides = None,
     held_out: Annotated[
-        str | None, typer.Option("--eval", metavar="FILE[,FILE]", help="Look for leaks into these.")
+        str | None, typer.Option("--eval", metavar="FILE[,FILE]", help="help.inspect.eval")
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="DIR|RECIPE", help="A tokenizer, a model, or a recipe that has one."),
+        typer.Option(metavar="DIR|RECIPE", help="help.inspect.tokenizer"),
     ] = None,
-    block_size: Annotated[int | None, typer.Option(help="Tokens in a row.")] = None,
+    block_size: Annotated[int | None, typer.Option(help="help.inspect.block_size")] = None,
     fail_on_leak: Annotated[
-        bool, typer.Option("--fail-on-leak", help="Exit 3 when both sides share text.")
+        bool, typer.Option("--fail-on-leak", help="help.inspect.fail_on_leak")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 on warnings too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="help.inspect.strict")] = False,
     json: Json = False,
 ) -> None:
     """Say what a run would find in its data: shape, lengths, duplicates, leaks, bad records.
@@ -66,9 +62,9 @@ def inspect(
         sys.exit(_TROUBLE)
 
 
-@data_app.command()
+@data_app.command(help="help.prepare")
 def prepare(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="help.recipe")],
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from quatrain.config import Config
 from quatrain.errors import ConfigError
 from quatrain.recipe import load_config
+from quatrain.words import say, spoken
 
 _PRETRAIN = "pretrain."
 _BOTH = ("train.device=", "train.threads=", "train.seed=")
@@ -43,13 +44,13 @@ def run_demo(overrides: list[str], as_json: bool) -> None:
     from quatrain.train.run import run
 
     command = ["quatrain", "demo", *overrides]
-    _say("1/4 pretraining on French text of our own")
+    _say("cli.demo.part.1")
     leave_if_stopped(run(text_config), command)
-    _say("2/4 exam before fine-tuning")
+    _say("cli.demo.part.2")
     before = _exam(config, "before", text_config.run_dir, "demo:heldout", _QUESTIONS_BEFORE)
-    _say("3/4 fine-tuning on questions and answers")
+    _say("cli.demo.part.3")
     leave_if_stopped(run(config), command)
-    _say("4/4 exams on held-out questions, and on facts never seen")
+    _say("cli.demo.part.4")
     found: dict[str, Any] = {
         "run_dir": str(config.run_dir),
         "training_seconds": _training_seconds(text_config, config),
@@ -71,9 +72,9 @@ def _configs(overrides: list[str]) -> tuple[Config, Config]:
     text += [o.removeprefix(_PRETRAIN) for o in overrides if o.startswith(_PRETRAIN)]
     if shape := [override for override in tuning if override.startswith("model.")]:
         raise ConfigError(
-            "Q203",
-            f"{', '.join(shape)}: the fine-tuning takes its model from the pretraining.",
-            f"Write {', '.join(_PRETRAIN + override for override in shape)}.",
+            "Q203.demo_shape",
+            given=", ".join(shape),
+            better=", ".join(_PRETRAIN + override for override in shape),
         )
     run_dir = load_config("demo", tuning).run_dir
     first = str(run_dir / "pretrain")
@@ -123,21 +124,23 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("exact match, %", "before", "held out", "unseen facts", title="Exam by family")
+    table = Table(say("cli.demo.exact"), say("cli.demo.before"), say("cli.demo.heldout"),
+                  say("cli.demo.strict"), title=say("cli.demo.title"))  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
     families = [*found["heldout"]["by"], None]
     for family in families:
         exams = [found[name] for name in ("before", "heldout", "strict")]
         rows = [exam if family is None else exam["by"].get(family) for exam in exams]
-        cells = ["" if row is None else f"{row['exact_match']:.1f}" for row in rows]
-        table.add_row(family or "all", *cells, style="bold" if family is None else None)
+        cells = ["" if row is None else spoken().written(row["exact_match"], ".1f") for row in rows]
+        table.add_row(family or say("cli.all"), *cells, style="bold" if family is None else None)
     Console().print(table)
-    print(f"training took {found['training_seconds']:.0f} s\n")
+    print(say("cli.demo.took", seconds=found["training_seconds"]))
     for pair in found["answers"]:
         print(f"  {pair['question']}  ->  {pair['answer']}")
-    print(f'\nask it yourself: quatrain ask {found["run_dir"]} "Combien font 8 et 9 ?"')
+    command = f'quatrain ask {found["run_dir"]} "Combien font 8 et 9 ?"'
+    print(say("cli.demo.ask", command=command))
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _say(key: str) -> None:
+    print(say(key), file=sys.stderr, flush=True)

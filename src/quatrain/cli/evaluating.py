@@ -8,6 +8,7 @@ from typing import Any
 
 from quatrain.errors import DataError
 from quatrain.recipe import load_config
+from quatrain.words import Sentence, say, spoken
 
 
 def run_evaluation(
@@ -19,11 +20,11 @@ def run_evaluation(
 
     conversations = load_records((file,), config.data).conversations
     if not conversations:
-        raise DataError("Q303", f"{file} has no question with an answer.", "Check its columns.")
+        raise DataError("Q303.no_questions", file=file)
     if by and not any(by in one.fields for one in conversations):
         known = sorted({name for one in conversations for name in one.fields})
-        raise DataError("Q304", f"no record has a column {by!r} to score by.",
-                        f"Columns: {', '.join(known) or 'none'}.")  # fmt: skip
+        names = ", ".join(known) or Sentence.of("errors.none")
+        raise DataError("Q304.column", column=by, known=names)
     from quatrain.evaluate.run import examine
     from quatrain.generate.answer import Answerer
 
@@ -38,8 +39,10 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "questions", "exact match %", "F1 %")
-    for name, row in [*found["by"].items(), ("all", found)]:
-        table.add_row(name, str(row["count"]), f"{row['exact_match']:.1f}", f"{row['f1']:.1f}")
+    table = Table("", say("cli.eval.questions"), say("cli.eval.exact"), say("cli.eval.f1"))
+    written = spoken().written
+    for name, row in [*found["by"].items(), (say("cli.all"), found)]:
+        scores = [written(row[score], ".1f") for score in ("exact_match", "f1")]
+        table.add_row(name, str(row["count"]), *scores)
     Console(file=sys.stdout).print(table)
-    print(f"loss of the gold answers: {found['loss']:.3f} nats a token")
+    print(say("cli.eval.loss", loss=found["loss"]))

@@ -17,14 +17,15 @@ from rich.text import Text
 from quatrain.data.findings import Finding
 from quatrain.data.inspect import Inspected, Inspection, Lengths, Shown
 from quatrain.data.language import name_of
+from quatrain.words import say, spoken, tell
 
 _PIPED_WIDTH = 100
 _BAR, _SIDE_BY_SIDE = 24, 100
 _FEWEST_DRAWN = 20
 _MOST_SHOWN = 700
 _STYLES = {"stop": "bold red", "warning": "yellow", "note": "cyan"}
-_TITLES = {"train": "Training data", "eval": "Held-out data"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_SIZES = ("rows", "tokens", "answer_tokens", "longest", "too_long")
 
 
 def as_dict(found: Inspection) -> dict[str, Any]:
@@ -70,17 +71,17 @@ def show(found: Inspection) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPED_WIDTH)
     for side, one in found.sides.items():
-        console.print(Rule(Text(_TITLES[side], "bold"), align="left", style="dim"))
+        console.print(Rule(Text(say(f"inspect.{side}"), "bold"), align="left", style="dim"))
         console.print(_facts(one, found))
         console.print(_lengths(one, found, console.width))
     if found.samples:
-        console.print(Rule(Text("As the model reads it", "bold"), align="left", style="dim"))
+        console.print(Rule(Text(say("inspect.read"), "bold"), align="left", style="dim"))
         plain = not console.is_terminal or console.no_color
         console.print(_legend(plain))
         for sample in found.samples:
             console.print(_sample(sample, plain))
         console.print()
-    console.print(Rule(Text("Findings", "bold"), align="left", style="dim"))
+    console.print(Rule(Text(say("inspect.findings"), "bold"), align="left", style="dim"))
     console.print()
     for finding in found.findings:
         console.print(_finding(finding))
@@ -91,33 +92,39 @@ def _facts(one: Inspected, found: Inspection) -> Table:
     survey, tokens = one.survey, one.tokens
     table = _grid()
     for source in one.sources:
-        table.add_row("file", Text(source["name"], "bold"))
-        table.add_row("shape", _shape(source))
-    counts = [(survey.conversations, "conversations"), (survey.turns, "turns"),
-              (survey.documents, "documents"), (survey.rejected, "rejected")]  # fmt: skip
-    table.add_row("records", ", ".join(f"{n:,} {name}" for n, name in counts if n) or "none")
+        table.add_row(say("inspect.file"), Text(source["name"], "bold"))
+        table.add_row(say("inspect.shape"), _shape(source))
+    counts = {"conversations": survey.conversations, "turns": survey.turns,
+              "documents": survey.documents, "rejected": survey.rejected}  # fmt: skip
+    told = [say(f"inspect.count.{name}", count=count) for name, count in counts.items() if count]
+    table.add_row(say("inspect.records"), ", ".join(told) or say("inspect.none"))
     if one.languages:
         total = sum(one.languages.values())
-        shares = [f"{name_of(code)} {_percent(n / total)}" for code, n in one.languages.items()]
-        shown, more = shares[:4], len(shares) - 4
-        table.add_row("language", ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-                      + f" ({total:,} sampled)")  # fmt: skip
+        shares = [
+            f"{tell(name_of(code))} {_percent(n / total)}" for code, n in one.languages.items()
+        ]
+        shown = ", ".join(shares[:4])
+        if more := len(shares[4:]):
+            shown += " " + say("inspect.more", count=more)
+        table.add_row(say("inspect.language"), say("inspect.sampled", what=shown, count=total))
     if one.characters:
-        table.add_row("characters", _summary(one.characters))
+        table.add_row(say("inspect.characters"), _summary(one.characters))
     if tokens:
-        table.add_row("tokens", f"{_summary(tokens.lengths)} ({tokens.sampled:,} sampled)")
+        lengths = _summary(tokens.lengths)
+        sampled = say("inspect.sampled", what=lengths, count=tokens.sampled)
+        table.add_row(say("inspect.tokens"), sampled)
         table.add_row("tokenizer", _tokenizer(found, tokens.per_token))
     if survey.conversations:
-        table.add_row("answers", _answers(survey.answer_sizes))
+        table.add_row(say("inspect.answers"), _answers(survey.answer_sizes))
     for note in survey.notes:
-        table.add_row("note", note)
+        table.add_row(say("inspect.note"), tell(note))
     return table
 
 
 def _answers(sizes: Any) -> str:
     found = sorted(size for size in sizes.tolist() if size)
     half = found[len(found) // 2]
-    return f"{found[0]:,} to {found[-1]:,} characters, half of them at most {half:,}"
+    return say("inspect.answers.what", least=found[0], most=found[-1], half=half)
 
 
 def _grid() -> Table:
@@ -129,37 +136,40 @@ def _grid() -> Table:
 
 def _shape(source: dict[str, Any]) -> str:
     columns: dict[str, str] = source["columns"]
-    mapped = [name if name == meaning else f"{name} as {meaning}"
+    mapped = [name if name == meaning else say("inspect.as", name=name, meaning=meaning)
               for name, meaning in columns.items() if meaning]  # fmt: skip
     kept = [name for name, meaning in columns.items() if not meaning]
-    parts = [source["shape"] + (f": {', '.join(mapped)}" if mapped else "")]
-    if kept:
-        parts.append(f"kept beside: {', '.join(kept)}")
-    return "; ".join(parts)
+    if not mapped:
+        shape = source["shape"]
+    else:
+        shape = say("inspect.shape.of", shape=source["shape"], columns=", ".join(mapped))
+    return say("inspect.kept", shape=shape, kept=", ".join(kept)) if kept else shape
 
 
 def _summary(lengths: Lengths) -> str:
-    return (
-        f"half have at most {lengths.median:,}, 95 % at most {lengths.p95:,}, the longest "
-        f"{lengths.longest:,}"
-    )
+    return say("inspect.summary", half=lengths.median, most=lengths.p95, longest=lengths.longest)
 
 
 def _tokenizer(found: Inspection, per_token: float) -> str:
     about = found.tokenizer
-    which = "given" if about["given"] else "trained on these records, as training would"
-    if not about["given"] and not about["exact"]:
-        which = "trained on a sample: lengths are near those of training"
-    return f"{about['vocab_size']:,} ids, {per_token:.2f} characters a token; {which}"
+    which = "given" if about["given"] else "exact" if about["exact"] else "near"
+    return say(
+        "inspect.tokenizer",
+        ids=about["vocab_size"],
+        per_token=per_token,
+        which=say(f"inspect.tokenizer.{which}"),
+    )
 
 
 def _lengths(one: Inspected, found: Inspection, width: int) -> RenderableType:
     """Draw the lengths in characters and in tokens; of few records the summary says enough."""
     if one.characters is None or len(one.survey) < _FEWEST_DRAWN:
         return Text()
-    shown = [_histogram("characters", one.characters.histogram, None)]
+    shown = [_histogram(say("inspect.characters"), one.characters.histogram, None)]
     if one.tokens:
-        shown.append(_histogram("tokens", one.tokens.lengths.histogram, found.block_size))
+        shown.append(
+            _histogram(say("inspect.tokens"), one.tokens.lengths.histogram, found.block_size)
+        )
     if width >= _SIDE_BY_SIDE:
         return Padding(Columns(shown, padding=(0, 4)), (1, 0))
     return Padding(Group(*(Padding(table, (0, 0, 1, 0)) for table in shown)), (1, 0, 0, 0))
@@ -170,15 +180,17 @@ def _histogram(unit: str, bins: list[tuple[int, int]], limit: int | None) -> Tab
     table.add_column(justify="right", style="dim", min_width=10)
     table.add_column(width=_BAR)
     table.add_column(justify="right")
-    table.add_row(unit, "", "records")
+    table.add_row(unit, "", say("inspect.records"))
     most = max(count for _, count in bins)
     for bound, count in bins:
         beyond = limit is not None and bound > limit
         table.add_row(
-            f"to {bound:,}", Text(_bar(count / most), "red" if beyond else "blue"), f"{count:,}"
+            say("inspect.to", count=bound),
+            Text(_bar(count / most), "red" if beyond else "blue"),
+            spoken().number(count),
         )
     if limit is not None:
-        table.add_row("", Text(f"a row has {limit:,}", "dim"), "")
+        table.add_row("", Text(say("inspect.row", count=limit), "dim"), "")
     return table
 
 
@@ -190,17 +202,18 @@ def _bar(share: float) -> str:
 
 def _legend(plain: bool) -> Text:
     if plain:
-        return Text("[[ between these ]] the model learns to say the text; the rest it reads")
+        return Text(say("inspect.legend.plain"))
     return Text.assemble(
-        ("green", "bold green"),
-        " is learnt, the rest is read; ",
-        ("control tokens", "magenta"),
-        " are placed by the chat format",
+        (say("inspect.legend.green"), "bold green"),
+        say("inspect.legend.learnt"),
+        (say("inspect.legend.control"), "magenta"),
+        say("inspect.legend.placed"),
     )
 
 
 def _sample(sample: Shown, plain: bool) -> RenderableType:
-    head = Text(f"{sample.location}  {sample.tokens:,} tokens, {sample.learnt:,} learnt", "dim")
+    what = say("inspect.sample", tokens=sample.tokens, learnt=sample.learnt)
+    head = Text(f"{sample.location}  {what}", "dim")
     text, inside = Text(), False
     for part, learnt, control in sample.spans:
         if plain and learnt != inside:
@@ -218,61 +231,61 @@ def _shortened(text: str) -> str:
     if len(text) <= _MOST_SHOWN:
         return text
     half = _MOST_SHOWN // 2
-    return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
+    left_out = say("inspect.left_out", count=len(text) - 2 * half)
+    return f"{text[:half]} {left_out} {text[-half:]}"
 
 
 def _finding(finding: Finding) -> RenderableType:
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, width=7)
+    table.add_column(no_wrap=True, min_width=7)
     table.add_column(overflow="fold")
     code = f" [{finding.code}]" if finding.code else ""
-    side = "held-out data: " if finding.side == "eval" else ""
-    head = Text(f"{side}{finding.message}{code}")
-    table.add_row(Text(finding.level, _STYLES[finding.level]), head)
+    message = tell(finding.message)
+    if finding.side == "eval":
+        message = say("inspect.held_out", message=message)
+    head = Text(f"{message}{code}")
+    table.add_row(Text(say(f"inspect.{finding.level}"), _STYLES[finding.level]), head)
     for place in _listed(finding):
         table.add_row("", Text(place, "dim"))
     if finding.remedy and finding.level != "note":
-        table.add_row("", Text(f"help: {finding.remedy}"))
+        table.add_row("", Text(say("inspect.help", remedy=tell(finding.remedy))))
     return table
 
 
 def _listed(finding: Finding) -> Iterable[str]:
-    yield from finding.places
+    yield from map(tell, finding.places)
     more = finding.count - len(finding.places)
     if finding.places and more > 0:
-        yield f"and {more:,} more"
+        yield say("inspect.more", count=more)
 
 
 def _verdict(found: Inspection) -> Text:
     warnings = sum(finding.level == "warning" for finding in found.findings)
     stops = sum(finding.level == "stop" for finding in found.findings)
-    tail = f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "no warnings"
+    tail = say("inspect.warnings", count=warnings) if warnings else say("inspect.no_warnings")
     if stops:
-        reasons = f"{stops} reason{'s' * (stops != 1)}"
-        return Text(f"\nTraining would stop: {reasons}, {tail}.", "bold red")
-    return Text(f"\nReady to train: {tail}.", "bold yellow" if warnings else "bold green")
+        reasons = say("inspect.reasons", count=stops)
+        return Text(say("inspect.not_ready", reasons=reasons, tail=tail), "bold red")
+    return Text(say("inspect.ready", tail=tail), "bold yellow" if warnings else "bold green")
 
 
 def show_prepared(directory: Path, report: dict[str, Any]) -> None:
     """Print what was prepared."""
     table = _grid()
-    table.add_row("rows in", Text(str(directory), "bold"))
-    table.add_row("records", f"{report['records']:,}, of them {report['rejected']:,} rejected, "
-                  f"{report['duplicates']:,} duplicates")  # fmt: skip
+    counted = {name: report[name] for name in ("records", "rejected", "duplicates")}
+    table.add_row(say("inspect.prepared.place"), Text(str(directory), "bold"))
+    table.add_row(say("inspect.records"), say("inspect.prepared.records", **counted))
     for name in ("train", "eval"):
         if (side := report[name]) is not None:
-            table.add_row(
-                name,
-                f"{side['rows']:,} rows, {side['tokens']:,} tokens, {side['answer_tokens']:,} to "
-                f"learn, {_percent(side['positions_used'])} of positions used; the longest record "
-                f"has {side['longest']:,} tokens, {side['too_long']:,} were too long",
-            )
+            sizes = {size: side[size] for size in _SIZES}
+            used = _percent(side["positions_used"])
+            table.add_row(name, say("inspect.prepared.side", **sizes, used=used))
     if report["leaks"]:
-        table.add_row("leaks", f"{report['leaks']:,} held-out questions are also in training")
+        table.add_row(say("inspect.leaks"), say("inspect.prepared.leaks", count=report["leaks"]))
     for note in report["notes"]:
-        table.add_row("note", note)
+        table.add_row(say("inspect.note"), tell(note))
     Console(highlight=False).print(table)
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{spoken().written(100 * share, '.1f')} %"

@@ -1,6 +1,7 @@
 """The `quatrain` command: its verbs, how errors are shown, and exit codes.
 
 Every verb imports what it needs when it runs, so that help and errors in a recipe come at once.
+A `help=` here is a key of the catalogue; main() puts the sentence there, in a person's language.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from quatrain.cli.data import data_app
+from quatrain.cli.speech import in_words, take_language
 from quatrain.errors import QuatrainError, ResourceError
+from quatrain.locale import choose_language
+from quatrain.words import say, speak
 
 app = typer.Typer(
     name="quatrain",
-    help="Fine-tune a Llama 4 to answer questions, French first.",
+    help="help.app",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,19 +37,18 @@ app.add_typer(data_app, name="data")
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="help.json")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
 ]
-Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
-Model = Annotated[
-    str, typer.Argument(help="A run, a model's or an adapter's directory, or a Hub id.")
-]
+Recipe = Annotated[str, typer.Argument(help="help.recipe")]
+Model = Annotated[str, typer.Argument(help="help.model")]
 
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="help.debug")] = False,
+    lang: Annotated[str | None, typer.Option(help="help.lang")] = None,  # main() takes it before
 ) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if debug:
@@ -54,7 +58,7 @@ def _options(
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-@app.command()
+@app.command(help="help.demo")
 def demo(overrides: Overrides = None, json: Json = False) -> None:
     """Run the main job on the embedded questions: pretrain, fine-tune, exam, answers."""
     from quatrain.cli.demo import run_demo
@@ -62,7 +66,7 @@ def demo(overrides: Overrides = None, json: Json = False) -> None:
     run_demo(overrides or [], json)
 
 
-@app.command()
+@app.command(help="help.pretrain")
 def pretrain(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
     """Train on text. The same command again resumes."""
     from quatrain.cli.training import run_training
@@ -70,7 +74,7 @@ def pretrain(recipe: Recipe, overrides: Overrides = None, json: Json = False) ->
     run_training(recipe, overrides or [], "pretrain", json)
 
 
-@app.command()
+@app.command(help="help.sft")
 def sft(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
     """Fine-tune on questions and answers. The same command again resumes."""
     from quatrain.cli.training import run_training
@@ -78,18 +82,14 @@ def sft(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None
     run_training(recipe, overrides or [], "sft", json)
 
 
-@app.command()
+@app.command(help="help.plan")
 def plan(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A shipped recipe's name, or a YAML file.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Argument(help="help.recipe")] = None,
     overrides: Overrides = None,
     no_calibrate: Annotated[
-        bool, typer.Option("--no-calibrate", help="Take no steps to tell the time.")
+        bool, typer.Option("--no-calibrate", help="help.plan.no_calibrate")
     ] = False,
-    bases: Annotated[
-        bool, typer.Option("--bases", help="List models to start from, and what they need.")
-    ] = False,
+    bases: Annotated[bool, typer.Option("--bases", help="help.plan.bases")] = False,
     json: Json = False,
 ) -> None:
     """Say what a run will take: memory by part, steps, time, disk; refuse what cannot fit."""
@@ -101,16 +101,16 @@ def plan(
         run_planning(recipe, overrides or [], not no_calibrate, json)
 
 
-@app.command(name="eval")
+@app.command(name="eval", help="help.eval")
 def evaluate(
     model: Model,
-    file: Annotated[str, typer.Argument(help="Questions with their answers, in any known shape.")],
+    file: Annotated[str, typer.Argument(help="help.eval.file")],
     overrides: Overrides = None,
-    by: Annotated[str | None, typer.Option(help="Also score apart by this column.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first so many questions.")] = None,
+    by: Annotated[str | None, typer.Option(help="help.eval.by")] = None,
+    limit: Annotated[int | None, typer.Option(help="help.eval.limit")] = None,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="data.* and generate.* fields."),
+        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="help.eval.set"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -120,16 +120,14 @@ def evaluate(
     run_evaluation(model, file, by, limit, [*(overrides or []), *(options or [])], json)
 
 
-@app.command()
+@app.command(help="help.ask")
 def ask(
     model: Model,
-    question: Annotated[str | None, typer.Argument(help="Without one, a conversation.")] = None,
-    context: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A text that the question is about.")
-    ] = None,
+    question: Annotated[str | None, typer.Argument(help="help.ask.question")] = None,
+    context: Annotated[str | None, typer.Option(metavar="FILE", help="help.ask.context")] = None,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Fields such as temperature=0.7."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="help.ask.set"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -139,35 +137,21 @@ def ask(
     run_asking(model, question, context, options or [], json)
 
 
-@app.command()
+@app.command(help="help.convert")
 def convert(
-    source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A run, a directory, a Hub id or a GGUF file.")
-    ],
-    destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="The directory to write, which is new.")
-    ],
-    to: Annotated[str, typer.Option(help="llama4, hf, hf-multimodal or gguf.")],
-    experts: Annotated[
-        int | None, typer.Option(help="Give a dense model so many routed experts.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="bf16, f16, f32 or q8_0; the source's where left out.")
-    ] = None,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="help.convert.source")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="help.convert.destination")],
+    to: Annotated[str, typer.Option(help="help.convert.to")],
+    experts: Annotated[int | None, typer.Option(help="help.convert.experts")] = None,
+    dtype: Annotated[str | None, typer.Option(help="help.convert.dtype")] = None,
     base: Annotated[
         Path | None,
-        typer.Option(
-            help="The multimodal directory to take the vision part from; or an adapter's base."
-        ),
+        typer.Option(help="help.convert.base"),
     ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Add an adapter to its base's weights.")
-    ] = False,
-    no_check: Annotated[
-        bool, typer.Option("--no-check", help="Do not compare the result with its source.")
-    ] = False,
-    shard_size: Annotated[str, typer.Option(help="The most bytes of a file of weights.")] = "5GB",
-    force: Annotated[bool, typer.Option("--force", help="Replace DST where it exists.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="help.convert.merge")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="help.convert.no_check")] = False,
+    shard_size: Annotated[str, typer.Option(help="help.convert.shard_size")] = "5GB",
+    force: Annotated[bool, typer.Option("--force", help="help.convert.force")] = False,
     json: Json = False,
 ) -> None:
     """Write a model in another format, and prove that it is the same function."""
@@ -178,11 +162,11 @@ def convert(
     )
 
 
-@app.command()
+@app.command(help="help.report")
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    lang: Annotated[str | None, typer.Option(help="fr or en; the system's where left out.")] = None,
-    browse: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="help.report.run")],
+    lang: Annotated[str | None, typer.Option(help="help.report.lang")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="help.report.open")] = False,
     json: Json = False,
 ) -> None:
     """Write RUN/report.html: what was learnt, by which experts, from which data."""
@@ -196,8 +180,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
+    speak(choose_language(None, os.environ))
     try:
-        app()
+        asked, words = take_language(sys.argv[1:])
+        speak(choose_language(asked, os.environ))
+        in_words(get_command(app))(words)
     except QuatrainError as error:
         _fail(error)
     except KeyboardInterrupt:
@@ -205,23 +192,14 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
-        _fail(
-            ResourceError(
-                "Q602",
-                f"the disk is full or cannot be written: {error}.",
-                "Free some space, or use another run_dir; what was finished is whole.",
-            )
-        )
+        _fail(ResourceError("Q602.disk", error=error))
     except (MemoryError, RuntimeError) as error:
         said = str(error).lower()
         if not isinstance(error, MemoryError) and not any(sign in said for sign in _NO_MEMORY):
             raise
         _fail(
             ResourceError(
-                "Q601",
-                f"memory ran out: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
-                "Halve train.micro_batch_size, set train.activation_checkpointing=true, or lower "
-                "data.block_size. The last checkpoint is whole.",
+                "Q601.memory", why=str(error).splitlines()[0] if str(error) else "MemoryError"
             )
         )
 
@@ -229,7 +207,7 @@ def main() -> None:
 def _fail(error: QuatrainError) -> None:
     if os.environ.get("QUATRAIN_DEBUG"):
         raise error
-    print(f"error{error}", file=sys.stderr)
+    print(say("cli.error", error=str(error)), file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quatrain.recipe import load_config
-from quatrain.words import Words
+from quatrain.words import say, spoken, tell
 
 _BAR = 30
 _PIPED_WIDTH, _BASES_WIDTH = 100, 120
@@ -130,8 +130,8 @@ def _show(described: dict[str, Any]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPED_WIDTH)
-    console.print(Text(f"{described['run_dir']}: {described['task']} on {described['device']}",
-                       "bold"))  # fmt: skip
+    about = {name: described[name] for name in ("run_dir", "task", "device")}
+    console.print(Text(say("plan.head", **about), "bold"))
     console.print(_facts(described))
     console.print()
     console.print(_memory(described["memory"]))
@@ -143,54 +143,57 @@ def _facts(described: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("model", f"{described['parameters']:,} parameters, "
-                  f"{described['active_parameters']:,} of them active")  # fmt: skip
-    table.add_row("data", f"{described['rows']:,} rows of {described['block_size']:,} tokens")
-    table.add_row("a step", f"{described['batch_size']} rows, {described['micro_batch_size']} at a "
-                  f"time; {described['tokens_a_step']:,} tokens, "
-                  f"{described['operations_a_step'] / 1e12:.3g} Tflop")  # fmt: skip
-    steps = "as many as the budget allows"
+    table.add_row(say("plan.model"), say("plan.model.what", count=described["parameters"],
+                                         active=described["active_parameters"]))  # fmt: skip
+    table.add_row(say("plan.data"), say("plan.data.what", rows=described["rows"],
+                                        size=described["block_size"]))  # fmt: skip
+    table.add_row(say("plan.step"), say(
+        "plan.step.what", rows=described["batch_size"], at_once=described["micro_batch_size"],
+        tokens=described["tokens_a_step"], operations=described["operations_a_step"] / 1e12,
+    ))  # fmt: skip
+    steps = say("plan.steps.budget")
     if described["steps"] is not None:
-        steps = f"{described['steps']:,}, {described['tokens']:,} tokens"
-    table.add_row("steps", steps)
-    table.add_row("time", _clock(described))
-    disk = described["disk"]
-    table.add_row("disk", f"{gigabytes(disk['checkpoint'])} a checkpoint, {gigabytes(disk['most'])}"
-                  f" at most, {gigabytes(disk['free'])} free")  # fmt: skip
+        steps = say("plan.steps.what", steps=described["steps"], tokens=described["tokens"])
+    table.add_row(say("plan.steps"), steps)
+    table.add_row(say("plan.time"), _clock(described))
+    disk = {name: gigabytes(described["disk"][name]) for name in ("checkpoint", "most", "free")}
+    table.add_row(say("plan.disk"), say("plan.disk.what", **disk))
     return table
 
 
 def _clock(described: dict[str, Any]) -> str:
     if described["seconds"] is None:
-        return "not measured"
-    duration = Words("en").duration
-    return (
-        f"about {duration(described['seconds'])}: {described['step_seconds']:.3g} s a step "
-        f"({described['steps_timed']} timed), {described['evaluations']} evaluations of "
-        f"{duration(described['evaluation_seconds'])}"
-    )
+        return say("plan.time.not_measured")
+    duration = spoken().duration
+    return say(
+        "plan.time.what", time=duration(described["seconds"]), step=described["step_seconds"],
+        timed=described["steps_timed"], evaluations=described["evaluations"],
+        evaluation=duration(described["evaluation_seconds"]),
+    )  # fmt: skip
 
 
 def _memory(memory: dict[str, Any]) -> Table:
-    from quatrain.train.plan import gigabytes
+    from quatrain.train.plan import gigabytes, part_key
 
-    of = f" of {gigabytes(memory['free'])} free" if memory["free"] is not None else ""
+    at_peak = say("plan.memory.peak", peak=memory["peak"])
+    if memory["free"] is not None:
+        at_peak = say("plan.memory.peak_of", peak=memory["peak"], free=gigabytes(memory["free"]))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     beyond = memory["free"] is not None and memory["total"] > memory["free"]
     style = "bold red" if beyond else "bold"
-    table.add_row("memory", Text(gigabytes(memory["total"]), style),
-                  f"at the peak, {memory['peak']}{of}")  # fmt: skip
+    table.add_row(say("plan.memory"), Text(tell(gigabytes(memory["total"])), style), at_peak)
     parts = sorted(memory["parts"].items(), key=lambda part: -part[1])
     for name, size in parts:
         if size:
             bar = "█" * max(1, round(_BAR * size / memory["total"]))
-            table.add_row(name, gigabytes(size), Text(bar, "red" if beyond else "blue"))
+            part = say(part_key(name))
+            table.add_row(part, tell(gigabytes(size)), Text(bar, "red" if beyond else "blue"))
     if memory["measured_above_weights"] is not None:
-        table.add_row("measured", gigabytes(memory["measured_above_weights"]),
-                      "while steps were timed, beside the weights")  # fmt: skip
+        table.add_row(say("plan.measured"), tell(gigabytes(memory["measured_above_weights"])),
+                      say("plan.measured.what"))  # fmt: skip
     return table
 
 
@@ -209,30 +212,28 @@ def list_bases(as_json: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_BASES_WIDTH)
-    table = Table("base", "total", "active", "bf16 file", "to train", "machine", box=None)
+    table = Table(say("plan.base"), say("plan.total"), say("plan.active"), say("plan.file"),
+                  say("plan.to_train"), say("plan.machine"), box=None)  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
     for one in found:
         style = "bold green" if one["fits_here"] else None
+        file, memory = tell(gigabytes(one["file"])), tell(gigabytes(one["memory"]))
         table.add_row(one["id"], billions(one["parameters"]), billions(one["active_parameters"]),
-                      gigabytes(one["file"]), gigabytes(one["memory"]), machine_for(one["memory"]),
-                      style=style)  # fmt: skip
+                      file, memory, machine_for(one["memory"]), style=style)  # fmt: skip
     console.print(table)
-    here = f"; {gigabytes(free)} are free here (bold: fits)" if free is not None else ""
-    note = (
-        "to train: every weight in float32 with AdamW, one row of 512 tokens at a time, with "
-        f"activations computed again{here}.\nDense ones are converted first: quatrain convert ID "
-        "DIR --to llama4."
-    )
-    console.print(Text(note, "dim"))
+    here = say("plan.here", free=gigabytes(free)) if free is not None else ""
+    console.print(Text(say("plan.bases", here=here), "dim"))
 
 
 def billions(number: int) -> str:
     """Write a count of parameters: 134M, 1.24B."""
-    return f"{number / 1e9:.3g}B" if number >= 1e9 else f"{number / 1e6:.0f}M"
+    if number >= 1e9:
+        return say("plan.billions", count=number / 1e9)
+    return say("plan.millions", count=number / 1e6)
 
 
 def machine_for(memory: int) -> str:
     """Name the least memory, of RAM or of a GPU, that suffices."""
     least = next((size for size in _SIZES if size * 1e9 >= memory), None)
-    return f"{least} GB" if least else "over 2 TB"
+    return say("plan.machine.what", size=str(least)) if least else say("plan.machine.beyond")

@@ -11,11 +11,12 @@ from typing import Any
 
 from quatrain.locale import choose_language
 from quatrain.run_dir import PAGE
+from quatrain.words import say, spoken
 
 
 def run_report(directory: Path, language: str | None, as_json: bool, in_browser: bool) -> None:
     """Write the page of a run, and say where it is."""
-    language = choose_language(language, os.environ)
+    language = spoken().language if language is None else choose_language(language, os.environ)
     from quatrain.report.page import write_report
 
     run = write_report(directory, language)
@@ -25,7 +26,7 @@ def run_report(directory: Path, language: str | None, as_json: bool, in_browser:
     else:
         print(page)
     if in_browser and not webbrowser.open(page.resolve().as_uri()):
-        print(f"no browser was found; open {page} yourself", file=sys.stderr)
+        print(say("cli.report.no_browser", page=page), file=sys.stderr)
 
 
 def _described(run: Any, page: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from quatrain.recipe import load_config
+from quatrain.words import say
 
 
 def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) -> None:
@@ -29,7 +30,7 @@ def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) ->
 def leave_if_stopped(result: Any, command: list[str]) -> None:
     """After a signal, say how to go on and exit as shells expect."""
     if result.stopped_by is not None:
-        print(f"stopped and saved; to go on: {shlex.join(command)}", file=sys.stderr)
+        print(say("cli.train.stopped", command=shlex.join(command)), file=sys.stderr)
         sys.exit(128 + result.stopped_by)
 
 
@@ -47,5 +48,6 @@ def summary(result: Any) -> dict[str, Any]:
 
 
 def _say_what_next(result: Any) -> None:
-    print(f"best checkpoint: step {result.state.best_step}", file=sys.stderr)
-    print(f'ask it: quatrain ask {shlex.quote(str(result.run_dir))} "..."', file=sys.stderr)
+    print(say("cli.train.best", step=result.state.best_step), file=sys.stderr)
+    command = f'quatrain ask {shlex.quote(str(result.run_dir))} "..."'
+    print(say("cli.train.ask", command=command), file=sys.stderr)

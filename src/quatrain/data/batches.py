@@ -41,13 +41,9 @@ class Batches:
     def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
         """Read `rows` in an order that `seed` fixes, `batch_size` rows a step on all ranks."""
         if not len(rows):
-            raise DataError(
-                "Q303",
-                f"no rows to learn from: {rows.directory} holds none.",
-                "Check data.train: every record was rejected or set aside.",
-            )
+            raise DataError("Q303.no_rows", directory=rows.directory)
         if batch_size < 1:
-            raise ConfigError("Q201", f"batch_size must be at least 1: {batch_size}.")
+            raise ConfigError("Q201.batch_size", batch_size=batch_size)
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
@@ -64,10 +60,11 @@ class Batches:
         """
         if self.batch_size % world:
             raise ConfigError(
-                "Q201",
-                f"the number of processes must divide batch_size: batch_size={self.batch_size}, "
-                f"{world} processes leave {self.batch_size % world}.",
-                f"Use train.batch_size={-(-self.batch_size // world) * world}.",
+                "Q201.processes",
+                batch_size=self.batch_size,
+                world=world,
+                left=self.batch_size % world,
+                better=-(-self.batch_size // world) * world,
             )
         assert 0 <= rank < world, f"rank {rank} of {world}"
         share = self.batch_size // world

@@ -34,5 +34,5 @@ def embedded_rows(source: str) -> Iterator[RawRow]:
         rows = [*questions(cast(Split, name), NUM_TRAINED if name == "train" else None)]
     else:
         known = ", ".join(_PREFIX + n for n in (*get_args(Split), _TEXT))
-        raise DataError("Q320", f"no embedded data is called {source}.", f"There are {known}.")
+        raise DataError("Q320.embedded", source=source, known=known)
     return (RawRow(f"{source}:{number}", row) for number, row in enumerate(rows, start=1))

@@ -213,11 +213,14 @@ def refuse_cuts(counts: Counts, block_size: int, max_cut_fraction: float) -> Non
     first = counts.too_long[0]
     enough = -(-counts.longest // _ROUNDING) * _ROUNDING
     raise DataError(
-        "Q324",
-        f"answers would be cut: {number} of {counts.conversations} conversations are longer than "
-        f"data.block_size={block_size} tokens (the first: {first.location}, {first.tokens} "
-        f"tokens); data.max_cut_fraction={max_cut_fraction} are set aside at most.",
-        f"Use data.block_size={enough}, which holds the longest.",
+        "Q324.cut",
+        number=number,
+        conversations=counts.conversations,
+        block_size=block_size,
+        first=first.location,
+        tokens=first.tokens,
+        max_cut_fraction=max_cut_fraction,
+        enough=enough,
     )
 
 
@@ -225,11 +228,11 @@ def refuse_no_targets(counts: Counts, block_size: int) -> None:
     """Stop when there is nothing to learn."""
     if not counts.targets:
         raise DataError(
-            "Q303",
-            f"no answer token survives data.block_size={block_size}: {counts.conversations} "
-            f"conversations, {len(counts.too_long)} of them too long, {counts.documents} documents "
-            "and no target token.",
-            "Use a larger data.block_size, or data with answers.",
+            "Q303.no_targets",
+            block_size=block_size,
+            conversations=counts.conversations,
+            too_long=len(counts.too_long),
+            documents=counts.documents,
         )
 
 

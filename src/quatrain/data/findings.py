@@ -17,6 +17,7 @@ from quatrain.data.encode import TooLong
 from quatrain.data.language import TOO_SHORT, UNSURE, name_of
 from quatrain.data.similar import LEAK_WORDS, MOST_COMPARED, HeldOut, Repeats, disputed, repeated
 from quatrain.data.survey import SHOWN, Survey
+from quatrain.words import Sentence
 
 Level = Literal["stop", "warning", "note"]
 
@@ -71,30 +72,28 @@ def judge_side(
 def judge_leaks(survey: Survey, held_out: HeldOut, fails: bool) -> Iterator[Finding]:
     """Judge what training shares with the held-out side."""
     level: Level = "stop" if fails else "warning"
-    remedy = "Leave these records out of one side, or hold groups out: data.holdout=0.1."
+    remedy = Sentence.of("findings.remedy.leaks")
     if survey.asked.count:
         yield Finding(
             level, "leaked_questions", "train", survey.asked.count,
-            f"records that ask a question of the held-out file: {survey.asked.count:,}",
+            Sentence.of("findings.leaked_questions", count=survey.asked.count),
             remedy, tuple(survey.asked.places),
         )  # fmt: skip
     if survey.shared.count:
         yield Finding(
             level, "leaked_text", "train", survey.shared.count,
-            f"records that share {LEAK_WORDS} words in a row with held-out ones: "
-            f"{survey.shared.count:,}",
+            Sentence.of("findings.leaked_text", words=LEAK_WORDS, count=survey.shared.count),
             remedy, tuple(survey.shared.places),
         )  # fmt: skip
     if survey.leaked:
         yield Finding(
             "note", "leaked_records", "eval", len(survey.leaked),
-            f"records that training has seen in part or whole: {len(survey.leaked):,} of "
-            f"{held_out.count:,}",
+            Sentence.of("findings.leaked_records", count=len(survey.leaked), total=held_out.count),
         )  # fmt: skip
     if not held_out.complete:
         yield Finding(
             "note", "leaks_incomplete", "eval", 0,
-            f"only the first held-out records were searched for {LEAK_WORDS} words in a row",
+            Sentence.of("findings.leaks_incomplete", words=LEAK_WORDS),
         )  # fmt: skip
 
 
@@ -117,13 +116,13 @@ class _Side:
         seen = self.total + survey.rejected
         share = survey.rejected / seen if seen else 0.0
         stops = share > allowed or not self.total
-        places = [f"{r.location}: {r.reason}" for r in survey.rejections[:SHOWN]]
-        message = f"records that cannot be used: {survey.rejected:,} of {seen:,}, {share:.2%}"
-        if stops:
-            message += f"; data.max_bad_fraction allows {allowed:.2%}"
+        places = [Sentence.of("errors.at", location=r.location, reason=r.reason)
+                  for r in survey.rejections[:SHOWN]]  # fmt: skip
         yield self._found(
-            "stop" if stops else "warning", "rejected", survey.rejected, message,
-            "Mend these records, or take them out.", places, "Q323" if stops else "",
+            "stop" if stops else "warning", "rejected", survey.rejected,
+            Sentence.of("findings.too_many_rejected" if stops else "findings.rejected",
+                        count=survey.rejected, total=seen, share=share, allowed=allowed),
+            Sentence.of("findings.remedy.rejected"), places, "Q323" if stops else "",
         )  # fmt: skip
 
     def plain_text(self) -> Iterator[Finding]:
@@ -131,9 +130,8 @@ class _Side:
         if self.config.train.task == "sft" and self.survey.documents:
             yield self._found(
                 "stop", "plain_text", self.survey.documents,
-                f"records of plain text, which has no answer: {self.survey.documents:,}",
-                "Use train.task=pretrain, or name the columns: data.columns.question=COLUMN "
-                "data.columns.answer=COLUMN.", code="Q327",
+                Sentence.of("findings.plain_text", count=self.survey.documents),
+                Sentence.of("findings.remedy.plain_text"), code="Q327",
             )  # fmt: skip
 
     def cut(self, too_long: Sequence[TooLong]) -> Iterator[Finding]:
@@ -147,52 +145,47 @@ class _Side:
         stops = number > data.max_cut_fraction * total or none_fits
         yield self._found(
             "stop" if stops else "warning", "too_long", number,
-            f"conversations longer than data.block_size={data.block_size} tokens: {number:,} of "
-            f"{total:,}, the longest has {longest:,}; "
-            + (f"data.max_cut_fraction allows {data.max_cut_fraction:.0%}" if stops
-               else "they are set aside whole"),
-            f"Use data.block_size={enough}, which holds the longest.",
-            [f"{item.location}: {item.tokens:,} tokens" for item in too_long[:SHOWN]],
+            Sentence.of("findings.cut" if stops else "findings.set_aside", count=number,
+                        total=total, block_size=data.block_size, longest=longest,
+                        allowed=data.max_cut_fraction),
+            Sentence.of("findings.remedy.cut", enough=enough),
+            [Sentence.of("findings.tokens", location=item.location, count=item.tokens)
+             for item in too_long[:SHOWN]],
             "Q324" if stops else "",
         )  # fmt: skip
 
     def repeats(self) -> Iterator[Finding]:
         """Judge records that say what an earlier one says."""
         survey, wholes = self.survey, self.survey.wholes
-        remedy = "Keep one of each, unless the repetition is meant."
         same = repeated(wholes, SHOWN)
-        verb = "repeat an earlier one (case and spaces left aside)"
-        yield from self._repeats("duplicates", same, _MANY_REPEATS, verb, remedy)
+        yield from self._repeats("duplicates", same, _MANY_REPEATS, "findings.remedy.repeats")
         near = survey.sketches.near(wholes, SHOWN)
-        verb = "nearly repeat an earlier one (an estimate)"
-        yield from self._repeats("near_duplicates", near, _MANY_NEAR, verb, remedy)
+        yield from self._repeats("near_duplicates", near, _MANY_NEAR, "findings.remedy.repeats")
         if survey.conversations:
             several = disputed(survey.questions, survey.answers, SHOWN)
-            verb = "give another answer to an earlier question"
-            remedy = "Decide for one, or join them in a column answers."
-            yield from self._repeats("disputed", several, _MANY_REPEATS, verb, remedy)
+            yield from self._repeats("disputed", several, _MANY_REPEATS, "findings.remedy.disputed")
         if self.total > MOST_COMPARED:
-            yield self._found("note", "not_compared", self.total - MOST_COMPARED,
-                              f"near duplicates were looked for in the first {MOST_COMPARED:,} "
-                              "records alone")  # fmt: skip
+            message = Sentence.of("findings.not_compared", count=MOST_COMPARED)
+            yield self._found("note", "not_compared", self.total - MOST_COMPARED, message)
 
-    def _repeats(
-        self, what: str, found: Repeats, many: float, verb: str, remedy: str
-    ) -> Iterator[Finding]:
+    def _repeats(self, what: str, found: Repeats, many: float, remedy: str) -> Iterator[Finding]:
         if found.count:
             share = found.count / self.total
             place = self.survey.places.__getitem__
             yield self._found(
                 "warning" if share > many else "note", what, found.count,
-                f"records that {verb}: {found.count:,}, {share:.1%}", remedy,
-                [f"{place(record)} as {place(earlier)}" for record, earlier in found.examples],
+                Sentence.of(f"findings.{what}", count=found.count, share=share),
+                Sentence.of(remedy),
+                [Sentence.of("findings.as", record=place(record), earlier=place(earlier))
+                 for record, earlier in found.examples],
             )  # fmt: skip
 
     def language(self, languages: dict[str, int] | None) -> Iterator[Finding]:
         """Judge whether the texts are French."""
         if languages is None:
-            yield self._found("note", "language_unknown", 0, "the language was not looked at",
-                              "pip install 'quatrain[data]' brings py3langid.")  # fmt: skip
+            yield self._found("note", "language_unknown", 0,
+                              Sentence.of("findings.language_unknown"),
+                              Sentence.of("findings.remedy.language_unknown"))  # fmt: skip
             return
         told = {name: n for name, n in languages.items() if name not in (TOO_SHORT, UNSURE)}
         number = sum(told.values())
@@ -201,9 +194,8 @@ class _Side:
             most = max(told, key=lambda name: told[name])
             yield self._found(
                 "warning", "not_french", number - told.get("fr", 0),
-                f"{french:.0%} of {number:,} sampled records are French; most are "
-                f"{name_of(most)}",
-                "Training works in any language; answers are scored by French rules.",
+                Sentence.of("findings.not_french", french=french, count=number, most=name_of(most)),
+                Sentence.of("findings.remedy.not_french"),
             )  # fmt: skip
 
     def text(self) -> Iterator[Finding]:
@@ -213,24 +205,22 @@ class _Side:
             shown = next(iter(survey.garbled.names))
             yield self._found(
                 "warning", "mojibake", survey.garbled.count,
-                f"records decoded wrongly once: {survey.garbled.count:,}, such as {shown!r}",
-                "Read the source again as UTF-8; or mend each text: ftfy.fix_encoding(text), of "
-                "pip install ftfy.", survey.garbled.places,
+                Sentence.of("findings.mojibake", count=survey.garbled.count, shown=shown),
+                Sentence.of("findings.remedy.mojibake"), survey.garbled.places,
             )  # fmt: skip
         if survey.lost.count:
             yield self._found(
                 "warning", "lost_characters", survey.lost.count,
-                f"records with U+FFFD, where a character was lost: {survey.lost.count:,}",
-                "Take the text from its source again.", survey.lost.places,
+                Sentence.of("findings.lost_characters", count=survey.lost.count),
+                Sentence.of("findings.remedy.lost_characters"), survey.lost.places,
             )  # fmt: skip
         if survey.control.count:
-            names = ", ".join(f"{name} {n:,}x" for name, n in survey.control.names.most_common(4))
+            names = tuple(Sentence.of("findings.times", name=name, count=n)
+                          for name, n in survey.control.names.most_common(4))  # fmt: skip
             yield self._found(
                 "warning", "control_tokens", survey.control.count,
-                f"records with what looks like control tokens: {survey.control.count:,} ({names}); "
-                "as content it is encoded as ordinary text",
-                "If a template was applied already, give the turns apart, in messages.",
-                survey.control.places,
+                Sentence.of("findings.control_tokens", count=survey.control.count, names=names),
+                Sentence.of("findings.remedy.control_tokens"), survey.control.places,
             )  # fmt: skip
 
     def answers(self) -> Iterator[Finding]:
@@ -239,10 +229,9 @@ class _Side:
         if survey.outside.count:
             yield self._found(
                 "warning", "answer_not_in_context", survey.outside.count,
-                f"answers that do not stand in their context: {survey.outside.count:,} of "
-                f"{survey.with_context:,}",
-                "Look whether the context was cut, or the answer reworded.",
-                survey.outside.places,
+                Sentence.of("findings.answer_not_in_context", count=survey.outside.count,
+                            total=survey.with_context),
+                Sentence.of("findings.remedy.answer_not_in_context"), survey.outside.places,
             )  # fmt: skip
         if survey.conversations < _FEWEST_ANSWERS:
             return
@@ -250,10 +239,10 @@ class _Side:
         most = int(counts.argmax())
         share = float(counts[most]) / self.total
         if share > _DOMINANT:
-            text = survey.answer_texts.get(int(marks[most]), "(a long one)")
+            text = survey.answer_texts.get(int(marks[most]))
+            shown = repr(text) if text is not None else Sentence.of("findings.long_answer")
             yield self._found(
                 "warning", "dominant_answer", int(counts[most]),
-                f"{share:.0%} of the answers are one: {text!r}; always to give it would score "
-                "as much",
-                "Balance the questions, or judge by a column: quatrain eval --by COLUMN.",
+                Sentence.of("findings.dominant_answer", share=share, shown=shown),
+                Sentence.of("findings.remedy.dominant_answer"),
             )  # fmt: skip

@@ -260,7 +260,7 @@ def _too_long(
                 continue
             index += 1
             if index >= len(likely):
-                raise DataError("Q310", "the data grew while it was inspected.", "Run it again.")
+                raise DataError("Q310.grown")
             if likely[index] and isinstance(outcome, Conversation):
                 yield index, outcome
 

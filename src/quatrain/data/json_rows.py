@@ -12,6 +12,7 @@ from typing import Any
 
 from quatrain.data.lines import RawRow, encoding_of_bom, read_lines, read_whole
 from quatrain.errors import DataError
+from quatrain.words import Sentence
 
 
 def jsonl_rows(path: Path) -> Iterator[RawRow]:
@@ -30,16 +31,17 @@ def json_rows(path: Path) -> Iterator[RawRow]:
     try:
         value = _DECODER.decode(text)
     except RecursionError:
-        raise _broken(path, "nested too deeply") from None
+        raise _broken(path, Sentence.of("reasons.deep")) from None
     except json.JSONDecodeError as error:
-        raise _broken(path, f"line {error.lineno} column {error.colno}: {error.msg}") from None
+        place = {"line": error.lineno, "column": error.colno, "why": error.msg}
+        raise _broken(path, Sentence.of("reasons.json_at", **place)) from None
     except ValueError as error:
         raise _broken(path, str(error)) from None
     for number, item in enumerate(_items(path, value), 1):
         yield _row(f"{path.name}:{number}", item)
 
 
-def find_flaw(value: Any) -> str | None:
+def find_flaw(value: Any) -> Sentence | None:
     """Look through a decoded value for what the decoder marked, and for text that is not text."""
     held = [value]
     while held:
@@ -56,23 +58,23 @@ def find_flaw(value: Any) -> str | None:
     return None
 
 
-def flaw_of_text(text: str) -> str | None:
+def flaw_of_text(text: str) -> Sentence | None:
     """Say why a string is not text: a NUL, or half of a surrogate pair."""
     if "\0" in text:
-        return "contains a NUL character"
+        return Sentence.of("reasons.nul")
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            return "contains half of a surrogate pair, which is no character"
+            return Sentence.of("reasons.surrogate")
     return None
 
 
 class _Flaw:
     """Stands in a decoded value where the file had something that is not JSON."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, key: str, given: str) -> None:
+        self.reason = Sentence.of(key, given=given)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Any:
@@ -82,20 +84,20 @@ def _pairs(pairs: list[tuple[str, Any]]) -> Any:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            return _Flaw(f"duplicate key {key[:40]!r}")
+            return _Flaw("reasons.duplicate_key", key[:40])
         seen.add(key)
     raise AssertionError("fewer keys than pairs, yet none is twice")
 
 
 def _number(digits: str) -> Any:
     value = float(digits)
-    return value if abs(value) != float("inf") else _Flaw(f"{digits[:40]} is too large a number")
+    return value if abs(value) != float("inf") else _Flaw("reasons.number", digits[:40])
 
 
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_pairs,
     parse_float=_number,
-    parse_constant=lambda name: _Flaw(f"{name} is not JSON"),
+    parse_constant=lambda name: _Flaw("reasons.constant", name),
 )
 
 
@@ -103,33 +105,47 @@ def _row_of_line(location: str, text: str) -> RawRow:
     try:
         value = _DECODER.decode(text)
     except RecursionError:
-        return RawRow(location, None, "nested too deeply")
+        return RawRow(location, None, Sentence.of("reasons.deep"))
     except json.JSONDecodeError as error:
-        return RawRow(location, None, f"not JSON: {error.msg} at column {error.colno}")
+        flaw = Sentence.of("reasons.not_json_at", why=error.msg, column=error.colno)
+        return RawRow(location, None, flaw)
     except ValueError as error:
-        return RawRow(location, None, f"not JSON: {str(error)[:80]}")
+        return RawRow(location, None, Sentence.of("reasons.not_json", why=str(error)[:80]))
     return _row(location, value)
 
 
 def _row(location: str, value: Any) -> RawRow:
     flaw = find_flaw(value)
     if flaw is None and not isinstance(value, dict | str):
-        flaw = f"a row must be an object, this is {kind_of(value)}"
+        flaw = Sentence.of("reasons.row_kind", kind=kind_of(value))
     return RawRow(location, None, flaw) if flaw else RawRow(location, value)
 
 
 def kind_of(value: Any) -> str:
     """Name a JSON value's type as JSON does."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
-    names |= {int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    if value is None:
+        return "null"
+    kind = type(value)
+    return Sentence.of(_KINDS[kind]) if kind in _KINDS else kind.__name__
+
+
+_KINDS = {
+    dict: "reasons.kind.object",
+    list: "reasons.kind.list",
+    str: "reasons.kind.text",
+    bool: "reasons.kind.bool",
+    int: "reasons.kind.number",
+    float: "reasons.kind.number",
+}
 
 
 def _text(path: Path) -> str:
     try:
         return read_whole(path, encoding_of_bom(path) or "utf-8")
     except UnicodeDecodeError as error:
-        raise _broken(path, f"byte {error.start} is not {error.encoding.upper()}") from None
+        encoding = error.encoding.upper()
+        flaw = Sentence.of("reasons.byte", position=error.start, encoding=encoding)
+        raise _broken(path, flaw) from None
 
 
 def _items(path: Path, value: Any) -> Iterable[Any]:
@@ -141,29 +157,15 @@ def _items(path: Path, value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, _Flaw):
         raise _broken(path, value.reason)
-    raise DataError(
-        "Q321",
-        f"{path} holds {kind_of(value)}; a .json file must hold a list of objects, "
-        '{"data": [...]} or an object of columns of equal length.',
-        "If it has one object a line, name it .jsonl.",
-    )
+    raise DataError("Q321.json_holds", path=path, kind=kind_of(value))
 
 
 def _rows_of_columns(path: Path, columns: dict[str, list[Any]]) -> Iterable[Any]:
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
-        raise DataError(
-            "Q321",
-            f"{path}: columns must have equal lengths, these have {sizes}.",
-            "Write the file again, or as .jsonl.",
-        )
+        raise DataError("Q321.json_columns", path=path, sizes=sizes)
     return (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
 
 
 def _broken(path: Path, what: str) -> DataError:
-    return DataError(
-        "Q321",
-        f"{path} is not JSON: {what}.",
-        "Mend the file there; if it has one object a line, name it .jsonl, "
-        "of which only the bad lines are set aside.",
-    )
+    return DataError("Q321.json_broken", path=path, what=what)

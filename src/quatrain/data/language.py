@@ -11,19 +11,14 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from quatrain.words import Sentence, catalogue
+
 TOO_SHORT, UNSURE = "short", "unsure"
 """What stands for a language where none can be told."""
 
 _FEWEST_LETTERS = 20
 _SURE = 0.5
 _LONGEST = 2000
-_NAMES = {
-    "fr": "French", "en": "English", "de": "German", "es": "Spanish", "it": "Italian",
-    "pt": "Portuguese", "nl": "Dutch", "ca": "Catalan", "oc": "Occitan", "ro": "Romanian",
-    "ar": "Arabic", "zh": "Chinese", "ru": "Russian", "ja": "Japanese", "la": "Latin",
-    TOO_SHORT: "too short to tell", UNSURE: "unsure",
-}  # fmt: skip
-
 _CONTINUATION = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _MOJIBAKE = re.compile(
     rf"[ÂÃ][{_CONTINUATION}]|Å[\u0092\u0093\u00b8’“]|â[€‚„\u0080\u0082\u0084]|ï¿½"
@@ -51,8 +46,9 @@ def languages(texts: Iterable[str]) -> dict[str, int] | None:
 
 
 def name_of(language: str) -> str:
-    """Name a language in English; a rare one keeps its code."""
-    return _NAMES.get(language, language)
+    """Name a language, in English to a program; a rare one keeps its code."""
+    known = language in catalogue("languages", "en")
+    return Sentence.of(f"languages.{language}") if known else language
 
 
 def mojibake(text: str) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.errors import DataError
+from quatrain.words import Sentence
 
 LINE_CAP = 16 << 20
 """Bytes; a longer line is a bad row, and is never held in memory."""
@@ -74,7 +75,7 @@ def guess_encoding(path: Path, notes: list[str]) -> str:
             good += not line.text.isascii()
     if bad <= good:
         return "utf-8"
-    notes.append(f"{path.name}: not UTF-8, read as Windows-1252 (cp1252)")
+    notes.append(Sentence.of("notes.encoding", file=path.name))
     return "cp1252"
 
 
@@ -82,17 +83,12 @@ def read_whole(path: Path, encoding: str) -> str:
     """Read a file in one piece, refusing one above the cap; may raise UnicodeDecodeError."""
     size = path.stat().st_size
     if size > FILE_CAP:
-        raise DataError(
-            "Q321",
-            f"{path} has {size >> 20} MiB; a file that is one record, or one JSON value, may have "
-            f"{FILE_CAP >> 20} MiB.",
-            "Split it, write it as .jsonl (one object a line), or for text use data.document=line.",
-        )
+        raise DataError("Q321.large", path=path, size=size >> 20, most=FILE_CAP >> 20)
     return path.read_bytes()[_bom_size(path) :].decode(encoding)
 
 
 _NOT = {
-    name: f"not {label}: bytes that mean nothing in that encoding"
+    name: Sentence.of("reasons.encoding", encoding=label)
     for name, label in (
         ("utf-8", "UTF-8"),
         ("utf-16-le", "UTF-16"),
@@ -108,13 +104,13 @@ def _bom_size(path: Path) -> int:
 
 def _decode(number: int, raw: bytes | None, encoding: str) -> Line:
     if raw is None:
-        return Line(number, None, f"line longer than {LINE_CAP >> 20} MiB")
+        return Line(number, None, Sentence.of("reasons.long_line", most=LINE_CAP >> 20))
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
         return Line(number, None, _NOT[encoding])
     if "\0" in text:
-        return Line(number, None, "contains a NUL character")
+        return Line(number, None, Sentence.of("reasons.nul"))
     return Line(number, text)
 
 

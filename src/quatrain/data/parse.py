@@ -23,6 +23,7 @@ from quatrain.data.lines import RawRow
 from quatrain.errors import DataError
 from quatrain.text.chat import check, user_content
 from quatrain.text.conversation import Conversation, Document, Message, Role
+from quatrain.words import Sentence
 
 SHAPES = ("alpaca", "messages", "sharegpt", "squad", "text")
 MEANINGS = ("question", "context", "answer", "answers", "text")
@@ -65,18 +66,21 @@ Outcome = Conversation | Document | Rejection
 class _Unfit(ValueError):
     """A row, or a part of one, breaks a rule; the message is the rejection's reason."""
 
+    def __init__(self, key: str, /, **values: object) -> None:
+        super().__init__(key)
+        self.message = Sentence.of(key, **values)
+
 
 def parse_row(row: RawRow, shape: str, columns: Mapping[str, str]) -> Iterator[Outcome]:
     """Turn one raw row into its records, at least one: each is good, or says why it is not."""
     if row.value is None:
-        yield Rejection(row.location, row.error or "unreadable")
+        yield Rejection(row.location, row.error or Sentence.of("reasons.row"))
         return
     try:
         named = _named(row.value, columns)
         yield from _PARSERS[shape](named, row.location)
     except (_Unfit, DataError) as error:
-        reason = error.message if isinstance(error, DataError) else str(error)
-        yield Rejection(row.location, reason, excerpt(row.value))
+        yield Rejection(row.location, error.message, excerpt(row.value))
 
 
 def guess_shape(value: Row | str, columns: Mapping[str, str]) -> str | None:
@@ -97,18 +101,11 @@ def guess_shape(value: Row | str, columns: Mapping[str, str]) -> str | None:
 def check_columns(columns: Mapping[str, str], seen: set[str]) -> None:
     """Refuse a mapping of columns that means nothing, or that names a column the file lacks."""
     if unknown := set(columns) - set(MEANINGS):
-        raise DataError(
-            "Q325",
-            f"data.columns has no field {sorted(unknown)[0]!r}; it has {', '.join(MEANINGS)}.",
-            "For example: data.columns.question=Frage data.columns.answer=Antwort",
-        )
+        raise DataError("Q325.meaning", given=sorted(unknown)[0], known=", ".join(MEANINGS))
     for meaning, column in columns.items():
         if column not in seen:
             raise DataError(
-                "Q325",
-                f"data.columns.{meaning}={column}: there is no such column; "
-                f"the columns are {', '.join(sorted(seen))}.",
-                f"Use data.columns.{meaning}=one of these.",
+                "Q325.column", meaning=meaning, column=column, columns=", ".join(sorted(seen))
             )
 
 
@@ -151,7 +148,7 @@ def _named(value: Row | str, columns: Mapping[str, str]) -> Row:
         return {"text": value}
     for meaning, column in columns.items():
         if column not in value:
-            raise _Unfit(f"no column {column!r}, which data.columns.{meaning} names")
+            raise _Unfit("reasons.no_named_column", column=column, meaning=meaning)
     chosen = meanings(value, columns)
     taken = set(chosen.values())
     return {
@@ -199,14 +196,13 @@ def _conversation(
 
 def _message(turn: Any, role_key: str, text_key: str, role_of: Callable[[str], Any]) -> Message:
     if not isinstance(turn, dict):
-        raise _Unfit(f"a message must be an object, this is {kind_of(turn)}")
+        raise _Unfit("reasons.message", kind=kind_of(turn))
     name, content = turn.get(role_key), turn.get(text_key)
     role = role_of(name) if isinstance(name, str) else None
     if role is None:
-        known = ", ".join(_SHAREGPT)
-        raise _Unfit(f"unknown {role_key} {name!r}; it must be one of {known}")
+        raise _Unfit("reasons.role", field=role_key, name=name, known=", ".join(_SHAREGPT))
     if not isinstance(content, str):
-        raise _Unfit(f"{text_key} must be text, this is {kind_of(content)}")
+        raise _Unfit("reasons.text", name=text_key, kind=kind_of(content))
     return Message(role, content)
 
 
@@ -223,7 +219,8 @@ def _squad(row: Row, location: str) -> Iterator[Outcome]:
     for number, paragraph in enumerate(_list(row, "paragraphs"), 1):
         where = f"{location}.{number}"
         if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
-            yield Rejection(where, "a paragraph needs a context and a list qas", excerpt(paragraph))
+            reason = Sentence.of("reasons.paragraph")
+            yield Rejection(where, reason, excerpt(paragraph))
             continue
         for index, qa in enumerate(paragraph["qas"], 1):
             yield from _squad_item(qa, paragraph, title, f"{where}.{index}", extra)
@@ -234,11 +231,10 @@ def _squad_item(
 ) -> Iterator[Outcome]:
     try:
         if not isinstance(qa, dict):
-            raise _Unfit(f"a question must be an object, this is {kind_of(qa)}")
+            raise _Unfit("reasons.question", kind=kind_of(qa))
         yield from _squad_question(qa, _text(paragraph, "context"), title, location, extra)
     except (_Unfit, DataError) as error:
-        reason = error.message if isinstance(error, DataError) else str(error)
-        yield Rejection(location, reason, excerpt(qa))
+        yield Rejection(location, error.message, excerpt(qa))
 
 
 def _squad_question(
@@ -246,7 +242,7 @@ def _squad_question(
 ) -> Iterator[Outcome]:
     question, golds = _text(qa, "question"), _golds(qa.get("answers"))
     if not golds:
-        raise _Unfit("no answer: the question cannot be answered from its context")
+        raise _Unfit("reasons.no_answer")
     messages = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
     check(messages, ends_with="assistant")
     named = isinstance(title, str) and title.strip()
@@ -281,20 +277,20 @@ def _text(row: Row, name: str, alias: str = "", needed: bool = True) -> str:
     if value is None and not needed:
         return ""
     if name not in row:
-        raise _Unfit(f"no column {label}; the columns are {', '.join(sorted(map(str, row)))}")
+        raise _Unfit("reasons.no_column", name=label, known=", ".join(sorted(map(str, row))))
     if not isinstance(value, str):
-        raise _Unfit(f"{label} must be text, this is {kind_of(value)}")
+        raise _Unfit("reasons.text", name=label, kind=kind_of(value))
     if needed and not value.strip():
-        raise _Unfit(f"{label} is empty")
+        raise _Unfit("reasons.empty", name=label)
     return value if value.strip() else ""
 
 
 def _list(row: Row, name: str) -> list[Any]:
     value = row.get(name)
     if not isinstance(value, list):
-        raise _Unfit(f"{name} must be a list, this is {kind_of(value)}")
+        raise _Unfit("reasons.list", name=name, kind=kind_of(value))
     if not value:
-        raise _Unfit(f"{name} is an empty list")
+        raise _Unfit("reasons.empty_list", name=name)
     return value
 
 
@@ -306,12 +302,12 @@ def _golds(value: Any) -> tuple[str, ...]:
         value = value.get("text", [])
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list):
-        raise _Unfit(f"answers must be a list, this is {kind_of(value)}")
+        raise _Unfit("reasons.list", name="answers", kind=kind_of(value))
     texts: list[str] = []
     for item in items:
         text = item.get("text") if isinstance(item, dict) else item
         if not isinstance(text, str):
-            raise _Unfit(f"each of answers must be text, one is {kind_of(text)}")
+            raise _Unfit("reasons.answers", kind=kind_of(text))
         if text.strip():
             texts.append(text)
     return _unique(texts)

@@ -41,6 +41,7 @@ from quatrain.files import (
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
+from quatrain.words import Sentence, say
 
 __all__ = ["PreparedData", "Records", "Rejection", "holdout", "load_and_prepare_french_data"]
 __all__ += ["load_records"]
@@ -153,13 +154,7 @@ class _Preparation:
     def _refuse_documents(self, records: Records) -> None:
         if self.config.train.task == "sft" and records.documents:
             first = records.documents[0].source
-            raise DataError(
-                "Q327",
-                f"{len(records.documents)} records are plain text (the first: {first}), which has "
-                "no answer; train.task=sft learns answers.",
-                "Use `quatrain pretrain`, or name the columns: data.columns.question=COLUMN "
-                "data.columns.answer=COLUMN.",
-            )
+            raise DataError("Q327.plain_text", number=len(records.documents), first=first)
 
     def _write(
         self, name: str, records: Records, tokenizer: Tokenizer, texts: dict[str, str]
@@ -231,11 +226,11 @@ def _find(directory: Path, key: str, config: Config, chat: ChatFormat) -> Prepar
     for name in names:
         what = damage(directory / name)
         if what is None and (read_manifest(directory / name) or {}).get("key") != key:
-            what = "it belongs to another preparation"
+            what = Sentence.of("log.another")
         if what is not None:
-            logger.warning("prepared data is made anew, since %s: %s", directory / name, what)
+            logger.warning(say("log.made_anew", directory=directory / name, what=what))
             return None
-    logger.info("prepared data is used again: %s", directory)
+    logger.info(say("log.used_again", directory=directory))
     has_eval = report["eval"] is not None
     text = (directory / "eval" / _QUESTIONS).read_text(encoding="utf-8") if has_eval else ""
     return PreparedData(
@@ -320,9 +315,14 @@ def _histogram(lengths: npt.NDArray[np.int32]) -> dict[str, Any]:
 def _log(report: dict[str, Any]) -> None:
     train = report["train"]
     logger.info(
-        "%d records: %d rejected, %d too long, %d rows, %.2f %% of positions used",
-        *(report["records"], report["rejected"], train["too_long"], train["rows"]),
-        100 * train["positions_used"],
+        say(
+            "log.records",
+            count=report["records"],
+            rejected=report["rejected"],
+            too_long=train["too_long"],
+            rows=train["rows"],
+            used=100 * train["positions_used"],
+        )
     )
     if report["leaks"]:
-        logger.warning("%d held-out questions are also in the training data", report["leaks"])
+        logger.warning(say("log.leaks", count=report["leaks"]))

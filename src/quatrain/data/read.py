@@ -17,15 +17,12 @@ from quatrain.data.json_rows import json_rows, jsonl_rows
 from quatrain.data.lines import RawRow, guess_encoding, read_lines, read_whole
 from quatrain.data.tables import csv_rows, hub_rows, parquet_rows, saved_dataset_rows, xlsx_rows
 from quatrain.errors import DataError
+from quatrain.words import Sentence
 
 __all__ = ["RawRow", "data_files", "is_saved_dataset", "looks_like_a_path", "read_rows"]
 
 Reader = Callable[[Path, DataConfig, list[str]], Iterator[RawRow]]
 
-_ELSEWHERE = (
-    "Check the path; a run reads another file with data.train=FILE, or a dataset of the Hub by its "
-    "name, such as data.train=AgentPublic/piaf."
-)
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _PACKED = {".gz": "gunzip -k", ".zst": "unzstd -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k"}
 _PACKED |= {".zip": "unzip", ".7z": "7z x", ".tar": "tar xf"}
@@ -71,14 +68,11 @@ def data_files(path: Path, notes: list[str]) -> list[Path]:
     ]
     known = [file for file in files if file.suffix.lower() in _READERS]
     if not known:
-        raise DataError(
-            "Q320",
-            f"{path} holds no data file; formats are {_formats()}.",
-            "Pass the path of a file, or unpack what the folder holds.",
-        )
+        raise DataError("Q320.empty_folder", path=path, formats=_formats())
     if others := [file.name for file in files if file not in set(known)]:
         shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
-        notes.append(f"{path.name}: {len(others)} files of other kinds were passed over: {shown}")
+        about = {"folder": path.name, "number": len(others), "shown": shown}
+        notes.append(Sentence.of("notes.other_files", **about))
     return known
 
 
@@ -120,18 +114,10 @@ def _formats() -> str:
 def _refuse_unknown(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix in _PACKED:
-        raise DataError(
-            "Q321",
-            f"{path} is packed; packed files are not read, since they may unpack to any size.",
-            f"Unpack it first: {_PACKED[suffix]} {path.name}",
-        )
+        raise DataError("Q321.packed", path=path, command=_PACKED[suffix], name=path.name)
     if suffix not in _READERS:
-        raise DataError(
-            "Q321",
-            f"{path} is of an unknown format {suffix or '(no extension)'}; "
-            f"formats are {_formats()}.",
-            "Rename it if it is one of these, or save it as .jsonl.",
-        )
+        shown = suffix or Sentence.of("errors.no_extension")
+        raise DataError("Q321.format", path=path, suffix=shown, formats=_formats())
 
 
 def looks_like_a_path(source: str) -> bool:
@@ -143,5 +129,6 @@ def looks_like_a_path(source: str) -> bool:
 def _no_such_file(source: str, path: Path) -> DataError:
     names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    remedy = f"Did you mean {path.parent / near[0]}?" if near else _ELSEWHERE
-    return DataError("Q320", f"no such file or folder: {source}.", remedy)
+    if near:
+        return DataError("Q320.no_file_but", source=source, near=path.parent / near[0])
+    return DataError("Q320.no_file", source=source)

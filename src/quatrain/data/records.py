@@ -27,6 +27,7 @@ from quatrain.data.read import read_rows
 from quatrain.errors import DataError
 from quatrain.files import write_text
 from quatrain.text.conversation import Conversation, Document
+from quatrain.words import Sentence
 
 _PEEK = 100
 """Rows among which the first of a known shape tells the file's."""
@@ -84,7 +85,7 @@ def load_records(
     for outcome in _outcomes(sources, config, records.notes):
         records.add(outcome)
         if config.limit is not None and len(records) >= config.limit:
-            records.notes.append(f"data.limit={config.limit}: what follows was not read")
+            records.notes.append(Sentence.of("notes.limit", limit=config.limit))
             break
     if directory is not None:
         write_rejected(directory / "rejected.jsonl", records.rejected)
@@ -100,12 +101,7 @@ def holdout(records: Records, fraction: float, seed: int) -> tuple[Records, Reco
     """
     groups = {record.group for record in records}
     if len(groups) < 2:
-        raise DataError(
-            "Q326",
-            f"data.holdout={fraction} needs two groups at least (contexts or questions), "
-            f"so that none is on both sides; the data has {len(groups)}.",
-            "Use data.holdout=0, give data.eval=PATH, or for plain text data.document=line.",
-        )
+        raise DataError("Q326.groups", fraction=fraction, groups=len(groups))
     ranked = sorted(groups, key=lambda group: _rank(group, seed))
     number = min(max(1, round(fraction * len(groups))), len(groups) - 1)
     held_groups = set(ranked[:number])
@@ -158,7 +154,7 @@ def _outcomes(sources: Sequence[str], config: DataConfig, notes: list[str]) -> I
     for name in sources:
         source = open_source(name, config, notes)
         if config.shape == "auto" and not source.empty:
-            notes.append(f"{name}: read as {source.shape}")
+            notes.append(Sentence.of("notes.shape", source=name, shape=source.shape))
         for row in source.rows:
             yield from parse_row(row, source.shape, config.columns)
 
@@ -179,37 +175,31 @@ def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:
 
 def _unknown_shape(source: str, value: object) -> DataError:
     columns = ", ".join(value) if isinstance(value, dict) else ""
-    return DataError(
-        "Q322",
-        f"{source}: the columns are of no known shape: {columns or '(none)'}. "
-        f"Shapes are {', '.join(SHAPES)}: instruction, input, output; question, answer; messages; "
-        "conversations; context, question, answers; text.",
-        "Name the columns: data.columns.question=COLUMN data.columns.answer=COLUMN, "
-        "or data.columns.text=COLUMN.",
-    )
+    given = columns or Sentence.of("errors.no_columns")
+    return DataError("Q322.shape", source=source, columns=given, shapes=", ".join(SHAPES))
 
 
 def _refuse_too_many_bad(
     records: Records, sources: Sequence[str], config: DataConfig, directory: Path | None
 ) -> None:
     if not records.total:
-        raise DataError(
-            "Q323",
-            f"no records in {', '.join(sources) or 'no source'}.",
-            "Check that the files are not empty, and data.train.",
-        )
+        named = ", ".join(sources) or Sentence.of("errors.no_source")
+        raise DataError("Q323.nothing", sources=named)
     if records.bad_fraction <= config.max_bad_fraction and len(records):
         return
-    shown = "".join(f"\n  {item.location}: {item.reason}" for item in records.rejected[:_SHOWN])
-    more = len(records.rejected) - _SHOWN
-    listing = shown + (f"\n  and {more} more" if more > 0 else "")
-    where = f" All are listed in {directory / 'rejected.jsonl'}." if directory else ""
+    shown = [Sentence.of("errors.at", location=item.location, reason=item.reason)
+             for item in records.rejected[:_SHOWN]]  # fmt: skip
+    if more := len(records.rejected[_SHOWN:]):
+        shown.append(Sentence.of("errors.more", number=more))
+    listed = directory and Sentence.of("errors.listed", path=directory / "rejected.jsonl")
     raise DataError(
-        "Q323",
-        f"{len(records.rejected)} of {records.total} records cannot be used, "
-        f"{records.bad_fraction:.2%}; data.max_bad_fraction allows "
-        f"{config.max_bad_fraction:.2%}:{listing}",
-        f"Mend them, or allow them: data.max_bad_fraction=FRACTION.{where}",
+        "Q323.rejected",
+        number=len(records.rejected),
+        total=records.total,
+        share=records.bad_fraction,
+        allowed=config.max_bad_fraction,
+        shown=tuple(shown),
+        listed=listed or "",
     )
 
 

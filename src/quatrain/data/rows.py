@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from quatrain.data.pack import pack, padded
 from quatrain.errors import DataError
-from quatrain.files import new_directory, read_manifest
+from quatrain.files import MANIFEST, new_directory, read_manifest
+from quatrain.words import Sentence
 
 SCHEMA = 1
 ID_TYPE = np.dtype("<i4")
@@ -206,8 +207,8 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArra
     wanted = int(np.prod(shape)) * dtype.itemsize
     size = path.stat().st_size if path.is_file() else -1
     if size != wanted:
-        came = f"{size} bytes" if size >= 0 else "no such file"
-        raise _damaged(path.parent, f"{path.name}: {came}, {wanted} bytes were written")
+        key = "reasons.row_size" if size >= 0 else "reasons.row_file"
+        raise _damaged(path.parent, Sentence.of(key, file=path.name, size=size, written=wanted))
     if not wanted:
         return np.empty(shape, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r", shape=shape)
@@ -216,20 +217,13 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArra
 def _manifest(directory: Path) -> dict[str, Any]:
     manifest = read_manifest(directory)
     if manifest is None:
-        raise _damaged(directory, "manifest.json is missing or unreadable")
+        raise _damaged(directory, Sentence.of("reasons.unreadable", file=MANIFEST))
     if manifest.get("schema") != SCHEMA:
         raise DataError(
-            "Q305",
-            f"prepared rows have schema {manifest.get('schema')}, this version reads {SCHEMA}: "
-            f"{directory}.",
-            f"Remove {directory} and prepare again.",
+            "Q305.schema", given=manifest.get("schema"), known=SCHEMA, directory=directory
         )
     return manifest
 
 
 def _damaged(directory: Path, what: str) -> DataError:
-    return DataError(
-        "Q305",
-        f"prepared rows are damaged: {directory}: {what}.",
-        f"Remove {directory} and run the same command again: the rows are made anew.",
-    )
+    return DataError("Q305.damaged", directory=directory, what=what)

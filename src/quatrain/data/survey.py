@@ -25,6 +25,7 @@ from quatrain.data.similar import HeldOut, Sketches, mark
 from quatrain.text.chat import CONTEXT_SEPARATOR
 from quatrain.text.conversation import Conversation, Document, Message
 from quatrain.text.french import normalise
+from quatrain.words import Sentence
 
 SHOWN = 5
 """Places that a finding names."""
@@ -158,7 +159,7 @@ class Survey:
                     yield source.shape, outcome
                     good += not isinstance(outcome, Rejection)
                     if config.limit is not None and good >= config.limit:
-                        self.notes.append(f"data.limit={config.limit}: what follows was not read")
+                        self.notes.append(Sentence.of("notes.limit", limit=config.limit))
                         return
 
     def __len__(self) -> int:
@@ -170,7 +171,7 @@ class Survey:
             self.rejections.append(rejection)
         reason = rejection.reason
         self.reasons[reason if reason in self.reasons or len(self.reasons) < _MOST_NAMES
-                     else "other reasons"] += 1  # fmt: skip
+                     else Sentence.of("reasons.others")] += 1  # fmt: skip
 
     def _take(self, record: Conversation | Document, shape: str) -> None:
         index, texts = len(self), said(record)

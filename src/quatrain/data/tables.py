@@ -17,6 +17,7 @@ from typing import Any
 from quatrain.data.json_rows import flaw_of_text
 from quatrain.data.lines import FILE_CAP, LINE_CAP, RawRow, guess_encoding, read_lines
 from quatrain.errors import DataError
+from quatrain.words import Sentence
 
 _DELIMITERS = ",;\t"
 _SAMPLE = 50
@@ -29,15 +30,11 @@ def csv_rows(path: Path, notes: list[str]) -> Iterator[RawRow]:
     records = _csv_records(path, encoding, delimiter)
     header = next((cells for _, cells, _ in records), [])
     if len(set(header)) < len(header):
-        raise DataError(
-            "Q321",
-            f"{path}: two columns have one name: {', '.join(header)}.",
-            "Give each column in the first line its own name.",
-        )
+        raise DataError("Q321.header", path=path, columns=", ".join(header))
     for number, cells, flaw in records:
         location = f"{path.name}:{number}"
         if len(cells) != len(header) and flaw is None:
-            flaw = f"{len(cells)} fields, the header has {len(header)}"
+            flaw = Sentence.of("reasons.fields", number=len(cells), wanted=len(header))
         if flaw:
             yield RawRow(location, None, flaw)
         else:
@@ -83,7 +80,7 @@ def _csv_records(
         except csv.Error as error:
             if reader.line_num > start:
                 raise _unclosed_quote(path, start, reader.line_num, error) from None
-            yield reader.line_num, [], f"not CSV: {error}"
+            yield reader.line_num, [], Sentence.of("reasons.csv", why=error)
             continue
         if cells is None:
             return
@@ -101,11 +98,7 @@ def _next_record(reader: Any) -> list[str] | None:
 
 
 def _unclosed_quote(path: Path, start: int, end: int, error: csv.Error) -> DataError:
-    return DataError(
-        "Q321",
-        f"{path}: a quoted field that opens at line {start} is broken at line {end}: {error}.",
-        'Close the quote; a quote inside a field is written twice: "".',
-    )
+    return DataError("Q321.quote", path=path, start=start, end=end, error=error)
 
 
 def xlsx_rows(path: Path, notes: list[str]) -> Iterator[RawRow]:
@@ -122,7 +115,9 @@ def xlsx_rows(path: Path, notes: list[str]) -> Iterator[RawRow]:
         sheet, *others = book.worksheets
         if others:
             unread = ", ".join(other.title for other in others)
-            notes.append(f"{path.name}: sheet {sheet.title} was read; not read: {unread}")
+            notes.append(
+                Sentence.of("notes.sheet", file=path.name, sheet=sheet.title, others=unread)
+            )
         rows = sheet.iter_rows(values_only=True)
         header = [_cell(cell) for cell in next(rows, ())]
         while header and not header[-1]:
@@ -136,7 +131,7 @@ def xlsx_rows(path: Path, notes: list[str]) -> Iterator[RawRow]:
 
 def _xlsx_row(location: str, header: list[str], cells: list[str]) -> RawRow:
     if any(cells[len(header) :]):
-        return RawRow(location, None, f"a cell beyond the {len(header)} named columns")
+        return RawRow(location, None, Sentence.of("reasons.cell", number=len(header)))
     cells += [""] * (len(header) - len(cells))
     flaw = next((flaw for cell in cells if (flaw := flaw_of_text(cell))), None)
     return RawRow(location, None if flaw else dict(zip(header, cells, strict=False)), flaw)
@@ -157,11 +152,7 @@ def _refuse_a_bomb(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         size = sum(item.file_size for item in archive.infolist())
     if size > FILE_CAP:
-        raise DataError(
-            "Q321",
-            f"{path} unpacks to {size >> 20} MiB; a workbook may have {FILE_CAP >> 20} MiB.",
-            "Save the sheet as CSV.",
-        )
+        raise DataError("Q321.workbook", path=path, size=size >> 20, most=FILE_CAP >> 20)
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -183,7 +174,7 @@ def _arrow_row(location: str, row: Any) -> RawRow:
     try:
         return RawRow(location, row.to_pylist()[0])
     except UnicodeDecodeError:
-        return RawRow(location, None, "not UTF-8: bytes that mean nothing in that encoding")
+        return RawRow(location, None, Sentence.of("reasons.encoding", encoding="UTF-8"))
 
 
 def saved_dataset_rows(directory: Path, split: str) -> Iterator[RawRow]:
@@ -196,9 +187,11 @@ def saved_dataset_rows(directory: Path, split: str) -> Iterator[RawRow]:
     if isinstance(dataset, dict):
         if split not in dataset:
             raise DataError(
-                "Q320",
-                f"{directory} has no split {split!r}; it has {', '.join(dataset)}.",
-                f"Use data.hub_split={next(iter(dataset), split)}.",
+                "Q320.split",
+                directory=directory,
+                split=split,
+                splits=", ".join(dataset),
+                first=next(iter(dataset), split),
             )
         dataset = dataset[split]
     yield from _dataset_rows(directory.name, dataset)
@@ -217,11 +210,7 @@ def hub_dataset(name: str, split: str) -> Any:
     except Exception as error:  # the library raises whatever its parts raise
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise DataError(
-            "Q320",
-            f"the dataset {name!r} (split {split!r}) could not be read from the Hugging Face Hub: "
-            f"{type(error).__name__}: {first_line}",
-            "Download the file and pass data.train=PATH; if this machine is online, check the "
-            "name, data.hub_split, and that HF_HUB_OFFLINE is not set.",
+            "Q320.hub", name=name, split=split, kind=type(error).__name__, first_line=first_line
         ) from error
 
 
@@ -235,17 +224,9 @@ def needed(module: str, source: Path | str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError(
-            "Q328",
-            f"{source} needs the {module.partition('.')[0]} library, which is not installed.",
-            "pip install 'quatrain[data]', or save the data as .jsonl.",
-        ) from None
+        raise DataError("Q328.library", source=source, library=module.partition(".")[0]) from None
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     first_line = (str(error).strip().splitlines() or [""])[0]
-    return DataError(
-        "Q321",
-        f"{path} cannot be read: {type(error).__name__}: {first_line}",
-        "Save or download the file again.",
-    )
+    return DataError("Q321.table", path=path, kind=type(error).__name__, first_line=first_line)

@@ -24,6 +24,7 @@ from quatrain.generate.answer import Answer, Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.text.chat import Encoded
 from quatrain.text.conversation import Conversation
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +104,7 @@ def held_out_loss(model: LlamaModel, batches: Iterable[HasRows]) -> tuple[float,
             total += float(judged.loss_sum)
             count += judged.num_targets
     if not math.isfinite(total):
-        raise NonFiniteError(
-            "Q502",
-            f"the held-out loss is {total} over {count} target tokens; it must be finite.",
-            "The weights are spoilt: go back to an earlier checkpoint, and if they were trained "
-            "here use a lower train.learning_rate.",
-        )
+        raise NonFiniteError("Q502.held_out", total=total, count=count)
     return total / max(1, count), count
 
 
@@ -143,7 +139,7 @@ def grade(
     context = answerer.model.config.max_position_embeddings
     sizes = [answerer.prompt_size(question.messages[:-1]) for question in questions]
     asked = [q for q, size in zip(questions, sizes, strict=True) if size < context]
-    _warn_of_long("questions leave no room in", "they score 0", questions, sizes, context - 1)
+    _warn_of_long("log.long_questions", questions, sizes, context - 1)
     with evaluating(answerer.model):
         answers = iter(answerer.replies([q.messages[:-1] for q in asked], options))
     return [
@@ -159,19 +155,18 @@ def _graded(question: Conversation, answer: Answer) -> Graded:
 
 
 def _warn_of_long(
-    what: str, so: str, conversations: Sequence[Conversation], sizes: Sequence[int], limit: int
+    key: str, conversations: Sequence[Conversation], sizes: Sequence[int], limit: int
 ) -> None:
     """Count the conversations of more than `limit` tokens, and name the first of them."""
     long = [
-        f"{conversation.source} ({size} tokens)"
+        say("log.size", place=conversation.source, size=size)
         for conversation, size in zip(conversations, sizes, strict=True)
         if size > limit
     ]
     if long:
         shown = ", ".join(long[:_NAMED]) + (" ..." if len(long) > _NAMED else "")
         logger.warning(
-            "%d of %d %s the model's context (%d tokens at most), so that %s: %s",
-            *(len(long), len(conversations), what, limit, so, shown),
+            say(key, count=len(long), total=len(conversations), limit=limit, shown=shown)
         )
 
 
@@ -189,8 +184,7 @@ def examine(
     context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
     sizes = [len(one.ids) for one in encoded]
-    what = "conversations with their gold answer exceed"
-    _warn_of_long(what, "the loss leaves them out", conversations, sizes, context)
+    _warn_of_long("log.long_answers", conversations, sizes, context)
     fitting = [one for one in encoded if len(one.ids) <= context]
     loss, _ = held_out_loss(answerer.model, padded_batches(fitting))
     graded = grade(answerer, conversations, options)

@@ -124,14 +124,9 @@ def stream(
 def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
     for number, prompt in enumerate(prompts):
         if not prompt:
-            raise DataError("Q340", f"prompt {number} is empty; it needs at least one token.")
+            raise DataError("Q340.empty", number=number)
         if len(prompt) >= context:
-            raise DataError(
-                "Q340",
-                f"prompt {number} has {len(prompt)} tokens; the model's context is {context} and "
-                "an answer needs room.",
-                "Shorten the context or the question; nothing is cut in silence.",
-            )
+            raise DataError("Q340.long", number=number, tokens=len(prompt), context=context)
 
 
 def _pad_left(

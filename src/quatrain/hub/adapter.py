@@ -38,12 +38,7 @@ def merged(base: Source, directory: Path) -> Source:
         CheckpointError: Q401, Q404 or Q415 for the adapter, Q411 for a base that is no Llama 4.
     """
     if base.kind in DENSE:
-        raise CheckpointError(
-            "Q411",
-            f"{directory} is an adapter of {base.origin}, a dense model: its weights have other "
-            "names and another order here.",
-            "Merge it with PEFT, and convert the result.",
-        )
+        raise CheckpointError("Q411.of_dense", directory=directory, base=base.origin)
     fields = read_fields(directory)
     adapters = adapters_of(fields, base.config)
     factors = adapter_tensors(directory, adapters, base.config)

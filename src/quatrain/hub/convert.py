@@ -45,6 +45,7 @@ from quatrain.model.hf_config import CONFIG, read_json
 from quatrain.model.io import dtype_name
 from quatrain.model.locate import base_of, locate
 from quatrain.model.shards import SHARD_BYTES
+from quatrain.words import Sentence
 
 Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
 Dtype = Literal["bf16", "f16", "f32", "q8_0"]
@@ -115,12 +116,7 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
         CheckpointError: Q411 for a format that has no adapters, or for what only a model can be.
     """
     if asked.to != "hf" or asked.experts or asked.dtype:
-        raise CheckpointError(
-            "Q411",
-            f"{source.origin} is an adapter, and not a model.",
-            "Give --merge to write the model that it makes of its base; or --to hf alone to copy "
-            "the adapter as it is.",
-        )
+        raise CheckpointError("Q411.adapter", source=source.origin)
     base = str(source.notes["base"])
     if asked.base:
         base = str(asked.base.resolve()) if asked.base.exists() else str(asked.base)
@@ -129,7 +125,7 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
         agreement = _compare_adapted(source, asked, temporary) if asked.check else None
         source = source.replace(notes=source.notes | {"base": base})
         write_card(source, temporary, "peft", "", agreement)
-    return Converted(directory, "as it was", agreement, source.notes)
+    return Converted(directory, Sentence.of("log.as_it_was"), agreement, source.notes)
 
 
 def _compare_adapted(source: Source, asked: Conversion, copy: Path | None) -> Agreement:
@@ -146,19 +142,12 @@ def _base_of_adapter(asked: Conversion) -> Path | None:
 
 def _refuse_contradictions(asked: Conversion) -> None:
     if asked.dtype == "q8_0" and asked.to != "gguf":
-        raise CheckpointError(
-            "Q411", f"q8_0 is a format of GGUF files, and not of --to {asked.to}.",
-            "Use --to gguf, or --dtype bf16.",
-        )  # fmt: skip
+        raise CheckpointError("Q411.q8_0", to=asked.to)
 
 
 def _refuse_used(directory: Path, force: bool) -> None:
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not force):
-        raise CheckpointError(
-            "Q413",
-            f"{directory} is there already.",
-            "Give a new directory, or --force to replace it.",
-        )
+        raise CheckpointError("Q413.there", directory=directory)
 
 
 def _refuse_to_replace(directory: Path, *needed: Path | None) -> None:
@@ -169,10 +158,7 @@ def _refuse_to_replace(directory: Path, *needed: Path | None) -> None:
     """
     for path in needed:
         if path is not None and path.resolve().is_relative_to(directory.resolve()):
-            raise CheckpointError(
-                "Q413", f"{directory} holds what is to be converted, {path}.",
-                "Give another directory.",
-            )  # fmt: skip
+            raise CheckpointError("Q413.source", directory=directory, path=path)
 
 
 def _dtype_of(source: Source) -> str:
@@ -183,10 +169,7 @@ def _dtype_of(source: Source) -> str:
     """
     dtype = source.tensors["model.embed_tokens.weight"].dtype
     if dtype not in _SHORT:
-        raise CheckpointError(
-            "Q411", f"{source.origin} holds {dtype_name(dtype)}, which is not written.",
-            "Give --dtype f32.",
-        )  # fmt: skip
+        raise CheckpointError("Q411.dtype", source=source.origin, dtype=dtype_name(dtype))
     return _SHORT[dtype]
 
 
@@ -194,15 +177,9 @@ def _prepared(model: str | Path, asked: Conversion) -> Source:
     """Open the source, and do to its weights what is asked."""
     source = with_its_own_ids(open_source(Path(model), _base_of_adapter(asked)))
     if asked.base and asked.to != "hf-multimodal" and source.kind != ADAPTER:
-        raise CheckpointError(
-            "Q411", f"--base gives a vision part, which --to {asked.to} has not.",
-            "Use --to hf-multimodal, or leave --base out.",
-        )  # fmt: skip
+        raise CheckpointError("Q411.base", to=asked.to)
     if asked.merge and source.kind != ADAPTER:
-        raise CheckpointError(
-            "Q411", f"{source.origin} is no adapter: there is nothing to merge.",
-            "Leave --merge out.",
-        )  # fmt: skip
+        raise CheckpointError("Q411.merge", source=source.origin)
     if asked.experts is not None:
         source = upcycle(source, asked.experts)
     return source

@@ -29,6 +29,7 @@ from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, read_json, read_rope
 from quatrain.model.io import HEAD
 from quatrain.model.shards import LazyTensor, open_tensors
+from quatrain.rules import problems_of
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
@@ -84,11 +85,7 @@ def _refuse_another_head(tensors: dict[str, LazyTensor]) -> None:
         CheckpointError: Q404.
     """
     if not torch.equal(tensors[HEAD].load(), tensors[_EMBEDDINGS].load()):
-        raise CheckpointError(
-            "Q404",
-            f"config.json has tie_word_embeddings=true, and {HEAD} is not {_EMBEDDINGS}.",
-            "Set tie_word_embeddings to false in a copy of the directory, or remove the tensor.",
-        )
+        raise CheckpointError("Q404.tied", head=HEAD, embeddings=_EMBEDDINGS)
 
 
 def dense_config(fields: dict[str, Any]) -> ModelConfig:
@@ -130,41 +127,25 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise CheckpointError("Q410", f"config.json breaks the model's rules: {found}") from None
+        raise CheckpointError("Q410.rules", problems=problems_of(error)) from None
 
 
 def _refuse_other_functions(fields: dict[str, Any]) -> None:
     window, context = fields.get("sliding_window"), fields["max_position_embeddings"]
     harmless = isinstance(window, int) and isinstance(context, int) and window >= context
     if window is not None and fields["model_type"] == "mistral" and not harmless:
-        raise CheckpointError(
-            "Q410",
-            f"config.json has sliding_window={window}: each token sees the last {window}, and "
-            "Llama 4 has no such layers.",
-            "Use a checkpoint without a window; or, for texts that never exceed it, set "
-            "sliding_window to null in a copy of the directory.",
-        )
+        raise CheckpointError("Q410.window", window=window)
     for name in ("attention_bias", "mlp_bias"):
         if fields.get(name):
-            raise CheckpointError(
-                "Q410", f"config.json has {name}=true, which this conversion does not carry over.",
-                "Use a checkpoint without biases.",
-            )  # fmt: skip
+            raise CheckpointError("Q410.biases", name=name)
     if fields.get("quantization_config"):
-        raise CheckpointError(
-            "Q410", "config.json has a quantization_config; quantised checkpoints are not read.",
-            "Use the bf16 checkpoint of the same model.",
-        )  # fmt: skip
+        raise CheckpointError("Q410.quantised")
     if fields.get("auto_map"):
-        raise CheckpointError(
-            "Q410", "config.json has an auto_map: its model is code, which is never run.",
-            "Use a checkpoint of a model_type that needs none.",
-        )  # fmt: skip
+        raise CheckpointError("Q410.auto_map_dense")
     if fields.get("hidden_act", "silu") != "silu":
-        raise CheckpointError("Q410", f"hidden_act must be silu: {fields['hidden_act']!r}.")
+        raise CheckpointError("Q410.activation", given=fields["hidden_act"])
     if fields.get("pretraining_tp", 1) not in (None, 1):
-        raise CheckpointError("Q410", f"pretraining_tp must be 1: {fields['pretraining_tp']!r}.")
+        raise CheckpointError("Q410.pretraining_tp", given=fields["pretraining_tp"])
 
 
 def _reordered(
@@ -174,10 +155,7 @@ def _reordered(
     if not _ROTATED.search(name):
         return tensor
     if len(tensor.shape) != 2 or tensor.shape[0] % config.d_k:
-        raise CheckpointError(
-            "Q404",
-            f"{name} has shape {list(tensor.shape)}: its rows are not heads of {config.d_k}.",
-        )
+        raise CheckpointError("Q404.heads", name=name, shape=list(tensor.shape), d_k=config.d_k)
     return tensor.map(lambda weight: order(weight, config.d_k))
 
 

@@ -82,11 +82,7 @@ def write_multimodal(source: Source, base: Path, directory: Path, shard_bytes: i
     config = read_json(base / CONFIG)
     vision = {name: one for name, one in open_tensors(base).items() if name.startswith(VISION)}
     if config.get("model_type") != "llama4" or not vision:
-        raise CheckpointError(
-            "Q411",
-            f"{base} has no vision part to join the text model to.",
-            "Give a multimodal Llama 4 directory as --base, or use --to hf.",
-        )
+        raise CheckpointError("Q411.vision", base=base)
     theirs = {name: one.shape for name, one in text_tensors(base).items()}
     check_tensors(theirs, source.tensors)
     _write_text_tools(source, directory)

@@ -16,6 +16,7 @@ from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.dense import is_dense
 from quatrain.model.shards import LazyTensor
+from quatrain.words import Sentence
 
 _TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -105,9 +106,8 @@ def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     strange = [name for name in strange if name != "rope_freqs.weight"]
     if strange:
         raise CheckpointError(
-            "Q404", f"{len(strange)} unexpected tensors, the first {', '.join(strange[:5])}.",
-            "Only dense Llamas and Llama 4 are read from GGUF.",
-        )  # fmt: skip
+            "Q404.gguf_tensors", number=len(strange), first=", ".join(strange[:5])
+        )
     return found
 
 
@@ -119,44 +119,38 @@ def architecture(config: ModelConfig) -> str:
     """
     if is_dense(config):
         return "llama"
-    if problems := list(_unspeakable(config)):
-        raise CheckpointError(
-            "Q411",
-            "llama.cpp cannot represent this model:\n  - " + "\n  - ".join(problems),
-            "Use --to hf; or train a model that keeps to these values, as the shipped presets do.",
-        )
+    if problems := tuple(_unspeakable(config)):
+        raise CheckpointError("Q411.llama_cpp", problems=problems)
     return "llama4"
 
 
-def _unspeakable(config: ModelConfig) -> Iterator[str]:
+def _unspeakable(config: ModelConfig) -> Iterator[Sentence]:
     """Say what llama.cpp's llama4 takes for granted and this model does otherwise."""
     context, experts = config.max_position_embeddings, config.num_local_experts
     if not config.moe_layers:
-        yield "moe_layers=[]: its llama4 has experts, its llama no NoPE layers, chunks or QK-norm"
+        yield Sentence.of("rules.cpp.no_experts")
     elif config.moe_layers != tuple(
         range(layer_step(config) - 1, config.n_layers, layer_step(config))
     ):
-        yield f"moe_layers={list(config.moe_layers)}: it has experts on every so many layers"
+        yield Sentence.of("rules.cpp.moe_layers", given=list(config.moe_layers))
     if config.n_layers < _FEWEST_LAYERS:
-        yield f"n_layers={config.n_layers}: it aborts with fewer than {_FEWEST_LAYERS}"
+        yield Sentence.of("rules.cpp.n_layers", given=config.n_layers, least=_FEWEST_LAYERS)
     if config.use_qk_norm != (experts != 128):
-        yield (f"use_qk_norm={config.use_qk_norm} with {experts} experts: it normalises queries "
-               "and keys unless there are 128")  # fmt: skip
+        yield Sentence.of("rules.cpp.qk_norm", given=config.use_qk_norm, experts=experts)
     pattern = tuple(int((i + 1) % _INTERVAL != 0) for i in range(config.n_layers))
     if config.rope_layers != pattern:
-        yield f"no_rope_layers={list(config.rope_layers)}: every fourth layer is without RoPE in it"
+        yield Sentence.of("rules.cpp.rope_layers", given=list(config.rope_layers))
     chunk = config.attention_chunk_size
     if chunk != _CHUNK and (context > _CHUNK or (chunk or context) < context):
-        yield f"attention_chunk_size={chunk}: it is {_CHUNK} in it"
+        yield Sentence.of("rules.cpp.chunk", given=chunk, chunk=_CHUNK)
     scale = (config.attn_temperature_tuning, config.floor_scale, config.attn_scale)
     shortest = min(_FLOOR_SCALE, config.floor_scale) if scale[0] else _FLOOR_SCALE
     if scale != (True, _FLOOR_SCALE, _ATTN_SCALE) and context >= shortest:
-        yield (
-            f"attn_temperature_tuning={scale[0]}, floor_scale={scale[1]}, attn_scale={scale[2]}: "
-            f"they are true, {_FLOOR_SCALE} and {_ATTN_SCALE} in it"
-        )
+        tuning, floor, factor = scale
+        yield Sentence.of("rules.cpp.temperature", tuning=tuning, floor=floor, scale=factor,
+                          its_floor=_FLOOR_SCALE, its_scale=_ATTN_SCALE)  # fmt: skip
     if config.attention_bias:
-        yield "attention_bias=true: it has none"
+        yield Sentence.of("rules.cpp.bias")
 
 
 def layer_step(config: ModelConfig) -> int:

@@ -23,6 +23,8 @@ from quatrain.hub.gguf_text import Vocabulary, chat_format_of, tokenizer_of
 from quatrain.hub.gguf_write import SCALING_KEY, frequency_factors, library
 from quatrain.hub.source import Source
 from quatrain.model.shards import LazyTensor
+from quatrain.rules import problems_of
+from quatrain.words import Sentence
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _SMALLEST_TENSOR, _SMALLEST_KEY = 24, 13
@@ -51,7 +53,7 @@ def read_gguf(path: Path) -> Source:
         keys = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {str(one.name): _lazy(gguf, one) for one in reader.tensors}
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
-        raise CheckpointError("Q401", f"{path} cannot be read: {error}.") from None
+        raise CheckpointError("Q401.unreadable_gguf", path=path, error=error) from None
     config = _config_of(keys, tensors)
     vocabulary = Vocabulary(
         str(keys.get("tokenizer.ggml.pre", "default")),
@@ -72,19 +74,17 @@ def read_gguf(path: Path) -> Source:
 def _refuse_implausible(path: Path) -> None:
     """Look at the first 24 bytes: magic, version, how many tensors and keys."""
     if not path.is_file():
-        raise CheckpointError("Q401", f"{path} is not a file.", "Give the path of a GGUF file.")
+        raise CheckpointError("Q401.no_file", path=path)
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(24)
     if len(head) < 24 or head[:4] != _MAGIC:
-        raise CheckpointError("Q401", f"{path} is not a GGUF file.")
+        raise CheckpointError("Q401.no_gguf", path=path)
     version, tensors, keys = struct.unpack("<IQQ", head[4:])
     least = tensors * _SMALLEST_TENSOR + keys * _SMALLEST_KEY
     if version not in _VERSIONS or max(tensors, keys) > _MOST or least > size:
         raise CheckpointError(
-            "Q401",
-            f"{path} claims version {version}, {tensors} tensors and {keys} keys in {size} bytes.",
-            "Download the file again.",
+            "Q401.gguf_header", path=path, version=version, tensors=tensors, keys=keys, size=size
         )
 
 
@@ -106,19 +106,11 @@ def _config_of(keys: dict[str, Any], tensors: dict[str, LazyTensor]) -> ModelCon
     """
     arch = keys.get("general.architecture")
     if arch not in ("llama", "llama4") or "tokenizer.ggml.tokens" not in keys:
-        raise CheckpointError(
-            "Q410", f"general.architecture is {arch!r}: only llama and llama4 are read, with their "
-            "tokenizer.",
-        )  # fmt: skip
+        raise CheckpointError("Q410.gguf_architecture", arch=arch)
     if keys.get("tokenizer.ggml.model") != "gpt2":
-        raise CheckpointError(
-            "Q410",
-            f"tokenizer.ggml.model is {keys.get('tokenizer.ggml.model')!r}; byte-level BPE (gpt2) "
-            "is read.",
-            "Give the Hugging Face directory of the same model.",
-        )
+        raise CheckpointError("Q410.gguf_tokenizer", given=keys.get("tokenizer.ggml.model"))
     if arch == "llama" and keys.get("llama.expert_count"):
-        raise CheckpointError("Q410", "llama.expert_count: Mixtral's experts are not Llama 4's.")
+        raise CheckpointError("Q410.mixtral")
 
     def key(name: str, default: Any = None) -> Any:
         return keys.get(f"{arch}.{name}", default)
@@ -142,8 +134,11 @@ def _config_of(keys: dict[str, Any], tensors: dict[str, LazyTensor]) -> ModelCon
             **(_experts_of(key) if arch == "llama4" else _without_experts(key, layers)),
         }
         config = ModelConfig.model_validate(values)
-    except (ValidationError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError("Q410", f"the file's keys break the model's rules: {error}") from None
+    except ValidationError as error:
+        problems = Sentence.of("reasons.rules", problems=problems_of(error))
+        raise CheckpointError("Q410.gguf_keys", why=problems) from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError("Q410.gguf_keys", why=error) from None
     return _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
 
 
@@ -187,7 +182,4 @@ def _with_scaling(config: ModelConfig, factors: LazyTensor | None, said: Any) ->
         expected = frequency_factors(candidate)
         if given.shape == expected.shape and torch.allclose(given, expected, rtol=1e-4):
             return candidate
-    raise CheckpointError(
-        "Q410", "rope_freqs.weight has factors that no known Llama uses.",
-        "Give the Hugging Face directory of the same model.",
-    )  # fmt: skip
+    raise CheckpointError("Q410.rope_factors")

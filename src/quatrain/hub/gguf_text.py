@@ -21,6 +21,7 @@ from quatrain.text import splits
 from quatrain.text.chat import ChatFormat
 from quatrain.text.recognise import recognise
 from quatrain.text.tokenizer import Names, Tokenizer
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +50,7 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
     name = splits.gguf_name(tokenizer.backend.pre_tokenizer)
     if stored["model"]["type"] != "BPE" or name is None:
         kind = splits.split_name(tokenizer.backend.pre_tokenizer)
-        raise CheckpointError(
-            "Q411",
-            f"llama.cpp has no tokenizer of this kind: {stored['model']['type']}, cut by {kind!r}.",
-            "Use --to hf; or train with tokenizer.kind=bpe and tokenizer.elisions=false.",
-        )
+        raise CheckpointError("Q411.tokenizer_kind", model=stored["model"]["type"], kind=kind)
     tokens = [f"[PAD{row}]" for row in range(vocab_size)]
     types = [UNUSED] * vocab_size
     for token, row in stored["model"]["vocab"].items():
@@ -72,10 +69,7 @@ def _warn_of_capitals(tokenizer: Tokenizer, rows: list[int], name: str) -> None:
         return
     words = tokenizer.backend.decode_batch([[row] for row in rows])
     if lost := [word.strip() for word in words if _ACCENT_THEN_CAPITAL.search(word)]:
-        logger.warning(
-            "llama.cpp cuts words in capitals after an accented letter, and so spells %d tokens "
-            "of this vocabulary in pieces, such as %s", len(lost), ", ".join(lost[:3]),
-        )  # fmt: skip
+        logger.warning(say("log.capitals", count=len(lost), shown=", ".join(lost[:3])))
 
 
 def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:
@@ -90,10 +84,7 @@ def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:
     """
     cut = splits.of_gguf_name(vocabulary.pre)
     if cut is None:
-        raise CheckpointError(
-            "Q410", f"tokenizer.ggml.pre is {vocabulary.pre!r}, a cut that is not known here.",
-            "Give the Hugging Face directory of the same model.",
-        )  # fmt: skip
+        raise CheckpointError("Q410.gguf_cut", given=vocabulary.pre)
     special = {CONTROL, USER_DEFINED}
     plain = {
         token: row
@@ -102,7 +93,7 @@ def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:
     }
     broken = [merge for merge in vocabulary.merges if merge.count(" ") != 1]
     if broken:
-        raise CheckpointError("Q431", f"a merge needs two parts: {broken[0]!r}.")
+        raise CheckpointError("Q431.merges", merge=broken[0])
     pairs = [(left, right) for left, right in (merge.split(" ") for merge in vocabulary.merges)]
     rows = {
         token: row
@@ -133,9 +124,4 @@ def chat_format_of(template: str, tokenizer: Tokenizer) -> ChatFormat:
     found = recognise(template, tokenizer)
     if found is not None:
         return found
-    raise CheckpointError(
-        "Q430",
-        "the chat format is not known: the template has none of the headers of Llama 4, Llama 3 "
-        "or ChatML.",
-        "Give a directory with a chat_format.json: ChatFormat(...).save(directory).",
-    )
+    raise CheckpointError("Q430.gguf_chat")

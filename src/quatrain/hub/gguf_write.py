@@ -41,10 +41,7 @@ def library() -> Any:
     try:
         import gguf
     except ImportError:
-        raise CheckpointError(
-            "Q414", "GGUF files need the library gguf, which is not installed.",
-            "pip install 'quatrain[convert]'",
-        ) from None  # fmt: skip
+        raise CheckpointError("Q414.gguf") from None
     return gguf
 
 
@@ -106,12 +103,7 @@ def _refuse_odd_rows(tensors: dict[str, LazyTensor], kind: str) -> None:
     odd = [f"{name} {list(one.shape)}" for name, one in tensors.items()
            if _type_of(name, kind) == "q8_0" and one.shape[-1] % BLOCK]  # fmt: skip
     if odd:
-        raise CheckpointError(
-            "Q411",
-            f"q8_0 has blocks of {BLOCK}, and rows of {len(odd)} tensors are no multiple of it, "
-            f"the first {odd[0]}.",
-            "Use --dtype f16.",
-        )
+        raise CheckpointError("Q411.blocks", block=BLOCK, number=len(odd), first=odd[0])
 
 
 def _write_architecture(writer: Any, config: ModelConfig, arch: str, kind: str) -> None:
@@ -153,11 +145,7 @@ def _write_text_tools(writer: Any, source: Source, vocabulary: Any) -> None:
     writer.add_uint32("tokenizer.ggml.eot_token_id", tokenizer.control_id(chat.end_of_turn))
     others = set(chat.stop) - {chat.end_of_text, chat.end_of_turn}
     if len(others) > 1:
-        raise CheckpointError(
-            "Q411", f"stop={list(chat.stop)}: a GGUF file names the ends of text, of turn and of "
-            "message, and no more.",
-            "Use --to hf, or a chat_format.json with fewer stops.",
-        )  # fmt: skip
+        raise CheckpointError("Q411.stops", stop=list(chat.stop))
     for name in others:
         writer.add_uint32("tokenizer.ggml.eom_token_id", tokenizer.control_id(name))
     writer.add_pad_token_id(chat.pad_id(tokenizer))
@@ -183,10 +171,7 @@ def _piece(name: str, values: Tensor, kind: str) -> NDArray[Any]:
     if kind == "f16":
         half = values.half()
         if not bool(torch.isfinite(half).all()):
-            raise CheckpointError(
-                "Q411", f"{name} has values beyond 65504, which f16 cannot hold.",
-                "Use --dtype bf16 or f32.",
-            )  # fmt: skip
+            raise CheckpointError("Q411.f16", name=name)
         return np.asarray(half.numpy())
     if kind == "bf16":
         return np.asarray(values.bfloat16().view(torch.int16).numpy())

@@ -19,6 +19,7 @@ from quatrain.config import MOST_EXPERTS
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.shards import LazyTensor
+from quatrain.words import Sentence
 
 _FEED_FORWARD = re.compile(r"(model\.layers\.(\d+)\.feed_forward\.)(gate|up|down)_proj\.weight")
 
@@ -31,15 +32,9 @@ def upcycle(source: Source, num_experts: int, seed: int = 0) -> Source:
     """
     config = source.config
     if config.moe_layers:
-        raise CheckpointError(
-            "Q411",
-            f"{source.origin} has experts already, on {len(config.moe_layers)} layers.",
-            "Leave --experts out.",
-        )
+        raise CheckpointError("Q411.experts", source=source.origin, layers=len(config.moe_layers))
     if not 1 <= num_experts <= MOST_EXPERTS:
-        raise CheckpointError(
-            "Q411", f"{num_experts} experts: a layer has 1 to {MOST_EXPERTS}.", "Use 4, say."
-        )
+        raise CheckpointError("Q411.num_experts", num_experts=num_experts, most=MOST_EXPERTS)
     width = config.intermediate_size_mlp
     upcycled = config.replace(
         num_local_experts=num_experts,
@@ -62,8 +57,7 @@ def upcycle(source: Source, num_experts: int, seed: int = 0) -> Source:
             router = _router(config.initializer_range, (num_experts, config.d_model),
                              tensor.dtype, seed + int(layer))  # fmt: skip
             tensors |= experts | {f"{place}router.weight": router}
-    note = {"experts": f"{num_experts} a layer, whose outputs start at zero; the router learns "
-                       "from the second step on"}  # fmt: skip
+    note = {"experts": Sentence.of("log.new_experts", count=num_experts)}
     return source.replace(config=upcycled, tensors=tensors, notes=source.notes | note)
 
 

@@ -81,12 +81,8 @@ def adapter_tensors(directory: Path, adapters: Adapters, config: ModelConfig) ->
 def _open(directory: Path) -> dict[str, LazyTensor]:
     path = directory / ADAPTER_WEIGHTS
     if not path.is_file():
-        pickles = list(directory.glob("*.bin"))
-        raise CheckpointError(
-            "Q401",
-            f"{directory} has no {ADAPTER_WEIGHTS}.",
-            "Pickled weights can run code: save the adapter as safetensors." if pickles else "",
-        )
+        key = "Q401.pickled_adapter" if list(directory.glob("*.bin")) else "Q401.no_adapter"
+        raise CheckpointError(key, directory=directory, file=ADAPTER_WEIGHTS)
     return {
         name.replace(_OF_MULTIMODAL, "base_model.model.", 1): tensor
         for name, tensor in open_file(path).items()

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
+from quatrain.rules import problems_of
 
 CONFIG = "config.json"
 _CHUNKED, _FULL = "chunked_attention", "full_attention"
@@ -76,15 +77,15 @@ def read_json(path: Path, max_bytes: int = _LARGEST_CONFIG) -> dict[str, Any]:
         CheckpointError: Q401 when it is missing, oversized or not an object.
     """
     if not path.is_file():
-        raise CheckpointError("Q401", f"{path} is missing.", "Give a model or run directory.")
+        raise CheckpointError("Q401.missing", path=path)
     if path.stat().st_size > max_bytes:
-        raise CheckpointError("Q401", f"{path} exceeds {max_bytes} bytes.")
+        raise CheckpointError("Q401.large", path=path, max_bytes=max_bytes)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("Q401", f"{path} is not JSON: {error}.") from None
+        raise CheckpointError("Q401.json", path=path, error=error) from None
     if not isinstance(value, dict):
-        raise CheckpointError("Q401", f"{path} must hold a JSON object.")
+        raise CheckpointError("Q401.object", path=path)
     return value
 
 
@@ -101,9 +102,7 @@ def refuse_larger_vocabulary(directory: Path, tokens: int, vocab_size: int) -> N
     """
     if tokens > vocab_size:
         raise CheckpointError(
-            "Q404",
-            f"{directory}: its tokenizer has {tokens} tokens, its model {vocab_size}.",
-            "The two files are not of the same model.",
+            "Q404.tokenizer", directory=directory, tokens=tokens, vocab_size=vocab_size
         )
 
 
@@ -139,8 +138,7 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
     try:
         model = ModelConfig.model_validate(values)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise CheckpointError("Q410", f"config.json breaks the model's rules: {found}") from None
+        raise CheckpointError("Q410.rules", problems=problems_of(error)) from None
     _refuse_other_masks(text.get("layer_types"), model)
     return model
 
@@ -153,33 +151,18 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
         return text
     if kind == "llama4_text":
         return config
-    raise CheckpointError(
-        "Q410",
-        f"config.json says model_type {kind!r}; this trainer's models are llama4 and llama4_text.",
-        "Give a Llama 4 directory; a dense one, of model_type llama or mistral, becomes that by: "
-        "quatrain convert SRC DST --to llama4.",
-    )
+    raise CheckpointError("Q410.model_type", kind=kind)
 
 
 def _refuse_what_we_lack(config: dict[str, Any], text: dict[str, Any]) -> None:
     if config.get("quantization_config") or text.get("quantization_config"):
-        raise CheckpointError(
-            "Q410",
-            "config.json has a quantization_config; quantised checkpoints are not read.",
-            "Use the bf16 checkpoint of the same model.",
-        )
+        raise CheckpointError("Q410.quantised")
     if config.get("auto_map") or text.get("auto_map"):
-        raise CheckpointError(
-            "Q410",
-            "config.json has an auto_map: it names code to run, and none is.",
-            "Llama 4 needs none: delete the entry if you trust where the directory comes from.",
-        )
+        raise CheckpointError("Q410.auto_map")
     if text.get("hidden_act", "silu") != "silu":
-        raise CheckpointError("Q410", f"hidden_act must be silu: {text['hidden_act']!r}.")
+        raise CheckpointError("Q410.activation", given=text["hidden_act"])
     if text.get("attention_dropout"):
-        raise CheckpointError(
-            "Q410", f"attention_dropout must be 0: {text['attention_dropout']!r}."
-        )
+        raise CheckpointError("Q410.attention_dropout", given=text["attention_dropout"])
 
 
 def _refuse_other_masks(layer_types: Any, model: ModelConfig) -> None:
@@ -187,17 +170,12 @@ def _refuse_other_masks(layer_types: Any, model: ModelConfig) -> None:
     if layer_types is None:
         return
     if not isinstance(layer_types, list) or len(layer_types) != model.n_layers:
-        raise CheckpointError(
-            "Q410", f"layer_types needs a name for each of the {model.n_layers} layers."
-        )
+        raise CheckpointError("Q410.layer_types", layers=model.n_layers)
     for layer, (given, ours) in enumerate(zip(layer_types, _layer_types(model), strict=True)):
         without_chunks = model.attention_chunk_size is None and given in (_CHUNKED, _FULL)
         if given != ours and not without_chunks:  # without chunks both names mean the same
             raise CheckpointError(
-                "Q410",
-                f"layer_types[{layer}] is {given!r}, and no_rope_layers[{layer}]="
-                f"{model.rope_layers[layer]} makes it {ours!r}; the two must agree.",
-                "This trainer has chunks on the layers with RoPE, and only there.",
+                "Q410.mask", layer=layer, given=given, rope=model.rope_layers[layer], ours=ours
             )
 
 
@@ -222,7 +200,7 @@ def read_rope(text: dict[str, Any], theta: float = 500000.0) -> dict[str, Any]:
     for name in ("rope_scaling", "rope_parameters"):
         part = text.get(name) or {}
         if not isinstance(part, dict):
-            raise CheckpointError("Q410", f"{name} must be an object: {part!r}.")
+            raise CheckpointError("Q410.part", name=name, part=part)
         scaling |= part
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     values: dict[str, Any] = {
@@ -233,7 +211,7 @@ def read_rope(text: dict[str, Any], theta: float = 500000.0) -> dict[str, Any]:
                  "original_max_position_embeddings")  # fmt: skip
         values["rope_scaling"] = {name: scaling[name] for name in names if name in scaling}
     elif kind != "default":
-        raise CheckpointError("Q410", f"rope_type must be default or llama3: {kind!r}.")
+        raise CheckpointError("Q410.rope_type", kind=kind)
     return values
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +29,14 @@ def locate(model: str | Path) -> Path:
     for candidate in (path, path / CHECKPOINTS / BEST, _newest(path)):
         if candidate is not None and _holds_a_model(candidate):
             if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
-                logger.warning("%s was not evaluated yet: using its %s", path, candidate.name)
+                logger.warning(say("log.newest", path=path, name=candidate.name))
             _refuse_damage(candidate)
             return candidate
     if path.exists():
-        raise CheckpointError(
-            "Q401",
-            f"{path} is neither a model directory (config.json or {ADAPTER_CONFIG}) nor a run with "
-            "a checkpoint.",
-            "Train first (quatrain sft ... run_dir=DIR), or give a directory that has weights.",
-        )
+        raise CheckpointError("Q401.no_model", path=path, adapter_config=ADAPTER_CONFIG)
     if names_the_hub(str(model)):
         return _download(str(model))
-    raise CheckpointError("Q401", f"{model} does not exist.", "Give a run, a model or a Hub id.")
+    raise CheckpointError("Q401.nothing", model=model)
 
 
 def names_the_hub(name: str) -> bool:
@@ -67,20 +63,10 @@ def base_of(adapter: Path) -> Path:
     try:
         base = locate(name)
     except CheckpointError as error:
-        raise CheckpointError(
-            "Q401",
-            f"{adapter} is an adapter of {name}, which cannot be used: {error.message}",
-            "Put the base there; or let the adapter name another place: quatrain convert ADAPTER "
-            "NEW --to hf --base BASE.",
-        ) from None
+        raise CheckpointError("Q401.base", adapter=adapter, name=name, why=error.message) from None
     if is_adapter(base):
-        raise CheckpointError(
-            "Q415", f"{adapter} is an adapter of {name}, which is an adapter itself.", MERGE_FIRST
-        )
+        raise CheckpointError("Q415.of_adapter", adapter=adapter, name=name)
     return base
-
-
-MERGE_FIRST = "Merge that one first: quatrain convert ADAPTER NEW --to llama4 --merge."
 
 
 def text_tools_of(directory: Path) -> Path:
@@ -111,12 +97,7 @@ def _newest(run_dir: Path) -> Path | None:
 
 def _refuse_damage(directory: Path) -> None:
     if (directory / MANIFEST).exists() and (found := damage(directory)) is not None:
-        raise CheckpointError(
-            "Q402",
-            f"{directory} is damaged: {found}.",
-            "Run the same training command again (it goes on from the newest whole checkpoint), "
-            "give another checkpoint, or copy this one again from where it came.",
-        )
+        raise CheckpointError("Q402.damaged", directory=directory, found=found)
 
 
 def _download(hub_id: str) -> Path:
@@ -126,8 +107,4 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise CheckpointError(
-            "Q401",
-            f"{hub_id} is not a directory here, and the Hub did not give it: {error}",
-            "Check the name, HF_TOKEN and the network; or download it and give its directory.",
-        ) from None
+        raise CheckpointError("Q401.hub", hub_id=hub_id, error=error) from None

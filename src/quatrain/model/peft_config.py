@@ -20,6 +20,7 @@ from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.model.hf_config import read_json
 from quatrain.model.targets import Adapted, Adapters, Site, shape, sites
+from quatrain.words import Sentence
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
@@ -49,28 +50,27 @@ def read_fields(directory: Path) -> dict[str, Any]:
     """
     fields = read_json(directory / ADAPTER_CONFIG)
     if fields.get("peft_type") != "LORA":
-        raise _refused("peft_type", fields.get("peft_type"), "Only LORA adapters are read.")
+        raise _refused("peft_type", fields.get("peft_type"), "rules.adapter.lora")
     for name, value in fields.items():
         if name not in _READ | _HARMLESS and value:
-            raise _refused(name, value, "Train or save the adapter without it.")
+            raise _refused(name, value, "rules.adapter.without")
     if fields.get("bias", "none") != "none":
-        raise _refused("bias", fields["bias"], "Only adapters without biases are read.")
+        raise _refused("bias", fields["bias"], "rules.adapter.biases")
     if fields.get("revision") not in (None, "main"):
-        raise _refused("revision", fields["revision"], "Download that revision, and name its "
-                       f"directory as {BASE}.")  # fmt: skip
+        raise _refused("revision", fields["revision"], "rules.adapter.revision", field=BASE)
     init = fields.get("init_lora_weights", True)
     if not any(init is one or init == one for one in _INITS):
-        raise _refused("init_lora_weights", init, "It changes the base's own weights: save the "
-                       "adapter with path_initial_model_for_weight_conversion.")  # fmt: skip
+        raise _refused("init_lora_weights", init, "rules.adapter.init")
     base = fields.get(BASE)
     if not isinstance(base, str) or not base:
-        raise _refused(BASE, base, "It must name the model that the adapter is added to.")
+        raise _refused(BASE, base, "rules.adapter.base")
     return fields
 
 
-def _refused(name: str, value: Any, remedy: str) -> CheckpointError:
-    shown = repr(value)[:200]
-    return CheckpointError("Q415", f"{ADAPTER_CONFIG} has {name}={shown}.", remedy)
+def _refused(name: str, value: Any, rule: str, **values: object) -> CheckpointError:
+    """Say which field is refused, and the rule of the catalogue by which it is."""
+    shown, remedy = repr(value)[:200], Sentence.of(rule, **values)
+    return CheckpointError("Q415.field", file=ADAPTER_CONFIG, name=name, shown=shown, remedy=remedy)
 
 
 def adapters_of(fields: Mapping[str, Any], config: ModelConfig) -> Adapters:
@@ -84,15 +84,15 @@ def adapters_of(fields: Mapping[str, Any], config: ModelConfig) -> Adapters:
     parameters = _named(fields, "target_parameters", [s for s in there if s.group in _PARAMETERS])
     chosen = [site for site in there if site in modules | parameters]
     if not chosen:
-        raise _refused("target_modules", fields.get("target_modules"), "It must name some weights.")
+        raise _refused("target_modules", fields.get("target_modules"), "rules.adapter.some")
     adapters = {}
     for site in chosen:
         rank = _pattern(fields, "rank_pattern", site, fields.get("r"))
         alpha = _pattern(fields, "alpha_pattern", site, fields.get("lora_alpha"))
         if type(rank) is not int or not 1 <= rank <= _LARGEST_RANK:
-            raise _refused("r", rank, f"A rank is a number from 1 to {_LARGEST_RANK}.")
+            raise _refused("r", rank, "rules.adapter.rank", most=_LARGEST_RANK)
         if type(alpha) not in (int, float) or not math.isfinite(alpha):
-            raise _refused("lora_alpha", alpha, "It must be a finite number.")
+            raise _refused("lora_alpha", alpha, "rules.adapter.alpha")
         by = math.sqrt(rank) if fields.get("use_rslora") else rank
         adapters[site] = Adapted(rank, alpha / by)
     return adapters
@@ -102,12 +102,12 @@ def _named(fields: Mapping[str, Any], name: str, there: list[Site]) -> set[Site]
     """Find the weights that a list of names means; a name is a path's end, as in PEFT."""
     names = fields.get(name) or []
     if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        raise _refused(name, names, "Give a list of names; patterns are not read.")
+        raise _refused(name, names, "rules.adapter.names")
     found = set()
     for one in names:
         meant = {site for site in there if _ends(_key(site), one)}
         if not meant:
-            raise _refused(name, one, "The base has no such weight that can be adapted.")
+            raise _refused(name, one, "rules.adapter.no_weight")
         found |= meant
     return found
 
@@ -116,10 +116,10 @@ def _pattern(fields: Mapping[str, Any], name: str, site: Site, default: Any) -> 
     """Take the value of the first pattern that means a weight, as PEFT does."""
     patterns = fields.get(name) or {}
     if not isinstance(patterns, dict):
-        raise _refused(name, patterns, "It must be an object of names and numbers.")
+        raise _refused(name, patterns, "rules.adapter.patterns")
     for key, value in patterns.items():
         if not _LITERAL.fullmatch(key):
-            raise _refused(name, key, "Its keys must be plain names: other patterns are not read.")
+            raise _refused(name, key, "rules.adapter.literal")
         path = _key(site)
         if path == key[1:] if key.startswith("^") else _ends(path, key):
             return value

@@ -79,7 +79,7 @@ def open_tensors(directory: Path) -> dict[str, LazyTensor]:
     for path in weight_files(directory):
         for name, tensor in open_file(path).items():
             if name in found:
-                raise CheckpointError("Q401", f"{directory}: two files hold {name}.")
+                raise CheckpointError("Q401.twice", directory=directory, name=name)
             found[name] = tensor
     return found
 
@@ -91,7 +91,7 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
     for name, entry in header.items():
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise CheckpointError("Q401", f"{path}: {name} has the unknown dtype {entry['dtype']}.")
+            raise CheckpointError("Q401.dtype", path=path, name=name, dtype=entry["dtype"])
         found[name] = LazyTensor(tuple(entry["shape"]), dtype, _Read(path, name))
     return found
 
@@ -107,7 +107,7 @@ class _Read:
                 tensor: Tensor = file.get_tensor(self.name)
                 return tensor
         except (SafetensorError, OSError) as error:
-            raise CheckpointError("Q401", f"{self.path} cannot be read: {error}.") from None
+            raise CheckpointError("Q401.unreadable", path=self.path, error=error) from None
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -117,14 +117,12 @@ def _header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > min(_LARGEST_HEADER, path.stat().st_size - 8):
-                raise CheckpointError(
-                    "Q401", f"{path} claims a header of {length} bytes; it is not safetensors."
-                )
+                raise CheckpointError("Q401.header", path=path, length=length)
             text = file.read(length)
         with safe_open(path, framework="pt"):
             header: dict[str, Any] = json.loads(text)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise CheckpointError("Q401", f"{path} cannot be read: {error}.") from None
+        raise CheckpointError("Q401.unreadable", path=path, error=error) from None
     header.pop("__metadata__", None)
     return header
 
@@ -142,19 +140,20 @@ def weight_files(directory: Path) -> list[Path]:
         names = list(weight_map.values()) if isinstance(weight_map, dict) else []
         strange = [n for n in names if not isinstance(n, str) or n != Path(n).name or n == ".."]
         if strange or not names:
-            raise CheckpointError("Q401", f"{INDEX} must name files beside it: {strange[:3]}.")
+            raise CheckpointError("Q401.index", index=INDEX, given=strange[:3])
         missing = [name for name in sorted(set(names)) if not (directory / name).is_file()]
         if missing:
             raise CheckpointError(
-                "Q401",
-                f"{directory}: {len(missing)} of {len(set(names))} shards are missing, the first "
-                f"{missing[0]}.",
-                "Download the rest of the checkpoint.",
+                "Q401.shards",
+                directory=directory,
+                missing=len(missing),
+                number=len(set(names)),
+                first=missing[0],
             )
         return [directory / name for name in sorted(set(names))]
     pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern)]
-    remedy = "Pickled weights can run code: convert them to safetensors." if pickles else ""
-    raise CheckpointError("Q401", f"{directory} has neither {WEIGHTS} nor {INDEX}.", remedy)
+    key = "Q401.pickled_weights" if pickles else "Q401.no_weights"
+    raise CheckpointError(key, directory=directory, weights=WEIGHTS, index=INDEX)
 
 
 def refuse_links(path: Path) -> None:
@@ -168,11 +167,7 @@ def refuse_links(path: Path) -> None:
     home = path.parent.resolve()
     root = home.parent.parent if home.parent.name == "snapshots" else home
     if not path.resolve().is_relative_to(root):
-        raise CheckpointError(
-            "Q401",
-            f"{path} is a link to {path.resolve()}, outside of the model directory.",
-            "Put the file itself there.",
-        )
+        raise CheckpointError("Q401.link", path=path, target=path.resolve())
 
 
 def check_tensors(
@@ -185,25 +180,22 @@ def check_tensors(
     """
     missing = [name for name in wanted if name not in given]
     unexpected = [name for name in given if name not in wanted]
-    for kind, names in (("missing", missing), ("unexpected", unexpected)):
+    for key, names in (("Q404.missing", missing), ("Q404.unexpected", unexpected)):
         if names:
-            raise CheckpointError(
-                "Q404",
-                f"{len(names)} {kind} tensors, the first {', '.join(names[:5])}.",
-                f"The weights and {config} are not of the same model.",
-            )
+            first = ", ".join(names[:5])
+            raise CheckpointError(key, number=len(names), first=first, config=config)
     for name, tensor in given.items():
         if tensor.shape != wanted[name]:
             raise CheckpointError(
-                "Q404",
-                f"{name} has shape {list(tensor.shape)}, {config} says {list(wanted[name])}.",
+                "Q404.shape",
+                name=name,
+                shape=list(tensor.shape),
+                config=config,
+                wanted=list(wanted[name]),
             )
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
             raise CheckpointError(
-                "Q404",
-                f"{name} holds {str(tensor.dtype).removeprefix('torch.')}; weights must be floats "
-                "of 16 bits or more.",
-                "Use the bf16 checkpoint of the same model.",
+                "Q404.floats", name=name, dtype=str(tensor.dtype).removeprefix("torch.")
             )
 
 

@@ -104,18 +104,12 @@ def choose(lora: LoraConfig, config: ModelConfig) -> Adapters:
         asked = (*asked, "router")
     for target in asked:
         if not any(_means(target, site) for site in there):
-            raise ConfigError(
-                "Q203", f"lora.targets has {target}, and the model has none.", _what_is(there)
-            )
+            raise ConfigError("Q203.target", target=target, known=_what_is(there))
     chosen = [site for site in there if any(_means(target, site) for target in asked)]
     for name in ("ranks", "dropouts"):
         unused = getattr(lora, name).keys() - {site.group for site in chosen}
         if unused:
-            raise ConfigError(
-                "Q203",
-                f"lora.{name} has {', '.join(sorted(unused))}, which gets no adapters.",
-                "Add it to lora.targets, or leave it out.",
-            )
+            raise ConfigError("Q203.unused", name=name, groups=", ".join(sorted(unused)))
     return {site: _settings(lora, site.group) for site in chosen}
 
 
@@ -134,4 +128,4 @@ def _what_is(there: Iterable[Site]) -> str:
     for site in there:
         names = groups.setdefault(site.group, [])
         names += [site.projection] * (site.projection not in names)
-    return "It has " + "; ".join(f"{g}: {', '.join(n)}" for g, n in groups.items()) + "."
+    return "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items())

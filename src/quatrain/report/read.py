@@ -72,11 +72,7 @@ def read_run(directory: Path) -> Run:
         CheckpointError: Q440 when the directory holds no run that has begun.
     """
     if not (directory / SETTLED).is_file():
-        raise CheckpointError(
-            "Q440",
-            f"{directory} holds no run that has begun: it has no {SETTLED}.",
-            "Give the run_dir of a training, such as runs/demo.",
-        )
+        raise CheckpointError("Q440.no_run", directory=directory, settled=SETTLED)
     config = build(read_recipe(str(directory / SETTLED)))
     state = _state(directory)
     series = read_series(rows_of(directory / METRICS), config.train.max_steps or 0)

@@ -26,11 +26,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json, write_text
+from quatrain.rules import Broken, problems_of
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.roles import ROLES, check
 from quatrain.text.template import chat_template
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.text.tokenizer_files import broken, read_object
+from quatrain.words import Sentence, say
 
 __all__ = [
     "CHATML",
@@ -109,12 +111,12 @@ class ChatFormat(BaseModel):
             if not getattr(self, name)
         ]
         if empty:
-            raise ValueError(f"{', '.join(empty)} must name a control token")
+            raise Broken([Sentence.of("rules.chat.empty", fields=", ".join(empty))])
         unstopped = {self.end_of_turn, self.end_of_text} - set(self.stop)
         if unstopped:
-            raise ValueError(f"stop must contain {', '.join(sorted(unstopped))}")
+            raise Broken([Sentence.of("rules.chat.stop", missing=", ".join(sorted(unstopped)))])
         if self.pad == self.end_of_turn:
-            raise ValueError(f"pad and end_of_turn must differ, both are {self.pad}")
+            raise Broken([Sentence.of("rules.chat.pad", pad=self.pad)])
         return self
 
     def role_name(self, role: str) -> str:
@@ -222,11 +224,8 @@ class ChatFormat(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip()
-                for problem in error.errors()
-            )
-            raise broken(path, problems) from error
+            reason = Sentence.of("reasons.rules", problems=problems_of(error))
+            raise broken(path, reason) from error
 
     def adapted_to(self, tokenizer: Tokenizer) -> ChatFormat:
         """Leave out what a tokenizer lacks, as far as the format can do without it.
@@ -269,15 +268,9 @@ class ChatFormat(BaseModel):
             return recognised
         lacking = [name for name in cls().control_tokens() if not tokenizer.has_control(name)]
         if lacking:
-            raise CheckpointError(
-                "Q430",
-                f"{path} is missing, the directory's template is "
-                f"{'absent' if template is None else 'not one that is known'}, and the tokenizer "
-                f"lacks Llama 4's {', '.join(lacking)}: its chat format is not known.",
-                "Write the file, such as LLAMA3.save(directory) or CHATML.save(directory) of "
-                "quatrain.text.chat, or ChatFormat(...).save(directory).",
-            )
-        logger.info("%s has no %s: Llama 4's chat format is used", directory, CHAT_FORMAT_FILE)
+            key = "Q430.no_template" if template is None else "Q430.template"
+            raise CheckpointError(key, path=path, lacking=", ".join(lacking))
+        logger.info(say("log.llama4_format", directory=directory, file=CHAT_FORMAT_FILE))
         return cls()
 
 

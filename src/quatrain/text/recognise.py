@@ -20,11 +20,12 @@ from pathlib import Path
 from quatrain.text.chat import CHATML, LLAMA3, LLAMA4, TEMPLATE_FILE, ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.text.tokenizer_files import CONFIG_FILE, MAX_CONFIG_BYTES, read_capped, read_object
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
 _KNOWN = {"Llama 4": LLAMA4, "Llama 3": LLAMA3, "ChatML": CHATML}
-_LEFT_OUT = {"date_string": "a date", "strftime_now": "a date", "<think>": "a mark of thinking"}
+_LEFT_OUT = {"date_string": "log.date", "strftime_now": "log.date", "<think>": "log.thinking"}
 _LONGEST = 4096
 """Characters of a system message."""
 
@@ -53,9 +54,9 @@ def recognise(template: str, tokenizer: Tokenizer) -> ChatFormat | None:
             part for part in (known.header_start, known.header_end, known.end_of_turn) if part
         ]
         if all(part in template and tokenizer.has_control(part) for part in needed):
-            logger.info("the chat format is taken to be %s's, by its template", name)
+            logger.info(say("log.format", name=name))
             for what in sorted({what for sign, what in _LEFT_OUT.items() if sign in template}):
-                logger.warning("the template can also write %s, which prompts here leave out", what)
+                logger.warning(say("log.left_out", what=say(what)))
             return known.adapted_to(tokenizer).model_copy(
                 update={
                     "begin": _begin(template, known, tokenizer),

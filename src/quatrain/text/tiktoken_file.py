@@ -25,6 +25,7 @@ from tokenizers import AddedToken, decoders, models
 from quatrain.errors import CheckpointError
 from quatrain.text import splits
 from quatrain.text.tokenizer_files import TOKENIZER_FILE, broken
+from quatrain.words import Sentence
 
 RANK_FILE = "tokenizer.model"
 _MAX_BYTES = 32 * 2**20
@@ -106,11 +107,12 @@ def read_rank_file(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     ranks = read_ranks(path)
     family = FAMILIES.get(len(ranks))
     if family is None:
-        known = " and ".join(f"{number:,}" for number in FAMILIES)
         raise CheckpointError(
-            "Q434",
-            f"{path} has {len(ranks):,} ranks; Llama 4's and Llama 3's have {known}.",
-            f"Put the model's {TOKENIZER_FILE} beside it.",
+            "Q434.ranks",
+            path=path,
+            number=len(ranks),
+            known=tuple(FAMILIES),
+            tokenizer_file=TOKENIZER_FILE,
         )
     names = {"bos": "<|begin_of_text|>", "eos": family.eos, "pad": family.pad}
     return backend_of(ranks, family), names
@@ -123,27 +125,22 @@ def read_ranks(path: Path) -> list[bytes]:
         CheckpointError: Q431 for a broken file, Q434 for SentencePiece.
     """
     if path.stat().st_size > _MAX_BYTES:
-        raise broken(path, f"it has more than {_MAX_BYTES} bytes")
+        raise broken(path, Sentence.of("reasons.too_large", most=_MAX_BYTES))
     data = path.read_bytes()
     if data.startswith(b"\n"):  # SentencePiece begins with its first piece, field 1 of a message
-        raise CheckpointError(
-            "Q434",
-            f"{path} is a SentencePiece model, which is not read.",
-            f"Save a {TOKENIZER_FILE} beside it, with transformers: "
-            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR).",
-        )
+        raise CheckpointError("Q434.sentencepiece", path=path, tokenizer_file=TOKENIZER_FILE)
     ranked: dict[int, bytes] = {}
     for number, line in enumerate(data.splitlines(), start=1):
         try:
             token, rank = line.split()
             ranked[int(rank)] = base64.b64decode(token, validate=True)
         except (ValueError, binascii.Error):
-            raise broken(path, f"line {number} is not a token in base64 and its rank") from None
+            raise broken(path, Sentence.of("reasons.rank_line", number=number)) from None
     tokens = [ranked[rank] for rank in sorted(ranked)]
     if sorted(ranked) != list(range(number if data else 0)) or len(set(tokens)) != len(tokens):
-        raise broken(path, "ranks must count from 0, each for another token")
+        raise broken(path, Sentence.of("reasons.ranks"))
     if len({token for token in tokens if len(token) == 1}) != _NUM_BYTES:
-        raise broken(path, f"it must have a token for each of the {_NUM_BYTES} bytes")
+        raise broken(path, Sentence.of("reasons.byte_tokens", number=_NUM_BYTES))
     return tokens
 
 

@@ -21,6 +21,7 @@ from quatrain.text import splits
 from quatrain.text.stream import HALF, StreamDecoder
 from quatrain.text.tiktoken_file import rank_file, read_rank_file
 from quatrain.text.tokenizer_files import read_tokenizer_files, write_tokenizer_files
+from quatrain.words import Sentence
 
 CONTROL_TOKENS = (
     "<|begin_of_text|>",
@@ -115,13 +116,13 @@ class Tokenizer:
         wanted = list(dict.fromkeys(names))
         missing = [name for name in wanted if name not in self._control]
         if missing:
-            wish = f", which {needed_by} needs" if needed_by else ""
-            present = ", ".join(list(self._control)[:_NUM_NAMED]) or "none"
+            present = ", ".join(list(self._control)[:_NUM_NAMED])
             raise CheckpointError(
-                "Q432",
-                f"the tokenizer has no control token {', '.join(missing)}{wish}; it has {present} "
-                f"({len(self._control)} in all)",
-                "Use the chat format that belongs to this tokenizer, or the model's own tokenizer.",
+                "Q432.control_tokens",
+                missing=", ".join(missing),
+                wish=Sentence.of("errors.needed_by", name=needed_by) if needed_by else "",
+                known=present or Sentence.of("errors.no_tokens"),
+                number=len(self._control),
             )
         return {name: self._control[name] for name in wanted}
 
@@ -188,11 +189,7 @@ class Tokenizer:
         encodings = self.backend.encode_batch_fast(names, add_special_tokens=False)
         for name, encoding in zip(names, encodings, strict=True):
             if not self._control_ids.isdisjoint(encoding.ids):
-                raise CheckpointError(
-                    "Q433",
-                    f"the text {name!r} encodes to a control token: content could forge it",
-                    "Give control tokens names that the model's own vocabulary lacks.",
-                )
+                raise CheckpointError("Q433.forged", name=name)
 
     def _refuse_unknown(self, texts: Sequence[str], all_ids: list[list[int]]) -> None:
         unknown_id = self.unknown_id
@@ -201,12 +198,7 @@ class Tokenizer:
                 normal = _normalise(text)
                 strange = [c for c in normal if self.backend.model.token_to_id(c) is None]
                 named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in _first_different(strange))
-                raise DataError(
-                    "Q331",
-                    f"characters outside the tokenizer's alphabet: {named} in {text[:60]!r}; with "
-                    'unknown="error" the alphabet must hold every character',
-                    'Add them to the corpus, or build the tokenizer with unknown="unk".',
-                )
+                raise DataError("Q331.alphabet", named=named, text=text[:60])
 
 
 class SimpleCharTokenizer(Tokenizer):
@@ -220,9 +212,7 @@ class SimpleCharTokenizer(Tokenizer):
         self, corpus: str | Iterable[str], unknown: Literal["unk", "error"] = "unk"
     ) -> None:
         if unknown not in ("unk", "error"):
-            raise ConfigError(
-                "Q231", f"unknown={unknown!r}: it must be 'unk' or 'error'", "Use unknown='unk'."
-            )
+            raise ConfigError("Q231.unknown", unknown=unknown)
         alphabet = set(chain.from_iterable(_HEADER_WORDS))
         for text in _texts(corpus):
             alphabet.update(_normalise(text))
@@ -249,10 +239,11 @@ def train_bpe(
     smallest = _NUM_BYTES + len(control_tokens)
     if vocab_size < smallest:
         raise ConfigError(
-            "Q230",
-            f"vocab_size={vocab_size} is too small: {_NUM_BYTES} bytes and {len(control_tokens)} "
-            f"control tokens come first",
-            f"Use vocab_size={smallest} or more.",
+            "Q230.vocab_size",
+            vocab_size=vocab_size,
+            num_bytes=_NUM_BYTES,
+            control=len(control_tokens),
+            smallest=smallest,
         )
     backend = _byte_level_backend(splits.O200K_ELISIONS if elisions else splits.O200K)
     trainer = trainers.BpeTrainer(
@@ -312,10 +303,7 @@ def _readable(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            "Q332",
-            f"text that is not Unicode: {text[max(0, error.start - 30) : error.start + 1]!r} ends "
-            "with half of a surrogate pair, which no character is",
-            "Mend the file: it was cut or converted in the middle of an emoji.",
+            "Q332.surrogate", text=text[max(0, error.start - 30) : error.start + 1]
         ) from error
     return text
 

@@ -16,6 +16,7 @@ import tokenizers
 
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json, write_text
+from quatrain.words import Sentence
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -23,6 +24,7 @@ MAX_TOKENIZER_BYTES = 256 * 2**20
 MAX_CONFIG_BYTES = 2**20
 
 _TOKEN_KEYS = ("bos", "eos", "pad", "unk")
+_LONGEST_REASON = 300
 _NO_LIMIT = 10**12  # transformers writes about 1e30 for "no limit"
 
 
@@ -59,18 +61,10 @@ def read_capped(path: Path, max_bytes: int) -> str:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise CheckpointError(
-                "Q431",
-                f"{path} has {size} bytes; at most {max_bytes} are read",
-                "Check where this directory comes from.",
-            )
+            raise CheckpointError("Q431.large", path=path, size=size, max_bytes=max_bytes)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise CheckpointError(
-            "Q430",
-            f"{path} is missing: a model directory has a {path.name}",
-            "Give the directory of a model, or copy the file there from where the model came.",
-        ) from error
+        raise CheckpointError("Q430.missing", path=path, name=path.name) from error
     except (OSError, UnicodeDecodeError) as error:
         raise broken(path, str(error)) from error
 
@@ -82,19 +76,19 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise broken(path, f"not JSON: {error}") from error
+        raise broken(
+            path, Sentence.of("reasons.not_json", why=str(error)[:_LONGEST_REASON])
+        ) from error
     if not isinstance(value, dict):
-        raise broken(path, f"a JSON object is expected, {type(value).__name__} came")
+        kind = type(value).__name__
+        raise broken(path, Sentence.of("reasons.no_object", kind=kind))
     return value
 
 
 def broken(path: Path, reason: str) -> CheckpointError:
     """Say that a file of a model directory cannot be used, and why."""
-    return CheckpointError(
-        "Q431",
-        f"{path} cannot be read: {reason[:300]}",
-        "Copy the file again from where the model came, or train the tokenizer anew.",
-    )
+    short = reason if isinstance(reason, Sentence) else reason[:_LONGEST_REASON]
+    return CheckpointError("Q431.broken", path=path, reason=short)
 
 
 def _read_names(path: Path) -> dict[str, Any]:
@@ -104,7 +98,7 @@ def _read_names(path: Path) -> dict[str, Any]:
     known_limit = isinstance(limit, int) and 0 < limit < _NO_LIMIT
     unknown = config.get("unknown_characters", "unk")
     if unknown not in ("unk", "error"):
-        raise broken(path, f"unknown_characters is {unknown!r}, it must be 'unk' or 'error'")
+        raise broken(path, Sentence.of("reasons.unknown_characters", given=unknown))
     return {**names, "model_max_length": limit if known_limit else None, "unknown": unknown}
 
 
@@ -113,4 +107,4 @@ def _token_name(value: Any, key: str, path: Path) -> str | None:
     name = value.get("content") if isinstance(value, dict) else value
     if name is None or isinstance(name, str):
         return name
-    raise broken(path, f"{key}_token must be a string, {name!r} came")
+    raise broken(path, Sentence.of("reasons.token_name", field=f"{key}_token", given=name))

@@ -66,10 +66,11 @@ def fit_budget(
         every = max(1, math.ceil(steps / evaluations))
     if steps < 1:
         raise ConfigError(
-            "Q206",
-            f"train.budget={train.budget} is too short: a step takes {step_time:.1f} s, an "
-            f"evaluation and a checkpoint {check_time:.1f} s, and {max(left, 0):.0f} s are left.",
-            "Raise the budget, or lower evaluate.questions.",
+            "Q206.short",
+            budget=train.budget,
+            step_time=step_time,
+            check_time=check_time,
+            left=max(left, 0),
         )
     steps = min(steps, train.max_steps or steps)
     return config.replace(train=train.replace(max_steps=steps, eval_interval=every))

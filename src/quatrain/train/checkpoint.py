@@ -40,6 +40,7 @@ from quatrain.files import (
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import BEST, CHECKPOINTS
 from quatrain.run_dir import STATE
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -113,10 +114,7 @@ class Keeper:
         except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.directory).free >> 20
             raise ResourceError(
-                "Q602",
-                f"checkpoint {final.name} could not be written ({error}); {free} MB are free on "
-                f"{self.directory}.",
-                "Free some space and run the same command again; older checkpoints are whole.",
+                "Q602.checkpoint", name=final.name, error=error, free=free, directory=self.directory
             ) from error
         self._thin(state)
         return final
@@ -131,7 +129,7 @@ class Keeper:
             found = damage(directory)
             if found is None:
                 return directory
-            logger.warning("checkpoint %s is damaged (%s): skipped", directory.name, found)
+            logger.warning(say("train.damaged", name=directory.name, found=found))
         return None
 
     def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
@@ -179,9 +177,8 @@ class Keeper:
         for name, now in self.about.items():
             if manifest.get(name) != now:
                 logger.warning(
-                    "not bit-identical to an uninterrupted run: %s was %s, is %s",
-                    name, manifest.get(name), now,
-                )  # fmt: skip
+                    say("train.other_bits", name=name, before=str(manifest.get(name)), now=str(now))
+                )
 
 
 def _leads_to(link: Path, target: Path) -> bool:
@@ -219,7 +216,7 @@ def _restore_moments(
         try:
             pair = {m: moments[f"{m}.{name}"] for m in ("exp_avg", "exp_avg_sq")}
         except KeyError as error:
-            raise CheckpointError("Q404", f"{OPTIMIZER} has no {error}.") from None
+            raise CheckpointError("Q404.moments", file=OPTIMIZER, error=error) from None
         count = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
         optimizer.state[parameter] = {
             "step": count, **{m: value.to(parameter.device) for m, value in pair.items()}

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from quatrain.files import fsync_path, write_text
 from quatrain.run_dir import METRICS, SAMPLES, read_rows
 from quatrain.train.sinks import Sinks
+from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Journal:
             self._cut.discard(name)
         except OSError as error:
             if not self._warned:
-                logger.warning("%s cannot be written (%s); training goes on", name, error)
+                logger.warning(say("train.unwritten", name=name, error=error))
             self._warned = True
             self._cut.add(name)
 
@@ -84,25 +85,25 @@ class Display:
                 console=self.console,
             )  # fmt: skip
             self._task = self._progress.add_task(
-                "training", total=num_steps, completed=first_step, now=""
+                say("train.bar"), total=num_steps, completed=first_step, now=""
             )
             self._progress.start()
 
     def trained(self, row: dict[str, Any]) -> None:
         """Show a training row."""
-        now = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['tokens_per_second']:,.0f} tok/s"
+        now = say("train.now", loss=row["loss"], rate=row["lr"], speed=row["tokens_per_second"])
         if self._progress is not None:
             self._progress.update(self._task, completed=row["step"], now=now)
         elif not self.quiet and (row["step"] % self._every == 0 or row["step"] == 1):
-            self.say(f"step {row['step']}/{self.num_steps}  {now}")
+            self.say(say("train.step", step=row["step"], steps=self.num_steps, now=now))
 
     def evaluated(self, row: dict[str, Any]) -> None:
         """Show an evaluation row."""
-        parts = [f"step {row['step']}/{self.num_steps}  held out:"]
+        parts = [say("train.held_out", step=row["step"], steps=self.num_steps)]
         if row["eval_loss"] is not None:
-            parts.append(f"loss {row['eval_loss']:.3f}")
+            parts.append(say("train.held_out.loss", loss=row["eval_loss"]))
         if row["exact_match"] is not None:
-            parts.append(f"exact match {row['exact_match']:.1f} %  F1 {row['f1']:.1f} %")
+            parts.append(say("train.held_out.scores", exact=row["exact_match"], f1=row["f1"]))
         self.say("  ".join(parts))
 
     def say(self, line: str) -> None:

@@ -206,11 +206,13 @@ def _refuse_non_finite(
         },
     )
     raise NonFiniteError(
-        "Q501",
-        f"step {step}: loss {loss}, gradient norm {float(norm)}; the first gradient that is not "
-        f"finite is {bad}, the first such weight {weight}. No update was made ({report.name}).",
-        "Look at the rows named in the file; or begin again in another run_dir with a lower "
-        "train.learning_rate, model.init=the last checkpoint, which is whole.",
+        "Q501.step",
+        step=step,
+        loss=loss,
+        norm=float(norm),
+        bad=bad,
+        weight=weight,
+        file=report.name,
     )
 
 

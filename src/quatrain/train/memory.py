@@ -22,6 +22,7 @@ from typing import Literal
 
 from quatrain.config import ModelConfig, TrainConfig
 from quatrain.train.sizes import Parameters, parameters
+from quatrain.words import Sentence
 
 Way = Literal["causal", "runs", "mask"]
 
@@ -109,13 +110,14 @@ class _Step:
         width = self.chunk * self.config.d_model * _FLOAT
         table = self.counts.head * _FLOAT
         copies = max((2 + (self.chunks > 1)) * logits, logits + table + width)
-        return self._moment("loss", logits=copies, head=table + self._states(),
+        moment = Sentence.of("plan.moment.loss")
+        return self._moment(moment, logits=copies, head=table + self._states(),
                             activations=self._stored() + self._ends())  # fmt: skip
 
     def head(self) -> Moment:
         """The head's gradient is scaled: a second one beside the first."""
         table = self.counts.head * _FLOAT
-        return self._moment("head gradient", head=2 * table + 2 * self._states(),
+        return self._moment(Sentence.of("plan.moment.head"), head=2 * table + 2 * self._states(),
                             activations=self._stored() + self._ends())  # fmt: skip
 
     def layers(self) -> list[Moment]:
@@ -128,7 +130,7 @@ class _Step:
             again = self.kept[layer] + (self._stream() if self.recomputes else 0)
             moments.append(
                 self._moment(
-                    f"layer {layer} gradient",
+                    Sentence.of("plan.moment.layer", layer=layer),
                     activations=below + again + 2 * self._stream() + self._rest(),
                     transient=self._transient(layer),
                     head=tied,
@@ -142,12 +144,13 @@ class _Step:
         """All gradients are there, the embedding's once more before it is added."""
         table = self.counts.head * _FLOAT
         twice = table if self.accumulates or self.config.tie_word_embeddings else 0
-        return self._moment("end of backward", fresh=self.counts.total * _FLOAT, head=twice,
+        moment = Sentence.of("plan.moment.end")
+        return self._moment(moment, fresh=self.counts.total * _FLOAT, head=twice,
                             activations=self._stream() + self._rest())  # fmt: skip
 
     def update(self) -> Moment:
         """AdamW works in place."""
-        return self._moment("update", fresh=self.counts.total * _FLOAT)
+        return self._moment(Sentence.of("plan.moment.update"), fresh=self.counts.total * _FLOAT)
 
     def _moment(self, name: str, fresh: int = 0, **parts: int) -> Moment:
         """Add what is held throughout; `fresh` are gradients where no earlier ones are there."""

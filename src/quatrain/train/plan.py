@@ -19,6 +19,7 @@ from quatrain.errors import ResourceError
 from quatrain.train.memory import Memory, Way, Work, predict
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.sizes import Parameters, bases, parameters
+from quatrain.words import Sentence
 
 _BATCHES_SEEN = 32
 _FEWEST_POSITIONS = 32
@@ -133,11 +134,11 @@ def refusal(plan: Plan) -> ResourceError | None:
         return _too_large(plan, plan.free)
     if plan.disk.most > plan.disk.free:
         return ResourceError(
-            "Q604",
-            f"the checkpoints take {gigabytes(plan.disk.most)} (each "
-            f"{gigabytes(plan.disk.checkpoint)}), and {gigabytes(plan.disk.free)} are free at "
-            f"{plan.config.run_dir}.",
-            "Free some space, use another run_dir, or keep fewer: train.keep_last=2.",
+            "Q604.checkpoints",
+            most=gigabytes(plan.disk.most),
+            each=gigabytes(plan.disk.checkpoint),
+            free=gigabytes(plan.disk.free),
+            run_dir=plan.config.run_dir,
         )
     return None
 
@@ -145,17 +146,26 @@ def refusal(plan: Plan) -> ResourceError | None:
 def _too_large(plan: Plan, free: int) -> ResourceError:
     peak = plan.memory.peak
     largest = sorted(peak.parts.items(), key=lambda part: -part[1])[:3]
-    parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in largest)
+    parts = tuple(
+        Sentence.of("errors.part", part=Sentence.of(part_key(name)), size=gigabytes(size))
+        for name, size in largest
+    )
     change = smallest_change(plan.config, plan.work, free)
     least = predict(plan.config.model, plan.config.train, Work(1, _FEWEST_POSITIONS, 1)).total
     return ResourceError(
-        "Q603",
-        f"the run needs {gigabytes(peak.total)} at its peak ({peak.name}: {parts}), and "
-        f"{gigabytes(free)} are free.",
-        f"Use {change}." if change else
-        f"Nothing in the recipe suffices: with the shortest row it would need {gigabytes(least)}. "
-        "Take a smaller base: quatrain plan --bases.",
-    )  # fmt: skip
+        "Q603.shrink" if change else "Q603.too_large",
+        needed=gigabytes(peak.total),
+        peak=peak.name,
+        parts=parts,
+        free=gigabytes(free),
+        change=change,
+        least=gigabytes(least),
+    )
+
+
+def part_key(name: str) -> str:
+    """Give the catalogue's key of a part of memory, such as `held back`."""
+    return f"plan.part.{name.replace(' ', '_')}"
 
 
 def smallest_change(config: Config, work: Work, free: int) -> str | None:
@@ -223,9 +233,9 @@ def needs(length: int = 512) -> dict[str, dict[str, int]]:
     return found
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(size: float) -> Sentence:
     """Write a number of bytes in ten's powers, to three digits."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
+            return Sentence.of(f"formats.bytes.{unit}", size=size / scale)
+    return Sentence.of("formats.bytes.k", size=size / 1e3)

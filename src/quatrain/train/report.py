@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from quatrain.run_dir import PAGE
+from quatrain.words import say
+
 logger = logging.getLogger(__name__)
 
 _SHARE = 0.01
@@ -38,7 +41,7 @@ class Reporter:
             write_report(self.run_dir, self.language)
         except Exception as error:  # a page is never worth a run
             if not self._warned:
-                logger.warning("report.html cannot be written (%s); training goes on", error)
+                logger.warning(say("train.unwritten", name=PAGE, error=error))
             self._warned = True
         ended = self.clock()
         self._not_before = ended + (ended - started) / _SHARE

@@ -20,7 +20,6 @@ from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ConfigError
 from quatrain.files import write_json
 from quatrain.hub.card import write_run_card
-from quatrain.locale import choose_language
 from quatrain.model.adapter import adapter_tensors, place_adapters
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import add_adapters, learning
@@ -45,6 +44,7 @@ from quatrain.train.start import (
     resolve,
     write_settled,
 )
+from quatrain.words import say, spoken
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,7 @@ def device_of(config: Config) -> torch.device:
     if config.train.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "Q207",
-            "train.device=cuda, but this torch finds no CUDA device here.",
-            "Use train.device=auto, or install a CUDA build of torch.",
-        )
+        raise ConfigError("Q207.cuda")
     return torch.device(config.train.device)
 
 
@@ -181,7 +177,7 @@ def _train(
     optimizer = make_optimizer(model, config.train)
     state = State() if newest is None else keeper.load(newest, model, optimizer)
     journal = Journal(config.run_dir, -1 if newest is None else state.step, config.train.sinks)
-    reporter = Reporter(config.run_dir, choose_language(None, os.environ))
+    reporter = Reporter(config.run_dir, spoken().language)
 
     def evaluate(step: int) -> Evaluation:
         evaluations.append(judge.evaluate(step, journal))
@@ -214,22 +210,41 @@ def _introduce(
     """Say what is about to happen, in a few lines."""
     count = sum(p.numel() for p in model.parameters())
     device = next(model.parameters()).device
-    display.say(f"{config.train.task} in {config.run_dir}: {count:,} parameters on {device}")
+    display.say(
+        say(
+            "train.begin",
+            task=config.train.task,
+            run_dir=config.run_dir,
+            count=count,
+            device=device,
+        )
+    )
     if model.adapters:
         groups = learning(model)
-        listed = ", ".join(f"{group} {number:,}" for group, number in groups.items())
-        display.say(f"adapters: {sum(groups.values()):,} parameters learn: {listed}")
+        listed = [say("train.group", group=group, number=count) for group, count in groups.items()]
+        learning_now = sum(groups.values())
+        display.say(say("train.adapters", count=learning_now, groups=", ".join(listed)))
     display.say(
-        f"data: {len(data.train):,} rows of {config.data.block_size}, "
-        f"{data.train.num_targets:,} target tokens; {len(data.questions):,} held-out questions"
+        say(
+            "train.data",
+            rows=len(data.train),
+            size=config.data.block_size,
+            targets=int(data.train.num_targets),
+            questions=len(data.questions),
+        )
     )
     train = config.train
     display.say(
-        f"{train.max_steps:,} steps of {train.batch_size} rows, peak rate "
-        f"{train.learning_rate:.2g}, an evaluation every {train.eval_interval}"
+        say(
+            "train.steps",
+            steps=train.max_steps,
+            rows=train.batch_size,
+            rate=train.learning_rate,
+            interval=train.eval_interval,
+        )
     )
     if state.step:
-        display.say(f"resuming after step {state.step}")
+        display.say(say("train.resuming", step=state.step))
 
 
 def _bears_on_bits(config: Config) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import signal
 from types import FrameType
 from typing import Any, Self
 
+from quatrain.words import say
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,4 +40,4 @@ class StopSignal:
         if self.asked:
             raise KeyboardInterrupt
         self.signal = number
-        logger.warning("stopping after this step; again to stop at once")
+        logger.warning(say("train.stopping"))

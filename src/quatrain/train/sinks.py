@@ -16,6 +16,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
+from quatrain.words import say
+
 logger = logging.getLogger(__name__)
 
 
@@ -85,10 +87,7 @@ class _Guard:
             return False
         self.sinks.pop(self.name, None)
         remedy = " (pip install 'quatrain[log]')" if isinstance(error, ImportError) else ""
-        logger.warning(
-            "%s takes no metrics: %s%s; metrics.jsonl has them, and training goes on",
-            *(self.name, error, remedy),
-        )
+        logger.warning(say("train.sink", name=self.name, error=error, remedy=remedy))
         return True
 
 

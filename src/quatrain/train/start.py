@@ -6,9 +6,13 @@ Also the run directory's lock, and whether the directory holds a run of the same
 from __future__ import annotations
 
 import json
+import logging
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,15 @@ from quatrain.config import Config
 from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
 from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
-from quatrain.model.locate import MERGE_FIRST, is_adapter, locate
+from quatrain.model.locate import is_adapter, locate
 from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
-from quatrain.run_dir import DATA, REQUESTED, SETTLED
+from quatrain.run_dir import DATA, HOLDER, LOCK, REQUESTED, SETTLED
 from quatrain.text.chat import LLAMA4, ChatFormat
 from quatrain.text.tokenizer import Tokenizer
+from quatrain.words import say
+
+logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     "keep_last", "log_interval", "threads", "device", "micro_batch_size",
@@ -59,17 +66,11 @@ def resolve(config: Config) -> Start:
     described = sorted(config.model.model_fields_set - {"init", "preset"})
     if described:
         raise ConfigError(
-            "Q203",
-            f"model.init={config.model.init} brings its architecture; the recipe also sets "
-            f"model.{', model.'.join(described)}.",
-            "Leave them out.",
+            "Q203.architecture", init=config.model.init, fields=", model.".join(described)
         )
     directory = locate(config.model.init)
     if is_adapter(directory):
-        raise ConfigError(
-            "Q203", f"model.init={config.model.init} is an adapter; training starts from a model.",
-            MERGE_FIRST,
-        )  # fmt: skip
+        raise ConfigError("Q203.adapter", init=config.model.init)
     model = read_config(directory).replace(init=config.model.init)
     tokenizer = Tokenizer.load(directory)
     config = build({**config.model_dump(exclude_unset=True), "model": model.model_dump()})
@@ -77,10 +78,7 @@ def resolve(config: Config) -> Start:
         choose(config.lora, config.model)
     if config.data.block_size > model.max_position_embeddings:
         raise ConfigError(
-            "Q203",
-            f"data.block_size={config.data.block_size} exceeds the checkpoint's context "
-            f"{model.max_position_embeddings}.",
-            f"Use data.block_size={model.max_position_embeddings}.",
+            "Q203.context", block_size=config.data.block_size, context=model.max_position_embeddings
         )
     refuse_larger_vocabulary(directory, tokenizer.vocab_size, model.vocab_size)
     local = Path(model.init or "").exists()
@@ -94,10 +92,10 @@ def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
     stated = "vocab_size" in config.model.model_fields_set
     if stated and config.model.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
-            "Q203",
-            f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's "
-            f"{tokenizer.vocab_size} ({config.tokenizer.path}).",
-            f"Use model.vocab_size={tokenizer.vocab_size}.",
+            "Q203.vocabulary",
+            given=config.model.vocab_size,
+            known=tokenizer.vocab_size,
+            path=config.tokenizer.path,
         )
 
 
@@ -105,23 +103,43 @@ def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold a run directory; the lock goes with the process, however it ends.
 
+    Who holds it stands in a file beside the lock, which a process that is killed leaves there: such
+    a file holds nothing, and is said and replaced.
+
     Raises:
-        ConfigError: Q204 when another process holds it.
+        ConfigError: Q204 when another process holds it, naming it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    holder = run_dir / HOLDER
     try:
-        with FileLock(run_dir / "run.lock", timeout=0):
-            yield
+        with FileLock(run_dir / LOCK, timeout=0):
+            if before := _read_holder(holder):
+                logger.info(say("log.stale_lock", run_dir=run_dir, **before))
+            now = datetime.now().isoformat(sep=" ", timespec="seconds")
+            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
     except Timeout:
-        raise ConfigError(
-            "Q204",
-            f"another process is training in {run_dir}.",
-            "Wait for it, stop it, or use another run_dir.",
-        ) from None
+        found = _read_holder(holder)
+        key = "Q204.held_by" if found else "Q204.held"
+        raise ConfigError(key, run_dir=run_dir, **found) from None
+
+
+def _read_holder(path: Path) -> dict[str, Any]:
+    """Read who holds a run, or nothing where the file is absent or not whole."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"pid": int(found["pid"]), "host": str(found["host"]), "since": str(found["since"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def refuse_another_recipe(config: Config) -> None:
     """Compare with the recipe of the run in this directory, once it has settled: a run is one.
+
+    What may change is taken from the new recipe, and said.
 
     Raises:
         ConfigError: Q205 listing what differs.
@@ -129,17 +147,14 @@ def refuse_another_recipe(config: Config) -> None:
     path = config.run_dir / REQUESTED
     if path.exists() and (config.run_dir / SETTLED).exists():
         before = read_recipe(str(path))
-        changed = [
-            f"{section}.{name}: {old!r} -> {new!r}"
-            for section, name, old, new in _differences(before, config.model_dump(mode="json"))
-            if not (section == "train" and name in MAY_CHANGE)
-        ]
-        if changed:
-            raise ConfigError(
-                "Q205",
-                f"{config.run_dir} holds a run of another recipe:\n  - " + "\n  - ".join(changed),
-                "Use another run_dir; or delete this one to start afresh.",
-            )
+        refused, taken = list[str](), list[str]()
+        for section, name, old, new in _differences(before, config.model_dump(mode="json")):
+            allowed = section == "train" and name in MAY_CHANGE
+            (taken if allowed else refused).append(f"{section}.{name}: {old!r} -> {new!r}")
+        if refused:
+            raise ConfigError("Q205.recipe", run_dir=config.run_dir, changed=tuple(refused))
+        if taken:
+            logger.info(say("log.may_change", run_dir=config.run_dir, changed=tuple(taken)))
 
 
 def refuse_other_data(config: Config, key: str) -> None:
@@ -153,10 +168,7 @@ def refuse_other_data(config: Config, key: str) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["key"]
         if before != key:
             raise DataError(
-                "Q310",
-                f"the data of {config.run_dir} changed since its run began "
-                f"({', '.join(config.data.train)}).",
-                "Put the files back as they were, or use another run_dir.",
+                "Q310.data", run_dir=config.run_dir, sources=", ".join(config.data.train)
             )
 
 

@@ -1,0 +1,44 @@
+"""The language of the command line: which one is asked for, and helps that are said in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from quatrain.words import say
+
+_OPTION = "--lang"
+
+
+def take_language(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take the language out of a command line, wherever it stands; the last one counts.
+
+    ["sft", "openquizz", "--lang", "fr"]  ->  "fr", ["sft", "openquizz"]
+    """
+    asked, rest, left = None, list[str](), list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            return asked, [*rest, word, *left]
+        if word == _OPTION and left:
+            asked = left.pop(0)
+        elif word.startswith(_OPTION + "="):
+            asked = word.removeprefix(_OPTION + "=")
+        else:
+            rest.append(word)
+    return asked, rest
+
+
+def in_words(command: Any) -> Any:
+    """Put sentences in the place of the catalogue's keys in a command's helps, and all below it."""
+    command.help = say(command.help)
+    for parameter in [*command.params, command.get_help_option(typer.Context(command))]:
+        if getattr(parameter, "opts", None) == ["--help"]:
+            parameter.help = say("help.help")
+        elif parameter is not None and getattr(parameter, "help", None):
+            parameter.help = say(parameter.help)
+    for verb in getattr(command, "commands", {}).values():
+        in_words(verb)
+    return command
