@@ -33,8 +33,9 @@ QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
 
+# A file's tests stay in one process, so that what they share is made once.
 test: $(FOR_DEVELOPMENT)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
