@@ -35,7 +35,7 @@ demo: $(FOR_USE)
 
 # A file's tests stay in one process, so that what they share is made once.
 test: $(FOR_DEVELOPMENT)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu

@@ -7,7 +7,7 @@ by. Then two runs, the second starting from the first: pretraining on the text, 
 the questions. At the end, on all of the held-out tenth, which nothing was chosen by:
 the loss of the gold answers before and after fine-tuning, and F1 with that of the best constant
 answer; of the likeliest answer, and of the one that agrees best with others drawn. The whole,
-preparation and evaluations included, fits the minutes.
+preparation and evaluations included, is planned to fit the minutes; those it took are printed.
 
 A model this small sees too little text to learn by itself that it can copy, which is what answering
 from a context takes. So the text is dealt into passages, each followed by its own sentences in
@@ -48,7 +48,7 @@ SHARE_OF_TEXT, SHARE_OF_EXAMS = 0.47, 0.2
 SHORTEST, LONGEST, MOST_PASSAGES = 80, 480, 40_000
 """Characters of a passage, and how many of them there are."""
 CONSENSUS = {"candidates": 96, "temperature": 1.0, "batch_size": 4}
-"""As the model draws them: colder answers are surer than they are right."""
+"""Drawn as the model gives them: what they agree on is the best expectation under the model."""
 CHOSEN_BY, SEED_OF_CHOICE = 0.03, HOLDOUT_SEED + 1
 """The part of the training questions by whose loss the best checkpoint is chosen: answers are
 agreed on by how likely they are, and the likeliest one's F1 says little of that."""

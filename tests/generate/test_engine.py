@@ -83,6 +83,13 @@ def test_a_full_context_ends_an_answer_by_length() -> None:
     assert (len(found.ids), found.finish_reason) == (4, "length")
 
 
+def test_a_row_that_fills_the_context_changes_no_row_that_goes_on() -> None:
+    model = tiny_model(tiny_config(max_position_embeddings=40))
+    together = answers(model=model, max_new_tokens=30)
+    assert [len(found.ids) for found in together] == [30, 7, 30, 20, 28]
+    assert together == [answers([p], model=model, max_new_tokens=30)[0] for p in PROMPTS]
+
+
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     model = tiny_model(tiny_config(max_position_embeddings=20))
     with pytest.raises(DataError, match="prompt 0 has 20 tokens; the model's context is 20") as e:
