@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from quatrain.cli.usage import Verbs
+
 _TROUBLE = 3
 """The exit code for a finding that would stop training: that of DataError."""
 
-data_app = typer.Typer(help="help.data", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(cls=Verbs, help="help.data", no_args_is_help=True, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="help.json")]
 Overrides = Annotated[

@@ -19,12 +19,14 @@ from typer.main import get_command
 
 from quatrain.cli.data import data_app
 from quatrain.cli.speech import in_words, take_language
+from quatrain.cli.usage import Verbs
 from quatrain.errors import QuatrainError, ResourceError
 from quatrain.locale import choose_language
 from quatrain.words import say, speak
 
 app = typer.Typer(
     name="quatrain",
+    cls=Verbs,
     help="help.app",
     no_args_is_help=True,
     add_completion=False,
@@ -184,7 +186,7 @@ def main() -> None:
     try:
         asked, words = take_language(sys.argv[1:])
         speak(choose_language(asked, os.environ))
-        in_words(get_command(app))(words)
+        in_words(get_command(app))(words, prog_name="quatrain")
     except QuatrainError as error:
         _fail(error)
     except KeyboardInterrupt:

@@ -1,0 +1,75 @@
+"""Mistakes in the command line itself, told as every other error is: a code, a rule, a remedy.
+
+typer prints them in English, whatever language is spoken. A group of this class raises them as
+ConfigError instead, wherever in its verbs they were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from quatrain.errors import ConfigError
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What all mistakes of usage are; typer has no public name for it."""
+
+
+class Verbs(TyperGroup):
+    """A group of verbs that tells a mistake in a person's language."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Read the words before the verb."""
+        with _told():
+            return super().make_context(*args, **more)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb.
+
+        Raises:
+            ConfigError: Q209.
+        """
+        if self.get_command(ctx, args[0]) is None:
+            known = tuple(self.list_commands(ctx))
+            raise ConfigError("Q209.verb", command=ctx.command_path, given=args[0], known=known)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the verb's words, and run it."""
+        with _told():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # no mistake: it prints the help
+            raise
+        raise _as_ours(error) from None
+
+
+def _as_ours(error: Any) -> ConfigError:
+    """Say a mistake by what typer knows of it; one that it only has a sentence of, in its words."""
+    command = error.ctx.command_path if error.ctx else "quatrain"
+    kind, parameter = type(error).__name__, getattr(error, "param", None)
+    if kind == "NoSuchOption":
+        near = tuple(error.possibilities or ())
+        key = "Q209.option" if near else "Q209.no_option"
+        return ConfigError(key, command=command, given=error.option_name, near=near)
+    if kind == "BadOptionUsage":
+        return ConfigError("Q209.value", command=command, given=error.option_name)
+    if kind == "MissingParameter" and parameter is not None:
+        return ConfigError("Q209.missing", command=command, name=_name(parameter))
+    if kind == "BadParameter" and parameter is not None:  # of text and paths, none is bad to typer
+        return ConfigError("Q209.integer", name=_name(parameter))
+    return ConfigError("Q209.usage", command=command, why=error.format_message())
+
+
+def _name(parameter: Any) -> str:
+    return str(parameter.opts[0]) if parameter.param_type_name == "option" else parameter.name
