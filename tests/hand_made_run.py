@@ -55,7 +55,8 @@ def hand_made(directory: Path, steps: int = 4, hostile: str = "Est-ce ?", **trai
     counts = {"conversations": 9, "documents": 0, "tokens": 90, "rows": 3, "answer_tokens": 20,
               "positions_used": 0.75, "longest": 12, "too_long": 1, "control_like": 0,
               "lengths": {"bin": 4, "counts": [1, 6, 2]}}  # fmt: skip
-    report = {"records": 12, "rejected": 1, "duplicates": 2, "leaks": 0, "notes": [hostile],
+    report = {"records": 12, "rejected": 1, "duplicates": 2, "leaks": 0,
+              "notes": [{"text": hostile, "key": hostile, "values": hostile}],
               "train": counts, "eval": None}  # fmt: skip
     (run_dir / "data" / "report.json").write_text(json.dumps(report), encoding="utf-8")
     return run_dir

@@ -9,13 +9,14 @@ import re
 from datetime import datetime
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pytest
 
 import quatrain
 from quatrain.errors import ConfigError
 from quatrain.locale import choose_language
-from quatrain.words import LANGUAGES, Sentence, Words, catalogue, say, speak, tell
+from quatrain.words import LANGUAGES, Sentence, Words, catalogue, recorded, say, speak, tell
 
 SOURCE = Path(quatrain.__path__[0])
 AREAS = sorted({path.name.split(".")[0] for path in (SOURCE / "catalogue").glob("*.json")})
@@ -139,6 +140,29 @@ def test_a_sentence_is_english_to_a_program_and_itself_to_a_person() -> None:
     speak("fr")
     assert (tell(month), tell("February")) == ("février", "February")
     assert tell(copy.deepcopy(outer)) == "février\u202f%"
+
+
+def test_a_sentence_that_a_file_holds_is_said_in_either_language() -> None:
+    kind = Sentence.of("reasons.kind.number")
+    reason = Sentence.of("reasons.text", name="answer", kind=kind)
+    row = json.loads(json.dumps({"reason": reason, **recorded(reason)}))
+    assert Words("en").retold(row, row["reason"]) == reason == row["reason"]
+    assert Words("fr").retold(row, row["reason"]) == Words("fr")("reasons.text", **reason.values)
+    assert Words("fr").retold(row, row["reason"]) != reason
+    assert recorded("a text of nobody's") == {}
+
+
+STRANGE = [
+    {}, {"key": 3, "values": {}}, {"key": "reasons.empty"}, {"key": "reasons.empty", "values": []},
+    {"key": "reasons.none_such", "values": {}}, {"key": "notes.limit", "values": {"limit": "ten"}},
+    {"key": "../../secret.empty", "values": {}}, {"key": "errors.help", "values": {"remedy": "x"}},
+    {"key": "notes.limit", "values": {"limit": {"key": "cli.error", "values": {"error": "x"}}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", STRANGE)
+def test_a_file_that_was_changed_is_shown_as_it_is(row: dict[str, Any]) -> None:
+    assert Words("fr").retold(row, "as it is") == "as it is"
 
 
 def test_every_key_that_is_said_exists_and_none_is_unused() -> None:

@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import cache
 from importlib import resources
 from string import Formatter
+from typing import Any
 
 LANGUAGES = ("en", "fr")
 _SPOKEN = ContextVar("language", default="en")
@@ -58,6 +59,26 @@ def tell(text: str) -> str:
     return say(text.key, **text.values) if isinstance(text, Sentence) else text
 
 
+RECORDED = ("notes", "reasons")
+"""Areas whose sentences files of a run hold."""
+
+
+def recorded(text: str) -> dict[str, Any]:
+    """Give what a file needs beside a sentence for `Words.retold`; of any other text, nothing."""
+    return _plain(text) if isinstance(text, Sentence) else {}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Sentence):
+        return {
+            "key": value.key,
+            "values": {name: _plain(one) for name, one in value.values.items()},
+        }
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, int | float) else str(value)
+
+
 class Words:
     """The catalogue in one language, and how that language writes numbers and dates."""
 
@@ -72,6 +93,22 @@ class Words:
         if name not in texts and "count" in values:
             name += "." + self._form(values["count"])
         return _Filler(self).vformat(texts[name], (), values)
+
+    def retold(self, record: Mapping[str, Any], text: str) -> str:
+        """Say a sentence that a file holds; its text as it is, where no such sentence is known."""
+        try:
+            return str(self._retold(record))
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RecursionError):
+            return text
+
+    def _retold(self, form: Any) -> Any:
+        if isinstance(form, Mapping):
+            area = form["key"].partition(".")[0]
+            if area not in RECORDED:
+                raise KeyError(area)
+            values = {name: self._retold(value) for name, value in form["values"].items()}
+            return self(form["key"], **values)
+        return tuple(map(self._retold, form)) if isinstance(form, list) else form
 
     def number(self, value: float, digits: int = 0) -> str:
         """Write a number with grouped thousands: 1,234.5 and 1 234,5."""

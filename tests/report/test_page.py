@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from hand_made_run import HOSTILE, eval_row, hand_made, lines, train_row
+from quatrain.data.parse import Rejection
+from quatrain.data.records import write_rejected
 from quatrain.errors import CheckpointError
 from quatrain.recipe import load_config, to_yaml
 from quatrain.report.curves import figures
 from quatrain.report.page import render, visible, write_report
 from quatrain.report.read import read_run
-from quatrain.words import Words
+from quatrain.words import Sentence, Words, recorded
 
 NOON = datetime(2026, 11, 24, 12, 5)
 
@@ -70,6 +72,22 @@ def test_every_number_of_the_data_report_is_shown(tmp_path: Path) -> None:
     for shown in ("Records read 12", "Rejected 1", "Duplicates among the training records 2",
                   "75.00% of the positions hold tokens; 25.00% are padding", "q:3"):  # fmt: skip
         assert shown in text, shown
+
+
+def test_what_was_noted_and_rejected_is_told_in_the_language_of_the_page(tmp_path: Path) -> None:
+    run_dir = hand_made(tmp_path)
+    note = Sentence.of("notes.shape", source="q.jsonl", shape="alpaca")
+    reason = Sentence.of("reasons.empty", name="answer")
+    report = json.loads((run_dir / "data" / "report.json").read_text(encoding="utf-8"))
+    report["notes"] = [{"text": note, **recorded(note)}]
+    (run_dir / "data" / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    write_rejected(run_dir / "data" / "rejected.jsonl", [Rejection("q.jsonl:3", reason)])
+    for language in ("en", "fr"):
+        write_report(run_dir, language)
+        text = Page((run_dir / "report.html").read_text(encoding="utf-8")).text
+        words = Words(language)
+        assert words("notes.shape", source="q.jsonl", shape="alpaca") in text
+        assert words("reasons.empty", name="answer") in text
 
 
 def test_what_was_fixed_and_what_broke_is_listed(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from quatrain.files import (
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
-from quatrain.words import Sentence, say
+from quatrain.words import Sentence, recorded, say
 
 __all__ = ["PreparedData", "Records", "Rejection", "holdout", "load_and_prepare_french_data"]
 __all__ += ["load_records"]
@@ -279,7 +279,7 @@ def _describe(train: Records, judged: Records | None, key: str) -> dict[str, Any
         "rejected": sum(len(part.rejected) for part in both),
         "duplicates": duplicates,
         "leaks": leaks,
-        "notes": [note for part in both for note in part.notes],
+        "notes": [{"text": note, **recorded(note)} for part in both for note in part.notes],
         "train": None,
         "eval": None,
     }

@@ -27,7 +27,7 @@ from quatrain.data.read import read_rows
 from quatrain.errors import DataError
 from quatrain.files import write_text
 from quatrain.text.conversation import Conversation, Document
-from quatrain.words import Sentence
+from quatrain.words import Sentence, recorded
 
 _PEEK = 100
 """Rows among which the first of a known shape tells the file's."""
@@ -112,11 +112,12 @@ def holdout(records: Records, fraction: float, seed: int) -> tuple[Records, Reco
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
-    """Write one object a line: location, reason, excerpt."""
+    """Write one object a line: location, reason (with its key and values), excerpt."""
     lines = (
-        {"location": item.location, "reason": item.reason, "excerpt": item.excerpt}
+        {"location": item.location, "reason": item.reason, **recorded(item.reason),
+         "excerpt": item.excerpt}
         for item in rejected
-    )
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines))
 
