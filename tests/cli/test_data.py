@@ -131,3 +131,5 @@ def test_preparing_says_what_was_made(quatrain: Any, tmp_path: Path) -> None:
     _, out, _ = quatrain("data", "prepare", recipe)
     assert "rows in" in out
     assert "of positions used" in " ".join(out.split())
+    found_again = quatrain("data", "prepare", recipe, "--lang", "fr").out
+    assert "lu comme" in " ".join(found_again.split())
