@@ -146,9 +146,9 @@ def test_a_sentence_that_a_file_holds_is_said_in_either_language() -> None:
     kind = Sentence.of("reasons.kind.number")
     reason = Sentence.of("reasons.text", name="answer", kind=kind)
     row = json.loads(json.dumps({"reason": reason, **recorded(reason)}))
-    assert Words("en").retold(row, row["reason"]) == reason == row["reason"]
-    assert Words("fr").retold(row, row["reason"]) == Words("fr")("reasons.text", **reason.values)
-    assert Words("fr").retold(row, row["reason"]) != reason
+    assert Words("en").retold(row, "reason") == reason == row["reason"]
+    assert Words("fr").retold(row, "reason") == Words("fr")("reasons.text", **reason.values)
+    assert Words("fr").retold(row, "reason") != reason
     assert recorded("a text of nobody's") == {}
 
 
@@ -162,7 +162,8 @@ STRANGE = [
 
 @pytest.mark.parametrize("row", STRANGE)
 def test_a_file_that_was_changed_is_shown_as_it_is(row: dict[str, Any]) -> None:
-    assert Words("fr").retold(row, "as it is") == "as it is"
+    assert Words("fr").retold({**row, "reason": "as it is"}, "reason") == "as it is"
+    assert Words("fr").retold([row], "reason") == str([row])
 
 
 def test_every_key_that_is_said_exists_and_none_is_unused() -> None:

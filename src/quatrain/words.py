@@ -94,12 +94,19 @@ class Words:
             name += "." + self._form(values["count"])
         return _Filler(self).vformat(texts[name], (), values)
 
-    def retold(self, record: Mapping[str, Any], text: str) -> str:
-        """Say a sentence that a file holds; its text as it is, where no such sentence is known."""
+    def retold(self, record: Any, name: str) -> str:
+        """Say a sentence that a file holds; its text as it is, where no such sentence is known.
+
+        Args:
+            record: what the file holds: an object with `recorded`'s entries, or a text alone.
+            name: where the object has the text.
+        """
+        if not isinstance(record, Mapping):
+            return str(record)
         try:
             return str(self._retold(record))
         except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RecursionError):
-            return text
+            return str(record.get(name, ""))
 
     def _retold(self, form: Any) -> Any:
         if isinstance(form, Mapping):

@@ -283,7 +283,7 @@ def show_prepared(directory: Path, report: dict[str, Any]) -> None:
     if report["leaks"]:
         table.add_row(say("inspect.leaks"), say("inspect.prepared.leaks", count=report["leaks"]))
     for note in report["notes"]:
-        table.add_row(say("inspect.note"), spoken().retold(note, note["text"]))
+        table.add_row(say("inspect.note"), spoken().retold(note, "text"))
     Console(highlight=False).print(table)
 
 
