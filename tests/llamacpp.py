@@ -9,14 +9,16 @@ from typing import Any
 
 
 class LlamaCpp:
-    """A GGUF file opened by llama.cpp."""
+    """A GGUF file opened by llama.cpp, and an adapter's if there is one."""
 
-    def __init__(self, path: Path, context: int = 512) -> None:
+    def __init__(self, path: Path, context: int = 512, adapter: Path | None = None) -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx = context
+        if adapter:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         params.n_parallel = 1
         params.cpuparams.n_threads = 1
         params.cpuparams_batch.n_threads = 1

@@ -127,7 +127,7 @@ def test_an_adapter_without_a_tokenizer_is_asked_with_its_bases(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "asked",
-    [Conversion(to="llama4"), Conversion(to="gguf"), Conversion(to="hf", dtype="bf16"),
+    [Conversion(to="llama4"), Conversion(to="gguf", experts=2), Conversion(to="hf", dtype="bf16"),
      Conversion(to="hf", experts=2)],
 )  # fmt: skip
 def test_an_adapter_that_is_not_merged_is_no_model(asked: Conversion, tmp_path: Path) -> None:

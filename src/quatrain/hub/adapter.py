@@ -1,4 +1,4 @@
-"""Adapters on their way out: merged into their base as a Source, or copied as a clean directory.
+"""Adapters on their way out: merged into their base, or alone as a PEFT directory or GGUF file.
 
 Merging is a change of the base's Source: a weight is read, its adapter multiplied out in float32
 and added, one weight at a time. Not for adapters in a model that runs (model/lora.py).
@@ -6,6 +6,7 @@ and added, one weight at a time. Not for adapters in a model that runs (model/lo
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +16,27 @@ from torch import Tensor
 from quatrain.errors import CheckpointError
 from quatrain.hub.check import Agreement, compare, float_model, observe
 from quatrain.hub.dense import DENSE
+from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_adapter
 from quatrain.hub.source import Source
-from quatrain.model.adapter import adapter_tensors, load_adapter, write_factors
+from quatrain.model.adapter import (
+    Factors,
+    adapter_tensors,
+    load_adapter,
+    place_adapters,
+    write_factors,
+)
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import has_tokenizer
-from quatrain.model.lora import with_delta
+from quatrain.model.lora import add_adapters, with_delta
 from quatrain.model.peft_config import BASE, adapters_of, read_fields
 from quatrain.model.shards import LazyTensor
 from quatrain.model.targets import Adapters, Site
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
+from quatrain.words import say
+
+logger = logging.getLogger(__name__)
 
 ADAPTER = "adapter"
 """The kind of a Source that is a base with an adapter merged into it."""
@@ -80,11 +91,61 @@ def write_alone(source: Source, base: str, directory: Path) -> None:
         base: what the copy names as its base.
         directory: where to.
     """
-    adapters = adapters_of(read_fields(source.origin), source.config)
-    factors = adapter_tensors(source.origin, adapters, source.config)
+    adapters, factors = _factors(source)
     write_factors(adapters, factors, source.config, base, directory)
     source.tokenizer.save(directory, model_max_length=source.config.max_position_embeddings)
     source.chat.save(directory)
+
+
+def write_gguf_alone(source: Source, base: Source, path: Path, kind: str) -> None:
+    """Write an adapter as a GGUF file, to be used with a GGUF file of its base.
+
+    Args:
+        source: of kind `adapter`.
+        base: the Source of its base.
+        path: of the file.
+        kind: f32, f16 or bf16.
+
+    Raises:
+        CheckpointError: Q411 for what llama.cpp cannot represent.
+    """
+    if not _same_tokens(source.tokenizer, base.tokenizer):
+        raise CheckpointError("Q411.gguf_adapter_tokenizer", source=source.origin, base=base.origin)
+    if source.chat != base.chat:
+        logger.warning(say("log.adapter_template", source=source.origin))
+    adapters, factors = _factors(source)
+    write_gguf_adapter(adapters, factors, source.config, path, kind)
+
+
+def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    return one.backend.get_vocab() == other.backend.get_vocab()
+
+
+def _factors(source: Source) -> tuple[Adapters, Factors]:
+    adapters = adapters_of(read_fields(source.origin), source.config)
+    return adapters, adapter_tensors(source.origin, adapters, source.config)
+
+
+def compare_gguf_adapter(source: Source, base: Source, path: Path, dtype: torch.dtype) -> Agreement:
+    """Compare an adapter, its factors rounded as the file's are, with the GGUF file read back.
+
+    Args:
+        source: of kind `adapter`.
+        base: the Source of its base.
+        path: of the file.
+        dtype: of its tensors.
+    """
+    adapters, factors = _factors(source)
+    before = _with_factors(base, adapters, rounded(adapters, factors, dtype))
+    after = _with_factors(base, *read_gguf_adapter(path, adapters, source.config))
+    return compare(observe(before, source), observe(after, source))
+
+
+def _with_factors(base: Source, adapters: Adapters, factors: Factors) -> LlamaModel:
+    model = float_model(base)
+    add_adapters(model, adapters)
+    place_adapters(model, factors)
+    return model
 
 
 def compare_adapted(source: Source, base: Source, copy: Path | None) -> Agreement:

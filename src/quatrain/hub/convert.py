@@ -15,7 +15,13 @@ import torch
 
 from quatrain.errors import CheckpointError
 from quatrain.files import new_directory
-from quatrain.hub.adapter import ADAPTER, compare_adapted, write_alone
+from quatrain.hub.adapter import (
+    ADAPTER,
+    compare_adapted,
+    compare_gguf_adapter,
+    write_alone,
+    write_gguf_alone,
+)
 from quatrain.hub.card import write_card
 from quatrain.hub.check import (
     Agreement,
@@ -59,12 +65,13 @@ class Conversion:
     experts: int | None = None
     """Routed experts to give a dense model."""
     dtype: Dtype | None = None
-    """None keeps the source's, and is f16 for GGUF."""
+    """None keeps the source's, and is f16 for GGUF, f32 for an adapter there."""
     base: Path | None = None
     """The multimodal directory whose vision part the result gets; else, of an adapter, the model
     that it is added to instead of the one that it names."""
     merge: bool = False
-    """Whether an adapter is added to its base's weights; `hf` without it copies the adapter."""
+    """Whether an adapter is added to its base's weights; without it `hf` and `gguf` write the
+    adapter alone."""
     check: bool = True
     shard_bytes: int = SHARD_BYTES
     force: bool = False
@@ -115,11 +122,11 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
     Raises:
         CheckpointError: Q411 for a format that has no adapters, or for what only a model can be.
     """
-    if asked.to != "hf" or asked.experts or asked.dtype:
+    if asked.to not in ("hf", "gguf") or asked.experts or (asked.dtype and asked.to == "hf"):
         raise CheckpointError("Q411.adapter", source=source.origin)
-    base = str(source.notes["base"])
-    if asked.base:
-        base = str(asked.base.resolve()) if asked.base.exists() else str(asked.base)
+    if asked.to == "gguf":
+        return _write_gguf_adapter(source, directory, asked)
+    base = _name_of_base(source, asked)
     with new_directory(directory, {"quatrain": "conversion", "to": "peft"}) as temporary:
         write_alone(source, base, temporary)
         agreement = _compare_adapted(source, asked, temporary) if asked.check else None
@@ -128,10 +135,37 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
     return Converted(directory, Sentence.of("log.as_it_was"), agreement, source.notes)
 
 
+def _write_gguf_adapter(source: Source, directory: Path, asked: Conversion) -> Converted:
+    """Write an adapter as a GGUF file, beside the card that names its base."""
+    dtype = asked.dtype or "f32"
+    if dtype == "q8_0":
+        raise CheckpointError("Q411.q8_0_adapter")
+    base = _source_of_base(source, asked)
+    source = source.replace(notes=source.notes | {"base": _name_of_base(source, asked)})
+    with new_directory(directory, {"quatrain": "conversion", "to": "gguf"}) as temporary:
+        path = temporary / f"adapter-{dtype}.gguf"
+        write_gguf_alone(source, base, path, dtype)
+        agreement = None
+        if asked.check:
+            agreement = compare_gguf_adapter(source, base, path, DTYPES[dtype])
+            refuse_disagreement(agreement, _TOLERANCE)
+        write_card(source, temporary, "gguf", dtype, agreement)
+    return Converted(directory, dtype, agreement, source.notes)
+
+
+def _name_of_base(source: Source, asked: Conversion) -> str:
+    if asked.base:
+        return str(asked.base.resolve()) if asked.base.exists() else str(asked.base)
+    return str(source.notes["base"])
+
+
+def _source_of_base(source: Source, asked: Conversion) -> Source:
+    return open_source(_base_of_adapter(asked) or base_of(source.origin))
+
+
 def _compare_adapted(source: Source, asked: Conversion, copy: Path | None) -> Agreement:
     """Run the adapter beside its base's weights, and compare what was made of it."""
-    base = open_source(_base_of_adapter(asked) or base_of(source.origin))
-    found = compare_adapted(source, base, copy)
+    found = compare_adapted(source, _source_of_base(source, asked), copy)
     refuse_disagreement(found, _TOLERANCE)
     return found
 

@@ -46,14 +46,9 @@ def read_gguf(path: Path) -> Source:
         CheckpointError: Q401 for a broken file, Q410 for another architecture, Q43x for its
             tokenizer.
     """
-    _refuse_implausible(path)
-    gguf = library()
-    try:
-        reader = gguf.GGUFReader(path)
-        keys = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {str(one.name): _lazy(gguf, one) for one in reader.tensors}
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
-        raise CheckpointError("Q401.unreadable_gguf", path=path, error=error) from None
+    keys, tensors = read_file(path)
+    if keys.get("general.type") == "adapter":
+        raise CheckpointError("Q410.gguf_adapter", path=path)
     config = _config_of(keys, tensors)
     vocabulary = Vocabulary(
         str(keys.get("tokenizer.ggml.pre", "default")),
@@ -69,6 +64,23 @@ def read_gguf(path: Path) -> Source:
     tokenizer = tokenizer_of(vocabulary, ids)
     chat = chat_format_of(str(keys.get("tokenizer.chat_template", "")), tokenizer)
     return Source(config, from_gguf(tensors), tokenizer, chat, path, "gguf")
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Give a file's keys, and its tensors, which are read when they are needed.
+
+    Raises:
+        CheckpointError: Q401 for a broken file.
+    """
+    _refuse_implausible(path)
+    gguf = library()
+    try:
+        reader = gguf.GGUFReader(path)
+        keys = {name: field.contents() for name, field in reader.fields.items()}
+        tensors = {str(one.name): _lazy(gguf, one) for one in reader.tensors}
+    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
+        raise CheckpointError("Q401.unreadable_gguf", path=path, error=error) from None
+    return keys, tensors
 
 
 def _refuse_implausible(path: Path) -> None:

@@ -56,19 +56,33 @@ def write_gguf(source: Source, path: Path, kind: str) -> None:
     Raises:
         CheckpointError: Q411 naming what llama.cpp cannot represent.
     """
-    gguf = library()
     arch = architecture(source.config)
     vocabulary = vocabulary_of(source.tokenizer, source.config.vocab_size)
     tensors = dict(itertools.chain.from_iterable(to_gguf(*item) for item in source.tensors.items()))
     if source.config.rope_scaling:
         tensors["rope_freqs.weight"] = LazyTensor.of(frequency_factors(source.config))
     _refuse_odd_rows(tensors, kind)
-    writer = gguf.GGUFWriter(path, arch)
+    writer = library().GGUFWriter(path, arch)
     _write_architecture(writer, source.config, arch, kind)
     _write_text_tools(writer, source, vocabulary)
-    types = {name: _type_of(name, kind) for name in tensors}
+    write_tensors(writer, tensors, {name: _type_of(name, kind) for name in tensors})
+    modelfile = path.with_name("Modelfile")
+    write_text(modelfile, ollama_modelfile(source.chat, path.name, source.config))
+
+
+def write_tensors(writer: Any, tensors: dict[str, LazyTensor], types: dict[str, str]) -> None:
+    """Write a file: the keys that the writer has been given, then the tensors, one at a time.
+
+    Args:
+        writer: of the library, with its keys; it is closed.
+        tensors: by llama.cpp's names.
+        types: of each tensor: f32, f16, bf16 or q8_0.
+
+    Raises:
+        CheckpointError: Q411 for a value that f16 cannot hold.
+    """
     for name, tensor in tensors.items():
-        code = gguf.GGMLQuantizationType[types[name].upper()]
+        code = library().GGMLQuantizationType[types[name].upper()]
         size = _bytes_of(tensor.shape, types[name])
         writer.add_tensor_info(name, list(tensor.shape), np.dtype(np.float32), size, code)
     try:
@@ -79,8 +93,6 @@ def write_gguf(source: Source, path: Path, kind: str) -> None:
             writer.write_tensor_data(_encoded(name, tensor.load(), types[name]))
     finally:
         writer.close()
-    modelfile = path.with_name("Modelfile")
-    write_text(modelfile, ollama_modelfile(source.chat, path.name, source.config))
 
 
 def frequency_factors(config: ModelConfig) -> Tensor:
