@@ -73,6 +73,23 @@ def test_the_mask_and_run_by_run_agree_with_the_formula(seed: int, device: str) 
     assert_close(attend(q, k, v, runs), expected, **TOLERANCE)
 
 
+def test_runs_of_one_length_share_a_call_and_have_the_bits_they_have_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, (q, k, v) = Runs([[7, 3, 7, 3], [3, 7, 10]], torch.device("cpu")), heads(2, 20)
+    alone = []
+    for row, lengths in enumerate(runs.lengths):
+        pieces = [x[row : row + 1].split(lengths, dim=2) for x in (q, k, v)]
+        parts = [attention._causal(*part) for part in zip(*pieces, strict=True)]
+        alone.append(torch.cat(parts, dim=2))
+    calls, causal = [], attention._causal
+    monkeypatch.setattr(
+        attention, "_causal", lambda *qkv: calls.append(qkv[0].shape) or causal(*qkv)
+    )
+    assert torch.equal(attend_run_by_run(q, k, v, runs), torch.cat(alone))
+    assert calls == [(3, 4, 3, 8), (3, 4, 7, 8), (1, 4, 10, 8)]
+
+
 def test_rows_of_one_run_are_plain_causal_attention(device: str) -> None:
     runs, (q, k, v) = Runs([[30], [30]], torch.device(device)), heads(2, 30, device=device)
     assert_close(attend(q, k, v, runs), by_hand(q, k, v, runs), **TOLERANCE)

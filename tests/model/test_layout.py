@@ -73,6 +73,12 @@ def test_the_mask_shows_each_token_its_run_up_to_itself() -> None:
     assert runs([2, 1]).mask[0, 0].int().tolist() == expected
 
 
+def test_tokens_are_sorted_by_the_length_of_their_run() -> None:
+    order, sizes = Runs([[2, 1, 2], [3, 2]], torch.device("cpu")).by_length
+    assert sizes == [(1, 1), (3, 2), (1, 3)]
+    assert order.places_R.tolist() == [2, 0, 1, 3, 4, 8, 9, 5, 6, 7]
+
+
 def test_bounds_count_through_the_flattened_batch() -> None:
     cumulative = runs([2, 1], [3]).cumulative
     assert cumulative.tolist() == [0, 2, 3, 6]

@@ -150,7 +150,7 @@ def test_the_gradient_of_the_router_is_that_of_finite_differences() -> None:
 
 def test_tokens_are_sorted_by_expert_in_their_order() -> None:
     dispatch = Dispatch.sort(torch.tensor([[2], [0], [2], [0]]), num_experts=4)
-    assert dispatch.order_R.tolist() == [1, 3, 0, 2]
+    assert dispatch.order.places_R.tolist() == [1, 3, 0, 2]
     assert dispatch.counts_E.tolist() == [2, 0, 2, 0]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from quatrain.model.norm import RMSNorm, rms_normalise
@@ -55,3 +57,25 @@ def test_zeros_stay_zero_with_finite_gradients() -> None:
     assert out.tolist() == [0.0] * 4
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+def written_out(x: Tensor, eps: float) -> Tensor:
+    """The formula, for PyTorch to differentiate."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+# sums in another order; bfloat16 keeps 8 bits
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("eps", [1e-5, 1.0])
+def test_the_gradient_is_that_of_the_formula(
+    eps: float, dtype: torch.dtype, tolerance: float, device: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(3, 2, 5, generator=generator).to(device, dtype) for _ in range(2))
+    found = []
+    for way in (rms_normalise, written_out):
+        leaf = x.clone().requires_grad_()
+        (way(leaf, eps) * weight).sum().backward()
+        found.append(leaf.grad)
+    assert_close(found[0], found[1], atol=tolerance, rtol=tolerance)

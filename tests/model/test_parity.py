@@ -36,7 +36,8 @@ def test_every_gradient_equals_that_of_transformers(name: str, device: str) -> N
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         expected = theirs[parameter_name].grad
-        error = (parameter.grad - expected).norm() / expected.norm().clamp(min=1e-12)
+        # without RoPE a key's bias changes nothing: its gradient is rounding alone, 1e-8 here
+        error = (parameter.grad - expected).norm() / expected.norm().clamp(min=1e-3)
         assert error < TOLERANCE, parameter_name
 
 

@@ -43,13 +43,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
 
 
 def attend_run_by_run(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
-    """Compute each run on its own: no work outside the runs, no mask."""
-    rows = []
-    for row, lengths in enumerate(runs.lengths):
-        parts = [torch.split(x[row : row + 1], lengths, dim=2) for x in (q, k, v)]
-        done = [_causal(*part) for part in zip(*parts, strict=True)]
-        rows.append(torch.cat(done, dim=2))
-    return torch.cat(rows)
+    """Compute each run on its own, all of one length in one call; no work outside them, no mask."""
+    order, sizes = runs.by_length
+    rows_of = [number * length for number, length in sizes]
+    sorted_qkv = [order.bring(x.transpose(1, 2).flatten(0, 1)).split(rows_of) for x in (q, k, v)]
+    done = []
+    for size, *parts in zip(sizes, *sorted_qkv, strict=True):
+        out = _causal(*(part.unflatten(0, size).transpose(1, 2) for part in parts))
+        done.append(out.transpose(1, 2).flatten(0, 1))
+    out_BTND = order.undo(torch.cat(done)).view(q.shape[0], q.shape[2], *q.shape[1::2])
+    return out_BTND.transpose(1, 2)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -102,11 +105,11 @@ def _flash_serves(q: Tensor) -> bool:
 
 
 def run_by_run_is_cheaper(runs: Runs) -> bool:
-    """Weigh the pairs that a mask wastes against the cost of a call for each run."""
+    """Weigh the pairs that a mask wastes against the cost of a call for each length of runs."""
     length = sum(runs.lengths[0])
     pairs_masked = len(runs.lengths) * length * length
     pairs_needed = sum(n * n for n in runs.flat)
-    return pairs_masked - pairs_needed > len(runs.flat) * _PAIRS_PER_CALL
+    return pairs_masked - pairs_needed > len(set(runs.flat)) * _PAIRS_PER_CALL
 
 
 _PAIRS_PER_CALL = 4096

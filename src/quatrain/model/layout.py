@@ -22,6 +22,8 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
+from quatrain.model.order import Order
+
 Segments = Sequence[Sequence[int]]
 
 
@@ -65,6 +67,22 @@ class Runs:
         """Bounds of the runs in the flattened batch, int32, as variable-length kernels want."""
         bounds = [0, *accumulate(self.flat)]
         return torch.tensor(bounds, dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def by_length(self) -> tuple[Order, list[tuple[int, int]]]:
+        """Sort the flattened batch's tokens by the length of their run, runs in order within one.
+
+        Returns:
+            The order, and for each length how many runs have it: [(number, length), ...].
+        """
+        lengths = torch.tensor(self.flat)
+        starts = lengths.cumsum(0) - lengths
+        sorted_lengths, runs = lengths.sort(stable=True)
+        moved = starts[runs] - (sorted_lengths.cumsum(0) - sorted_lengths)
+        places = torch.repeat_interleave(moved, sorted_lengths) + torch.arange(sum(self.flat))
+        kinds, numbers = sorted_lengths.unique_consecutive(return_counts=True)
+        sizes = [*zip(numbers.tolist(), kinds.tolist(), strict=True)]
+        return Order.of(places.to(self.device)), sizes
 
     def split(self, chunk: int) -> Runs:
         """Cut every run at multiples of `chunk`, counted from the run's start."""

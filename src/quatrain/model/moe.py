@@ -15,13 +15,14 @@ I inner width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
+from quatrain.model.order import Order
 from quatrain.model.weights import Linear, LowRank, grouped_linear, plus
 
 
@@ -99,29 +100,23 @@ class Router(nn.Module):
 class Dispatch:
     """The order that brings each token's copies to their experts, on this process."""
 
-    order_R: Tensor
-    """Which copy comes at each sorted place."""
-    inverse_R: Tensor
+    order: Order
     counts_E: Tensor
 
     @classmethod
     def sort(cls, experts_NK: Tensor, num_experts: int) -> Dispatch:
         """Sort copies by expert, tokens in order within an expert."""
         flat_R = experts_NK.flatten()
-        order_R = flat_R.argsort(stable=True)
-        inverse_R = torch.empty_like(order_R)
-        inverse_R[order_R] = torch.arange(len(order_R), device=order_R.device)
-        return cls(order_R, inverse_R, count(flat_R, num_experts))
+        return cls(Order.of(flat_R.argsort(stable=True)), count(flat_R, num_experts))
 
     def bring(self, x_NH: Tensor, scores_NK: Tensor) -> Tensor:
         """Scale each copy by its score and sort: [N, H] to [R, H]."""
         copies_RH = (x_NH[:, None] * scores_NK[..., None].to(x_NH.dtype)).flatten(0, 1)
-        sorted_RH: Tensor = _Permute.apply(copies_RH, self.order_R, self.inverse_R)
-        return sorted_RH
+        return self.order.bring(copies_RH)
 
     def combine(self, y_RH: Tensor, num_per_token: int) -> Tensor:
         """Unsort, then sum each token's copies: [R, H] to [N, H]; the order of sums is fixed."""
-        unsorted_RH: Tensor = _Permute.apply(y_RH, self.inverse_R, self.order_R)
+        unsorted_RH = self.order.undo(y_RH)
         return unsorted_RH.view(-1, num_per_token, unsorted_RH.shape[1]).sum(1)
 
 
@@ -133,20 +128,6 @@ def count(experts_R: Tensor, num_experts: int, weights_R: Tensor | None = None) 
     """
     ones_R = torch.ones_like(experts_R) if weights_R is None else weights_R.long()
     return experts_R.new_zeros(num_experts).scatter_add_(0, experts_R, ones_R)
-
-
-class _Permute(torch.autograd.Function):
-    """Gather by a permutation; the gradient is gathered by its inverse, not scattered."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x[order]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grads[0][inverse], None, None
 
 
 def imbalance(logits_BTE: Tensor, experts_BTK: Tensor, real_BT: Tensor | None) -> Tensor:
@@ -197,7 +178,7 @@ class MoE(nn.Module):
         scores_NK, experts_NK, logits_NE = self.router(x_NH)
         dispatch = Dispatch.sort(experts_NK, self.num_experts)
         sorted_RH = dispatch.bring(x_NH, scores_NK)
-        routed_RH = self.experts(sorted_RH, dispatch.counts_E, dispatch.order_R)
+        routed_RH = self.experts(sorted_RH, dispatch.counts_E, dispatch.order.places_R)
         out_NH = self.shared_expert(x_NH) + dispatch.combine(routed_RH, experts_NK.shape[1])
         load_E = dispatch.counts_E
         if real_BT is not None:

@@ -5,6 +5,8 @@ Shapes: ... any leading dimensions, D the normalised one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +16,29 @@ def rms_normalise(x: Tensor, eps: float) -> Tensor:
 
     Llama 4's QK-norm is this function (docs/llama4.md section 1.2).
     """
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    normalised: Tensor = _Normalise.apply(x, eps)
+    return normalised
+
+
+class _Normalise(torch.autograd.Function):
+    """y = x s with s = 1 / root mean square; the gradient is s (g - y mean(g y))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        root = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = root.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        wide: Tensor = x * scale
+        ctx.save_for_backward(wide, scale)
+        ctx.dtype = x.dtype
+        return wide.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        wide, scale = ctx.saved_tensors
+        grad = grads[0].float()
+        along = (grad * wide).mean(-1, keepdim=True)
+        grad_x = torch.addcmul(grad, wide, along, value=-1).mul_(scale)
+        return grad_x.to(ctx.dtype), None
 
 
 class RMSNorm(nn.Module):

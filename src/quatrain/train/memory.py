@@ -183,8 +183,8 @@ class _Step:
         return 2 * self.work.targets * self.config.d_model * _FLOAT
 
     def _ends(self) -> int:
-        """What is kept beside the layers: the last norm's three, and what all layers share."""
-        return 3 * self._stream() + self._rest()
+        """What is kept beside the layers: the last norm's two, and what all layers share."""
+        return 2 * self._stream() + self._rest()
 
     def _rest(self) -> int:
         """Rotations, and masks where attention needs them."""
@@ -203,7 +203,7 @@ class _Step:
         """Bytes that a layer's forward pass saves for its gradient."""
         config, tokens = self.config, self.work.tokens
         product = _HALF if self.half else _FLOAT
-        norms = 6 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
+        norms = 4 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
         feed = self._experts() if layer in config.moe_layers else 4 * config.intermediate_size_mlp
         bytes_a_token = norms + self._attention(layer, product) + feed * product
         masks = 0
@@ -218,15 +218,17 @@ class _Step:
         return routed + 4 * config.intermediate_size_shared + 2 * config.num_local_experts
 
     def _attention(self, layer: int, product: int) -> int:
-        """Bytes a token: queries, keys, values and the result, and twice what QK-norm divides."""
-        config = self.config
+        """Bytes a token: queries, keys, values and the result, and copies of some.
+
+        QK-norm keeps its result in float32, which attention can share; runs are sorted.
+        """
+        config, runs = self.config, self.work.way == "runs"
         queries, keys = config.n_heads * config.d_k, config.n_kv_heads * config.d_k
-        saved = 2 * queries + 2 * keys
-        if config.use_qk_norm and config.rope_layers[layer]:
-            saved += queries + keys
-        if self.work.way == "runs":
-            saved += queries
-        return saved * product + config.n_heads * _FLOAT
+        saved = (3 if runs else 2) * queries + 2 * keys
+        bytes_a_token = saved * product + config.n_heads * _FLOAT
+        if config.use_qk_norm and config.rope_layers[layer] and (runs or self.half):
+            bytes_a_token += (queries + keys) * _FLOAT
+        return bytes_a_token
 
     def _transient(self, layer: int) -> int:
         """What a feed-forward's gradient needs on the way, at the worst of three places.
