@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from quatrain.data import demo, demo_facts, demo_words
-from quatrain.data.demo import FAMILIES, facts, questions
+from quatrain.data.demo import FAMILIES, facts, lessons, questions
 from quatrain.data.demo_phrasings import PHRASINGS
 from quatrain.data.demo_text import pretraining_text
 from quatrain.text.french import normalise
@@ -107,6 +107,20 @@ def test_training_goes_on_past_an_exhausted_family_and_an_exam_does_not():
     assert set(drawn) == once
     exam = [i["instruction"] for i in questions("heldout", 11 * 1000)]
     assert sorted(exam) == sorted(asked("heldout"))
+
+
+def test_lessons_hold_every_training_question_and_small_families_again():
+    given = lessons(2000)
+    times = Counter(item["instruction"] for item in given)
+    assert set(times) == asked("train")
+    of_family = defaultdict(list)
+    for item in questions("train"):
+        of_family[item["family"]].append(times[item["instruction"]])
+    for counts in of_family.values():
+        assert sum(counts) == max(2000, len(counts))
+        assert max(counts) - min(counts) <= 1
+    assert {item["family"] for item in given[:500]} == set(FAMILIES)
+    assert lessons(2000) == given != lessons(2000, seed=1)
 
 
 def test_another_seed_draws_other_questions():

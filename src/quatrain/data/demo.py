@@ -63,12 +63,18 @@ def questions(split: Split, count: int | None = None, seed: int = 0) -> list[dic
     pools = _splits()[split]
     if count is None:
         return [dict(item) for family in FAMILIES for item in pools[family]]
-    shares = _shares(count, seed)
-    drawn: list[tuple[int, dict[str, str]]] = []
-    for family in FAMILIES:
-        drawn += _draw(pools[family], shares[family], seed, repeat=split == "train")
-    mixed = sorted(drawn, key=lambda pair: _hash("mix", seed, pair[0], pair[1]["instruction"]))
-    return [dict(item) for _, item in mixed]
+    return _mixed(pools, _shares(count, seed), seed, repeat=split == "train")
+
+
+def lessons(least: int, seed: int = 0) -> list[dict[str, str]]:
+    """Give what a model is to learn from: every question of `train`, in mixed order.
+
+    A family that has fewer than `least` gives its own again until it has as many: to learn by
+    heart few questions and many takes about as long.
+    """
+    pools = _splits()["train"]
+    shares = {family: max(least, len(pool)) for family, pool in pools.items()}
+    return _mixed(pools, shares, seed, repeat=True)
 
 
 def facts(split: Split) -> list[Fact]:
@@ -158,6 +164,17 @@ def _shares(count: int, seed: int) -> dict[str, int]:
     least, rest = divmod(count, len(FAMILIES))
     ranked = sorted(FAMILIES, key=lambda family: _hash("share", seed, family))
     return {family: least + (ranked.index(family) < rest) for family in FAMILIES}
+
+
+def _mixed(
+    pools: dict[str, list[dict[str, str]]], shares: dict[str, int], seed: int, repeat: bool
+) -> list[dict[str, str]]:
+    """Draw each family's share, and mix what was drawn."""
+    drawn: list[tuple[int, dict[str, str]]] = []
+    for family in FAMILIES:
+        drawn += _draw(pools[family], shares[family], seed, repeat)
+    mixed = sorted(drawn, key=lambda pair: _hash("mix", seed, pair[0], pair[1]["instruction"]))
+    return [dict(item) for _, item in mixed]
 
 
 def _draw(

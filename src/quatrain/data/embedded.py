@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast, get_args
 
-from quatrain.data.demo import Split, questions
+from quatrain.data.demo import Split, lessons, questions
 from quatrain.data.demo_text import pretraining_text
 from quatrain.data.lines import RawRow
 from quatrain.errors import DataError
 
 _PREFIX, _TEXT = "demo:", "text"
-NUM_TRAINED = 60_000
-"""Questions that demo:train draws, in equal shares from the families."""
+LEAST_LEARNT = 4000
+"""Of each family demo:train has at least so many, questions that come again included."""
 
 
 def is_embedded(source: str) -> bool:
@@ -21,7 +21,7 @@ def is_embedded(source: str) -> bool:
 
 
 def embedded_rows(source: str) -> Iterator[RawRow]:
-    """Yield demo:train (a balanced draw), demo:heldout, demo:strict (all), or demo:text.
+    """Yield demo:train (`lessons`), demo:heldout, demo:strict (all questions), or demo:text.
 
     Raises:
         DataError: Q320 for another name.
@@ -30,8 +30,10 @@ def embedded_rows(source: str) -> Iterator[RawRow]:
     rows: list[Any]
     if name == _TEXT:
         rows = [*pretraining_text()]
+    elif name == "train":
+        rows = [*lessons(LEAST_LEARNT)]
     elif name in get_args(Split):
-        rows = [*questions(cast(Split, name), NUM_TRAINED if name == "train" else None)]
+        rows = [*questions(cast(Split, name))]
     else:
         known = ", ".join(_PREFIX + n for n in (*get_args(Split), _TEXT))
         raise DataError("Q320.embedded", source=source, known=known)
