@@ -66,6 +66,28 @@ def test_a_merged_model_is_the_adapted_one(
     assert "attention of rank 3" in card
 
 
+@pytest.mark.parametrize(
+    ("config", "elsewhere", "told"),
+    [
+        ({"rope_layers": (1,) * 4, "use_qk_norm": False}, True, True),
+        ({"rope_layers": (1,) * 4, "use_qk_norm": False}, False, False),
+        ({}, True, False),
+    ],
+)
+def test_an_adapter_of_another_base_is_told_where_the_base_was_dense(
+    config: dict[str, Any], elsewhere: bool, told: bool, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    adapter, _ = made(tmp_path, **config)
+    if elsewhere:
+        fields = json.loads((adapter / "adapter_config.json").read_text())
+        fields["base_model_name_or_path"] = "HuggingFaceTB/SmolLM2-135M-Instruct"
+        (adapter / "adapter_config.json").write_text(json.dumps(fields))
+    asked = Conversion(to="hf", merge=True, base=tmp_path / "base")
+    convert(adapter, tmp_path / "result", asked)
+    assert ("names HuggingFaceTB/SmolLM2-135M-Instruct as its base" in caplog.text) is told
+
+
 def test_merging_on_the_way_out_is_merging_in_memory(tmp_path: Path) -> None:
     adapter, model = made(tmp_path)
     source = open_source(adapter)

@@ -52,6 +52,7 @@ def merged(base: Source, directory: Path) -> Source:
         raise CheckpointError("Q411.of_dense", directory=directory, base=base.origin)
     fields = read_fields(directory)
     adapters = adapters_of(fields, base.config)
+    _warn_of_another_order(directory, str(fields[BASE]), base, adapters)
     factors = adapter_tensors(directory, adapters, base.config)
     tensors = dict(base.tensors)
     for site, adapted in adapters.items():
@@ -67,6 +68,17 @@ def merged(base: Source, directory: Path) -> Source:
         tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory, kind=ADAPTER,
         notes=base.notes | {"base": fields[BASE], "adapters": described(adapters)},
     )  # fmt: skip
+
+
+def _warn_of_another_order(directory: Path, named: str, base: Source, adapters: Adapters) -> None:
+    """Tell when rows of q and k may stand as in the dense model that the base was made of.
+
+    Llama 4 has layers without RoPE, a dense Llama that became one has none (hub/dense.py).
+    """
+    from_dense = all(base.config.rope_layers) and not base.config.use_qk_norm
+    turned = any(site.projection in ("q_proj", "k_proj") for site in adapters)
+    if from_dense and turned and Path(named).resolve() != Path(base.origin).resolve():
+        logger.warning(say("log.adapter_order", directory=directory, named=named, base=base.origin))
 
 
 def _merged(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, site: Site) -> Tensor:
