@@ -33,11 +33,12 @@ QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
 
-# A file's tests stay in one process, so that what they share is made once; files come in order, else the
-# few long tests would come last, one after the other. The processes share the cores: a thread that
-# waits for another sleeps, where it would keep a core busy.
+# A file's tests stay in one process, so that what they share is made once; files come in order, or
+# the few long tests would come last. The processes share the cores: a thread that waits for another
+# sleeps, where it would keep a core busy.
 test: $(FOR_DEVELOPMENT)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	  --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
