@@ -18,7 +18,8 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Of thousands of files few are imported, which Python compiles then.
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 FOR_USE := $(VENV)/.installed-data
 FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
 FOR_BENCH := $(VENV)/.installed-data-dev-bench
