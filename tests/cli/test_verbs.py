@@ -199,8 +199,7 @@ def test_a_shard_size_is_read_or_refused() -> None:
 @pytest.mark.slow
 def test_the_demo_runs_its_parts_once(quatrain: Any, tmp_path: Path) -> None:
     few = ["train.max_steps=2", "pretrain.train.max_steps=2", "generate.max_new_tokens=1",
-           "evaluate.questions=4", "pretrain.model.d_model=32",
-           "pretrain.model.n_layers=1"]  # fmt: skip
+           "evaluate.questions=4", "pretrain.model.d_model=32"]  # fmt: skip
     words = ["demo", f"run_dir={tmp_path / 'demo'}", *few, "--json"]
     first = quatrain(*words)
     assert first.code == 0, first.err

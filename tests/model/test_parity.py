@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from oracle import oracle_logits, oracle_of
+from quatrain.config import ModelConfig
 from quatrain.model.llama import LlamaModel
 from reference import logits as reference_logits
 from tiny import CONFIGS, random_ids, tiny_config, tiny_model
@@ -25,6 +26,15 @@ def test_logits_equal_those_of_transformers(name: str, device: str) -> None:
     assert (ours - theirs).abs().max() < TOLERANCE
 
 
+def without_effect(config: ModelConfig) -> set[str]:
+    """Name what changes no output: a key's bias without RoPE moves all scores alike."""
+    return {
+        f"model.layers.{layer}.self_attn.k_proj.bias"
+        for layer, rope in enumerate(config.rope_layers)
+        if not rope
+    }
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_gradient_equals_that_of_transformers(name: str, device: str) -> None:
     model = tiny_model(tiny_config(name)).to(device)
@@ -36,8 +46,10 @@ def test_every_gradient_equals_that_of_transformers(name: str, device: str) -> N
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         expected = theirs[parameter_name].grad
-        # without RoPE a key's bias changes nothing: its gradient is rounding alone, 1e-8 here
-        error = (parameter.grad - expected).norm() / expected.norm().clamp(min=1e-3)
+        if parameter_name in without_effect(model.config):  # rounding alone, 1e-8 here
+            assert max(parameter.grad.abs().max(), expected.abs().max()) < 1e-7, parameter_name
+            continue
+        error = (parameter.grad - expected).norm() / expected.norm().clamp(min=1e-12)
         assert error < TOLERANCE, parameter_name
 
 

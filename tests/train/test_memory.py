@@ -37,6 +37,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Way]] = {
     "recomputed, dense": (
         {"n_layers": 6, "moe_layers": ()}, {"activation_checkpointing": True}, "causal",
     ),
+    "bfloat16 products": ({}, {"precision": "bf16"}, "runs"),
+    "bfloat16 products, one document a row": ({}, {"precision": "bf16"}, "causal"),
     "without QK-norm": ({"use_qk_norm": False}, {}, "causal"),
 }  # fmt: skip
 
