@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python tests/train/killer.py DIRECTORY --kills 30 --seed 0
 
-torch is imported once; every attempt is a fork of this process, which itself computes nothing.
+torch is imported once, with what an optimizer imports when it is made; every attempt is a fork of
+this process, which itself computes nothing.
 Prints one JSON object: kills by phase, runs, and what differed (nothing, when all is well).
 """
 
@@ -19,6 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch._dynamo  # noqa: F401  (a second, which each attempt would spend anew)
 
 from quatrain.data.prepare import load_and_prepare_french_data
 from quatrain.files import sha256

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from quatrain.config import GenerateConfig
 from quatrain.errors import DataError
 from quatrain.generate.sampling import choose, generators
+from quatrain.model.layout import pad_left
 from quatrain.model.llama import LlamaModel
 
 FinishReason = Literal["stop", "length"]
@@ -86,7 +86,7 @@ def stream(
     rows, ended = list(range(len(history))), set[int]()
     draws = generators(options, len(prompts))
     cache = model.new_cache()
-    ids_BT, segments = _pad_left(prompts, model.lm_head.weight.device)
+    ids_BT, segments = pad_left(prompts, model.lm_head.weight.device)
     states = model.model(ids_BT, segments, cache).states[:, -1:]
     if options.candidates > 1:
         of_prompt = (
@@ -127,13 +127,3 @@ def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
             raise DataError("Q340.empty", number=number)
         if len(prompt) >= context:
             raise DataError("Q340.long", number=number, tokens=len(prompt), context=context)
-
-
-def _pad_left(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, list[list[int]]]:
-    """Align prompts on the right: ids [B, T], and the segments that keep the padding apart."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    segments = [[n for n in (longest - len(prompt), len(prompt)) if n] for prompt in prompts]
-    return torch.tensor(ids, device=device), segments

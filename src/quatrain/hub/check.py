@@ -7,7 +7,6 @@ of the conversion and not that of the rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.io import model_of
+from quatrain.model.layout import pad_left
 from quatrain.model.llama import LlamaModel
 from quatrain.text.conversation import Message
 
@@ -35,8 +35,6 @@ GOLDEN = (
 
 NEW_TOKENS = 32
 
-Step = Callable[[Tensor], Tensor]
-"""The next ids [1, T] to their logits [T, V]; what came before is remembered."""
 Observation = tuple[Tensor, list[int]]
 """Of one prompt: its logits [T, V], and a greedy continuation."""
 
@@ -82,13 +80,19 @@ def float_model(source: Source) -> LlamaModel:
 
 @torch.no_grad()
 def observe(model: LlamaModel, source: Source) -> list[Observation]:
-    """Give, for each golden prompt, its logits [T, V] and a greedy continuation."""
-
-    def start() -> Step:
-        cache = model.new_cache()
-        return lambda ids: model(ids, cache=cache)[0]
-
-    return _observe(start, source)
+    """Give, for each golden prompt, its logits [T, V] and a greedy continuation; side by side."""
+    prompts = prompts_of(source)
+    ids_BT, segments = pad_left(prompts, model.lm_head.weight.device)
+    cache = model.new_cache()
+    logits_BTV = model(ids_BT, segments, cache)
+    chosen = [logits_BTV[:, -1].argmax(-1)]
+    while len(chosen) < _new_tokens(source):
+        chosen.append(model(chosen[-1][:, None], cache=cache)[:, -1].argmax(-1))
+    continued = torch.stack(chosen, dim=1).tolist()
+    return [
+        (row_TV[-len(prompt) :], ids)
+        for prompt, row_TV, ids in zip(prompts, logits_BTV, continued, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -115,25 +119,20 @@ def observe_in_transformers(
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
 
-    def start() -> Step:
-        cache = DynamicCache(config=model.config)
-        return lambda ids: model(ids, past_key_values=cache, use_cache=True).logits[0]
-
-    return _observe(start, source)
-
-
-def _observe(start: Callable[[], Step], source: Source) -> list[Observation]:
-    """Run each golden prompt through a model that `start` has made to forget the one before."""
-    count = min(NEW_TOKENS, source.config.max_position_embeddings // 2)
     seen = []
     for prompt in prompts_of(source):
-        step = start()
-        logits = step(torch.tensor([prompt]))
-        ids = [int(logits[-1].argmax())]
-        while len(ids) < count:
-            ids.append(int(step(torch.tensor([ids[-1:]]))[-1].argmax()))
-        seen.append((logits, ids))
+        cache = DynamicCache(config=model.config)
+        logits_TV = model(torch.tensor([prompt]), past_key_values=cache, use_cache=True).logits[0]
+        ids = [int(logits_TV[-1].argmax())]
+        while len(ids) < _new_tokens(source):
+            out = model(torch.tensor([ids[-1:]]), past_key_values=cache, use_cache=True)
+            ids.append(int(out.logits[0, -1].argmax()))
+        seen.append((logits_TV, ids))
     return seen
+
+
+def _new_tokens(source: Source) -> int:
+    return min(NEW_TOKENS, source.config.max_position_embeddings // 2)
 
 
 def compare(

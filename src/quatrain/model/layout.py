@@ -157,3 +157,13 @@ def _check(given: list[list[int]], rows: int, length: int) -> None:
             raise ValueError(
                 f"segments of row {number} must be positive and sum to at most {length}: {row}"
             )
+
+
+def pad_left(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, list[list[int]]]:
+    """Align prompts on the right: ids [B, T], and the segments that keep the padding apart."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    segments = [[n for n in (longest - len(prompt), len(prompt)) if n] for prompt in prompts]
+    return torch.tensor(ids, device=device), segments
