@@ -18,7 +18,9 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
+# As pip would, but on every core; what cannot be compiled are packages' templates.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 FOR_USE := $(VENV)/.installed-data
 FOR_DEVELOPMENT := $(VENV)/.installed-data-dev
 FOR_BENCH := $(VENV)/.installed-data-dev-bench
@@ -82,12 +84,15 @@ $(BIN)/python:
 # A stamp says what was installed; it is older than its sources only when they have changed.
 $(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data]'
+	@$(COMPILE)
 	touch $@
 
 $(FOR_DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data,dev]'
+	@$(COMPILE)
 	touch $(FOR_USE) $@
 
 $(FOR_BENCH): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data,dev,bench]'
+	@$(COMPILE)
 	touch $(FOR_USE) $(FOR_DEVELOPMENT) $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import Llama4Config, Llama4ForConditionalGeneration
 
 from quatrain.model.hf_config import to_hf
 from quatrain.text.chat import LLAMA4
-from quatrain.text.tokenizer import train_bpe
+from quatrain.text.tokenizer import Tokenizer, train_bpe
 from tiny import tiny_config
 
 VISION = dict(
@@ -91,9 +92,14 @@ def spell_as_of_old(fields: dict[str, Any]) -> None:
 
 def text_tools(directory: Path) -> None:
     """Write a small tokenizer with Llama 4's control tokens."""
-    texts = ["Quelle est la capitale de la France ? Paris. Où est l'été ?"] * 3
-    train_bpe(texts, vocab_size=300).save(directory)
+    _small_tokenizer().save(directory)
     LLAMA4.save(directory)
+
+
+@cache
+def _small_tokenizer() -> Tokenizer:
+    texts = ["Quelle est la capitale de la France ? Paris. Où est l'été ?"] * 3
+    return train_bpe(texts, vocab_size=300)
 
 
 def silently(function: Any, *args: Any, **options: Any) -> Any:
