@@ -191,12 +191,16 @@ class _LoopOverGroups(torch.autograd.Function):
         x_RI, weight_EIO = ctx.saved_tensors
         grad_RO = grads[0].contiguous()
         grad_x = grad_RO.new_empty(ctx.widths) if ctx.needs_input_grad[0] else None
-        grad_weight = grad_RO.new_zeros(ctx.shape) if ctx.needs_input_grad[1] else None
+        grad_weight = grad_RO.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
         for group, rows in _groups(ctx.counts):
             if grad_x is not None:
                 torch.mm(grad_RO[rows], weight_EIO[group].T, out=grad_x[rows])
             if grad_weight is not None:
                 torch.mm(x_RI[rows].T, grad_RO[rows], out=grad_weight[group])
+        if grad_weight is not None:
+            for group, count in enumerate(ctx.counts):
+                if not count:
+                    grad_weight[group].zero_()
         return grad_x, grad_weight, None
 
 

@@ -100,7 +100,8 @@ def train(
             p.grad for p in model.parameters() if p.grad is not None
         )
         _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal.run_dir)
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
+        if norm > config.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state = state.model_copy(
