@@ -84,15 +84,15 @@ $(BIN)/python:
 # A stamp says what was installed; it is older than its sources only when they have changed.
 $(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data]'
-	@$(COMPILE)
+	$(COMPILE)
 	touch $@
 
 $(FOR_DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data,dev]'
-	@$(COMPILE)
+	$(COMPILE)
 	touch $(FOR_USE) $@
 
 $(FOR_BENCH): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[data,dev,bench]'
-	@$(COMPILE)
+	$(COMPILE)
 	touch $(FOR_USE) $(FOR_DEVELOPMENT) $@

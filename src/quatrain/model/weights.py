@@ -198,9 +198,7 @@ class _LoopOverGroups(torch.autograd.Function):
             if grad_weight is not None:
                 torch.mm(x_RI[rows].T, grad_RO[rows], out=grad_weight[group])
         if grad_weight is not None:
-            for group, count in enumerate(ctx.counts):
-                if not count:
-                    grad_weight[group].zero_()
+            grad_weight[[group for group, count in enumerate(ctx.counts) if not count]] = 0
         return grad_x, grad_weight, None
 
 
