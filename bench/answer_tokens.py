@@ -42,6 +42,7 @@ from quatrain.text.chat import LLAMA4
 from quatrain.text.conversation import Conversation
 from quatrain.text.tokenizer import Tokenizer, train_bpe
 from quatrain.train.loop import accumulate
+from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer, set_learning_rate
 
 SIDES = ("packed", "padded", "trl", "trl-packed", "original")
@@ -160,6 +161,7 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
         make_original(model)
         optimizer: Any = torch.optim.AdamW(model.parameters(), lr=RATE, foreach=False)
     else:
+        keep_freed_memory()
         optimizer = make_optimizer(model, train)
         set_learning_rate(optimizer, RATE)
     held: list[tuple[int, int, int]] = []

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
 from quatrain.model.moe import MoE
-from quatrain.train.machine import free_memory
+from quatrain.train.machine import free_memory, keep_freed_memory
 
 TOKENS_AN_EXPERT = 256
 SCOUT = {"width": 5120, "inner": 8192, "experts": 16, "tokens": 16384}
@@ -142,6 +142,7 @@ def layer_of(
     """Make a side's layer; the names of the weights are the same, and so are they."""
     with torch.device(options.device):
         if side == "ours":
+            keep_freed_memory()
             layer: nn.Module = MoE(config)
         else:
             from transformers.models.llama4.modeling_llama4 import Llama4TextMoe

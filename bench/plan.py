@@ -29,6 +29,7 @@ from quatrain.train.calibrate import anonymous
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
+from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer
 from quatrain.train.plan import make_plan
 from quatrain.train.settle import settle_intervals
@@ -152,6 +153,7 @@ def peak_of(config: Config, rows: Rows) -> int:
 
 def learn(config: Config, rows: Rows) -> None:
     """Do what a run does once its data is prepared."""
+    keep_freed_memory()
     torch.set_num_threads(config.train.threads or 1)
     model = LlamaModel(config.model)
     model.model.activation_checkpointing = config.train.activation_checkpointing

@@ -41,6 +41,7 @@ from sides import dense_twin, ours, shape, theirs
 from quatrain.config import ModelConfig, TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.train.loop import accumulate
+from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer, set_learning_rate
 
 RATE, CLIP = 1e-3, 1.0
@@ -123,6 +124,7 @@ def our_step(
     config: ModelConfig, options: argparse.Namespace
 ) -> Callable[[np.ndarray[Any, Any]], float]:
     """Make our model and its optimizer; give what takes a step, as the training loop does."""
+    keep_freed_memory()
     conditions = Conditions.of(options)
     model = ours(config, conditions.weights, options.device)
     model.model.activation_checkpointing = options.checkpointing

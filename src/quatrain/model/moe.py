@@ -15,7 +15,7 @@ I inner width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,9 +70,32 @@ class ExpertMLP(nn.Module):
             order_R: where each row stood before; read by an adapter's dropout alone.
         """
         both_RI = grouped_linear(x_RH, self.gate_up_proj, counts_E, self.gate_up_proj_lora, order_R)
-        gate_RI, up_RI = both_RI.chunk(2, dim=-1)
-        inner_RI = F.silu(gate_RI) * up_RI
+        inner_RI: Tensor = _SwiGLU.apply(both_RI)
         return grouped_linear(inner_RI, self.down_proj, counts_E, self.down_proj_lora, order_R)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) x up of rows [R, 2I] that hold both side by side (Shazeer, 2020).
+
+    Their gradients are written side by side too, where autograd would join two matrices; and
+    silu(gate) is computed again rather than kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, both_RI: Tensor) -> Tensor:
+        ctx.save_for_backward(both_RI)
+        gate_RI, up_RI = both_RI.chunk(2, dim=-1)
+        return F.silu(gate_RI).mul_(up_RI)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (both_RI,) = ctx.saved_tensors
+        gate_RI, up_RI = both_RI.chunk(2, dim=-1)
+        grad_both = torch.empty_like(both_RI)
+        grad_gate, grad_up = grad_both.chunk(2, dim=-1)
+        torch.mul(grads[0], F.silu(gate_RI), out=grad_up)
+        torch.ops.aten.silu_backward(grads[0] * up_RI, gate_RI, grad_input=grad_gate)
+        return grad_both
 
 
 class Router(nn.Module):

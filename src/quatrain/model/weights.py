@@ -198,7 +198,9 @@ class _LoopOverGroups(torch.autograd.Function):
             if grad_weight is not None:
                 torch.mm(x_RI[rows].T, grad_RO[rows], out=grad_weight[group])
         if grad_weight is not None:
-            grad_weight[[group for group, count in enumerate(ctx.counts) if not count]] = 0
+            for group, count in enumerate(ctx.counts):
+                if not count:
+                    grad_weight[group].zero_()
         return grad_x, grad_weight, None
 
 

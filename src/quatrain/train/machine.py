@@ -1,15 +1,38 @@
-"""Machine: how much memory and disk are free here. Asks the system; imports no torch.
+"""Machine: how much memory and disk are free here, and that freed memory is kept for the next step.
 
-Not for what a run needs (memory.py).
+Asks the system; imports no torch. Not for what a run needs (memory.py).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from pathlib import Path
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MOST = 2**31 - 1
+"""mallopt takes an int."""
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what this process frees, instead of giving it back at once.
+
+    Each step asks for the same activations and gradients again. Left alone, glibc gives blocks of
+    more than 32 MB back when they are freed, and the system has to find and clear their pages anew:
+    hundreds of thousands a step, while the matrix products wait (mallopt(3); docs/LOG.md). What is
+    kept is still free to whatever this process does next. Blocks of 2 GiB and more go back.
+
+    Returns:
+        Whether the C library took it; False where it is not glibc.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    limits = (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD)
+    return mallopt is not None and all(mallopt(limit, _MOST) == 1 for limit in limits)
 
 
 def free_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:

@@ -29,11 +29,11 @@ Way = Literal["causal", "runs", "mask"]
 _FLOAT, _HALF = 4, 2
 _LIBRARIES = 86 * 10**6
 """Stacks of threads and scratch space of kernels, on two threads; measured (bench/plan.py)."""
-_HELD_BACK = 96 * 10**6
-"""What glibc keeps of freed blocks: up to 64 MB in each of two arenas, the forward pass's and the
-backward's. Blocks of more than 32 MB go back at once. Chosen to fit what bench/plan.py measured."""
-_SPLIT = 0.04
-"""What lies unused between blocks, as a share of what is held; chosen so, too."""
+_HELD_BACK = 48 * 10**6
+"""What lies unused between blocks even in a small run: glibc keeps all that was freed
+(machine.keep_freed_memory). Chosen to fit what bench/plan.py measured."""
+_SPLIT = 0.12
+"""What more lies unused, as a share of what is held; chosen so, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +215,12 @@ class _Step:
         return tokens * bytes_a_token + masks
 
     def _experts(self) -> int:
-        """Elements a token that experts save: the sorted copies, gate and up, their product."""
+        """Elements a token that experts save: the sorted copies, gate and up, their product.
+
+        The shared expert keeps silu(gate) too.
+        """
         config = self.config
-        routed = config.num_experts_per_tok * (config.d_model + 4 * config.intermediate_size_expert)
+        routed = config.num_experts_per_tok * (config.d_model + 3 * config.intermediate_size_expert)
         return routed + 4 * config.intermediate_size_shared + 2 * config.num_local_experts
 
     def _attention(self, layer: int, product: int) -> int:

@@ -30,6 +30,7 @@ from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
+from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer
 from quatrain.train.report import Reporter
 from quatrain.train.settle import settle, settle_intervals
@@ -67,6 +68,7 @@ def run(config: Config, quiet: bool = False) -> Result:
     """
     started = time.monotonic()
     with locked(config.run_dir), StopSignal() as stop:
+        keep_freed_memory()
         request = config
         refuse_another_recipe(request)
         if config.train.threads:
