@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from original import ROW, make_original, windows
 from original import step as original_step
-from paired import Conditions, Found, Watch, add_arguments, alternate, ratio, timed
+from paired import WARM_UP, Conditions, Found, Watch, add_arguments, alternate, ratio, timed
 from saving import finish
 from sides import ours, shape, theirs
 from step import RATE, update
@@ -48,7 +48,6 @@ from quatrain.train.optim import make_optimizer, set_learning_rate
 SIDES = ("packed", "padded", "trl", "trl-packed", "original")
 ROWS, CONVERSATIONS = 4, 8
 """Of a step: rows that are packed, and conversations that are padded."""
-WARM_UP = 1
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from active_flops import FORWARD_AND_BACKWARD, moe_flops
 from paired import (
+    WARM_UP,
     Conditions,
     Found,
     Watch,
@@ -121,7 +122,9 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     x = torch.randn(shape_of, generator=draw, device=options.device).to(dtype).requires_grad_()
     upwards = torch.randn(shape_of, generator=draw, device=options.device).to(dtype)
     with Watch(options.device) as watch:
-        seconds = timed(lambda: both_ways(layer, x, upwards), 1, options.steps, options.device)
+        seconds = timed(
+            lambda: both_ways(layer, x, upwards), WARM_UP, options.steps, options.device
+        )
     out = both_ways(layer, x, upwards).detach()
     assert x.grad is not None
     sums = [float(t.double().pow(2).sum()) for t in (out, x.grad, layer.experts.down_proj.grad)]

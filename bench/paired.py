@@ -26,6 +26,8 @@ import torch
 
 Found = dict[str, list[dict[str, Any]]]
 TRIES = 4
+WARM_UP = 2
+"""Steps that are not timed: in the first two a process gathers the memory that later ones reuse."""
 DTYPES = ("fp32", "bf16", "autocast")
 _LONG = 0.1
 """Seconds of a product after which no larger one is tried: a CPU may have no bf16 products."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from active_flops import step_flops
-from paired import Conditions, Found, Watch, add_arguments, alternate, figures, timed
+from paired import WARM_UP, Conditions, Found, Watch, add_arguments, alternate, figures, timed
 from saving import finish
 from sides import shape
 from step import our_step
@@ -95,7 +95,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         def one() -> None:
             step(numbers.integers(0, config.vocab_size, (rows, length)))
 
-        seconds = timed(one, 1, options.steps, options.device)
+        seconds = timed(one, WARM_UP, options.steps, options.device)
     flops = step_flops(config, [length] * rows, rows * (length - 1))
     return {"seconds": seconds, "peak_mb": watch.peak_mb, "tokens": rows * length, "flops": flops}
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from active_flops import step_flops
 from paired import (
+    WARM_UP,
     Conditions,
     Found,
     Watch,
@@ -69,7 +70,7 @@ def parse() -> argparse.Namespace:
     for name, default in (
         ("layers", 8), ("experts", 16), ("width", 512), ("inner", 1024), ("heads", 8),
         ("kv-heads", 4), ("vocab", 8192), ("row", 512), ("tokens", 4096), ("steps", 3),
-        ("warm-up", 1),
+        ("warm-up", WARM_UP),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--micro-rows", type=int, help="rows at a time, on both sides")

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from flops import FlopCounter
 from quatrain.config import ModelConfig
-from quatrain.model.moe import Dispatch, MoE, Router, count, imbalance
+from quatrain.model.moe import Dispatch, MoE, Router, _SwiGLU, count, imbalance
 from tiny import random_ids, tiny_config, tiny_model
 
 
@@ -39,6 +39,19 @@ def by_hand(layer: MoE, x: Tensor) -> Tensor:
             out = out + (F.silu(gate) * up) @ layer.experts.down_proj[e]
         outs.append(out)
     return torch.stack(outs).view_as(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_swiglu_is_autograds_bit_for_bit(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    both, grad = (torch.randn(7, n, dtype=dtype, generator=draw) for n in (10, 5))
+    mine, theirs = both.clone().requires_grad_(), both.clone().requires_grad_()
+    gate, up = theirs.chunk(2, dim=-1)
+    slow, fast = F.silu(gate) * up, _SwiGLU.apply(mine)
+    slow.backward(grad)
+    fast.backward(grad)
+    assert torch.equal(fast, slow)
+    assert torch.equal(mine.grad, theirs.grad)
 
 
 def scalar_moe() -> MoE:
