@@ -98,7 +98,7 @@ def write_data(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     lengths = [len(encoded[i].ids) for i in fitting]
     steps = WARM_UP + options.steps
     padded = even_sample(fitting, lengths, steps * CONVERSATIONS)
-    needed = 2 * steps * ROWS * options.block_size / statistics.mean(lengths)
+    needed = steps * ROWS * options.block_size / statistics.mean(lengths)
     packed = even_sample(fitting, lengths, round(needed))
     for name, packing, chosen in (("padded", "padded", padded), ("packed", "best_fit", packed)):
         write_rows(
@@ -153,6 +153,7 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Train our model on packed or padded rows, or as its slow twin."""
     packed, slow = options.child == "packed", options.child == "original"
     rows = Rows(options.directory / ("packed" if packed else "padded"))
+    order = np.random.default_rng(0).permutation(len(rows))  # long documents are packed first
     each = ROWS if packed else CONVERSATIONS
     model = ours(config_of(options), torch.float32, options.device)
     train = TrainConfig(learning_rate=RATE)
@@ -167,7 +168,7 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
 
     def one() -> None:
         first = len(held) * each
-        batch = collate(rows, np.arange(first, first + each) % len(rows), 0.0)
+        batch = collate(rows, order[np.arange(first, first + each) % len(rows)], 0.0)
         positions, used = batch.ids.size, sum(map(sum, batch.segments))
         if slow:
             ids = original_rows(batch, rows.pad_id).to(options.device)

@@ -39,6 +39,16 @@ def test_overrides_win_over_the_recipe(quatrain: Any, tmp_path: Path) -> None:
     assert (tmp_path / "other" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize(("capability", "told"), [("AVX2", True), ("AVX512", False)])
+def test_bfloat16_that_is_only_emulated_is_told_of(
+    capability: str, told: bool, quatrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    result = quatrain("sft", recipe_in(tmp_path), "train.max_steps=1", "train.precision=bf16")
+    assert result.code == 0, result.err
+    assert ("train.precision=fp32" in result.err) is told
+
+
 def test_pretraining_then_fine_tuning_begins_with_its_weights(
     quatrain: Any, tmp_path: Path
 ) -> None:

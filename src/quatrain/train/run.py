@@ -245,8 +245,15 @@ def _introduce(
             interval=train.eval_interval,
         )
     )
+    if train.precision == "bf16" and device.type == "cpu" and emulates_bfloat16():
+        display.say(say("train.emulated"))
     if state.step:
         display.say(say("train.resuming", step=state.step))
+
+
+def emulates_bfloat16() -> bool:
+    """Say whether this CPU is known to lack products of bfloat16: an x86 one without AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _bears_on_bits(config: Config) -> dict[str, Any]:
