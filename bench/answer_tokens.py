@@ -153,7 +153,9 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Train our model on packed or padded rows, or as its slow twin."""
     packed, slow = options.child == "packed", options.child == "original"
     rows = Rows(options.directory / ("packed" if packed else "padded"))
-    order = np.random.default_rng(0).permutation(len(rows))  # long documents are packed first
+    order = np.arange(len(rows))
+    if packed:  # long conversations are packed first, here and in TRL
+        np.random.default_rng(0).shuffle(order)
     each = ROWS if packed else CONVERSATIONS
     model = ours(config_of(options), torch.float32, options.device)
     train = TrainConfig(learning_rate=RATE)
@@ -202,6 +204,7 @@ def with_trl(options: argparse.Namespace) -> dict[str, Any]:
         options.directory / f"work-{options.child}", WARM_UP + options.steps, packing=packed,
         per_device_train_batch_size=ROWS if packed else CONVERSATIONS,
         max_length=options.block_size,
+        train_sampling_strategy="random" if packed else "sequential",
     )  # fmt: skip
     return timed_training(trainer, WARM_UP)
 

@@ -13,13 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from paired import Conditions
 from parts import run_parts
+
+from quatrain.train.run import emulates_bfloat16
 
 LIMIT = 2400.0
 """Seconds in all."""
-WORTH = 0.25
-"""bfloat16 products slower than this share of float32's are emulated: nobody would train so."""
 PARTS: dict[str, tuple[str, ...]] = {
     "a step in float32": ("step.py", "--steps", "2", "--repeats", "2"),
     "a step in bfloat16": ("step.py", "--dtype", "bf16", "--steps", "1", "--repeats", "2"),
@@ -52,17 +51,11 @@ def main() -> int:
     else:
         print("No file of questions is there: answer tokens are left out.", file=sys.stderr)
         del parts["answer tokens"]
-    if not multiplies_bfloat16(int(options.threads)):
-        print("This CPU has no bfloat16 products: they are left out.", file=sys.stderr)
+    if emulates_bfloat16():
+        print("This CPU only emulates bfloat16 products: they are left out.", file=sys.stderr)
         parts = {name: part for name, part in parts.items() if not {"bf16", "autocast"} & {*part}}
     more = ["--threads", options.threads, "--floor", options.floor, *["--save"] * options.save]
     return run_parts(parts, LIMIT, more)
-
-
-def multiplies_bfloat16(threads: int) -> bool:
-    """Measure whether products of bfloat16 are nearly as fast as those of float32."""
-    rates = Conditions(threads, dtype="bf16").calibrate()
-    return rates["bf16"] >= WORTH * rates["fp32"]
 
 
 if __name__ == "__main__":

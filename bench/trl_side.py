@@ -50,8 +50,8 @@ def trainer_of(
         output_dir=str(work / "out"), max_steps=steps, bf16=False, gradient_checkpointing=False,
         router_aux_loss_coef=0.0, optim="adamw_torch_fused", adam_beta2=0.95, weight_decay=0.01,
         lr_scheduler_type="constant", learning_rate=1e-3, report_to="none", save_strategy="no",
-        logging_strategy="no", disable_tqdm=True, train_sampling_strategy="sequential",
-        dataloader_pin_memory=False, use_cpu=next(model.parameters()).device.type == "cpu",
+        logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
+        use_cpu=next(model.parameters()).device.type == "cpu",
         **settings,
     )  # fmt: skip
     return SFTTrainer(
