@@ -29,7 +29,7 @@ from original import ROW, make_original, windows
 from original import step as original_step
 from paired import WARM_UP, Conditions, Found, Watch, add_arguments, alternate, ratio, timed
 from saving import finish
-from sides import ours, shape, theirs
+from sides import as_in_a_run, ours, shape, theirs
 from step import RATE, update
 from trl_side import has_trl, timed_training, trainer_of
 
@@ -42,7 +42,6 @@ from quatrain.text.chat import LLAMA4
 from quatrain.text.conversation import Conversation
 from quatrain.text.tokenizer import Tokenizer, train_bpe
 from quatrain.train.loop import accumulate
-from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer, set_learning_rate
 
 SIDES = ("packed", "padded", "trl", "trl-packed", "original")
@@ -133,7 +132,8 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     """Train one side's steps."""
     torch.set_num_threads(options.threads)
     side = with_trl if options.child.startswith("trl") else with_ours
-    with Watch(options.device) as watch:
+    runs = options.child in ("packed", "padded")
+    with Watch(options.device) as watch, as_in_a_run(runs):
         found = side(options)
     return {**found, "peak_mb": watch.peak_mb}
 
@@ -163,7 +163,6 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
         make_original(model)
         optimizer: Any = torch.optim.AdamW(model.parameters(), lr=RATE, foreach=False)
     else:
-        keep_freed_memory()
         optimizer = make_optimizer(model, train)
         set_learning_rate(optimizer, RATE)
     held: list[tuple[int, int, int]] = []

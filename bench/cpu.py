@@ -15,12 +15,12 @@ from pathlib import Path
 
 from parts import run_parts
 
-from quatrain.train.run import emulates_bfloat16
+from quatrain.train.products import emulates_bfloat16
 
 LIMIT = 2400.0
 """Seconds in all."""
 PARTS: dict[str, tuple[str, ...]] = {
-    "a step in float32": ("step.py", "--steps", "2", "--repeats", "2"),
+    "a step in float32": ("step.py", "--steps", "1", "--repeats", "3"),
     "a step in bfloat16": ("step.py", "--dtype", "bf16", "--steps", "1", "--repeats", "2"),
     "a step of the dense twin": ("step.py", "--against", "dense", "--repeats", "2"),
     "one MoE layer in float32": ("moe_layer.py", "--steps", "2", "--repeats", "2"),

@@ -6,7 +6,8 @@ Four thousand tokens meet a layer of E experts, top-1, with the router's own cho
 expert is left out on both sides, unless --shared is given: it is the same dense product in both,
 and would hide what is measured. Printed are, for each E, how often as fast ours is; and what ours
 at the most experts costs over ours at the fewest, at equal tokens and, per token, at equal tokens
-an expert. A peer that would not fit into free memory is left out, and named.
+an expert. A peer that would not fit into free memory, or has more experts than --peer-experts, is
+left out, and named.
 
 On a CUDA device the layer of Scout's dimensions (d 5120, I 8192, 16 experts, 16k tokens) is
 measured too, as ours alone.
@@ -33,12 +34,12 @@ from paired import (
     timed,
 )
 from saving import finish
-from sides import filled, generator, shape, their_config
+from sides import as_in_a_run, filled, generator, shape, their_config
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
 from quatrain.model.moe import MoE
-from quatrain.train.machine import free_memory, keep_freed_memory
+from quatrain.train.machine import free_memory
 
 TOKENS_AN_EXPERT = 256
 SCOUT = {"width": 5120, "inner": 8192, "experts": 16, "tokens": 16384}
@@ -65,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--inner", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--peer-experts", type=int, default=16, help="its most: it runs them all")
     parser.add_argument("--shared", action="store_true", help="with the shared expert")
     add_arguments(parser)
     options = parser.parse_args()
@@ -81,7 +83,9 @@ def sides_of(experts: list[int], options: argparse.Namespace) -> tuple[list[str]
     names, left_out = [], []
     for number in experts:
         names.append(f"ours:{number}:{options.tokens}")
-        if peer_bytes(number, options) < 0.8 * free_bytes(options.device):
+        if number > options.peer_experts:
+            left_out.append(f"transformers at {number} experts: time")
+        elif peer_bytes(number, options) < 0.8 * free_bytes(options.device):
             names.append(f"transformers:{number}:{options.tokens}")
         else:
             left_out.append(f"transformers at {number} experts: memory")
@@ -121,7 +125,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     shape_of = (1, int(tokens), config.d_model)
     x = torch.randn(shape_of, generator=draw, device=options.device).to(dtype).requires_grad_()
     upwards = torch.randn(shape_of, generator=draw, device=options.device).to(dtype)
-    with Watch(options.device) as watch:
+    with Watch(options.device) as watch, as_in_a_run(side == "ours"):
         seconds = timed(
             lambda: both_ways(layer, x, upwards), WARM_UP, options.steps, options.device
         )
@@ -145,7 +149,6 @@ def layer_of(
     """Make a side's layer; the names of the weights are the same, and so are they."""
     with torch.device(options.device):
         if side == "ours":
-            keep_freed_memory()
             layer: nn.Module = MoE(config)
         else:
             from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
@@ -175,8 +178,7 @@ def both_ways(layer: nn.Module, x: Tensor, upwards: Tensor) -> Tensor:
 
 def summed_up(found: Found, experts: list[int], options: argparse.Namespace) -> dict[str, Any]:
     """Compare at each number of experts, and ours with itself over them."""
-    kind = "fp32" if options.dtype == "fp32" else "bf16"
-    result: dict[str, Any] = {"sides": {name: figures(runs, kind) for name, runs in found.items()}}
+    result: dict[str, Any] = {"sides": {name: figures(runs) for name, runs in found.items()}}
     result["times_as_fast"], result["largest_relative_difference"] = {}, {}
     for number in experts:
         mine, peer = (f"{who}:{number}:{options.tokens}" for who in ("ours", "transformers"))

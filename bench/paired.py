@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from quatrain.train.products import onednn_multiplies
+
 Found = dict[str, list[dict[str, Any]]]
 TRIES = 4
 WARM_UP = 2
@@ -58,12 +60,22 @@ class Conditions:
         return torch.bfloat16 if self.dtype == "bf16" else torch.float32
 
     def calibrate(self) -> dict[str, float]:
-        """Measure the rates of matrix products in GFLOP/s: float32, and the products' dtype."""
+        """Measure the rates of matrix products in GFLOP/s.
+
+        Returns:
+            fp32: float32 as PyTorch multiplies it by itself; bf16, where products are bfloat16;
+            best: the products' dtype, by whichever library is quicker.
+        """
         torch.set_num_threads(self.threads)
         sizes = (128,) if self.smoke else SIZES[self.device]
         rates = {"fp32": gemm_rate(torch.float32, self.device, sizes)}
         if self.dtype != "fp32":
-            rates["bf16"] = gemm_rate(torch.bfloat16, self.device, sizes)
+            rates["bf16"] = rates["best"] = gemm_rate(torch.bfloat16, self.device, sizes)
+        elif self.device == "cpu":
+            with onednn_multiplies():
+                rates["best"] = max(rates["fp32"], gemm_rate(torch.float32, "cpu", sizes))
+        else:
+            rates["best"] = rates["fp32"]
         if self.device == "cuda":
             torch.cuda.empty_cache()
         return rates
@@ -148,17 +160,17 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def figures(runs: Sequence[dict[str, Any]], kind: str = "fp32") -> dict[str, Any]:
+def figures(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sum up one side's children.
 
     Args:
         runs: each with the `seconds` of its steps, `peak_mb` and, where they are known, `tokens`
             and `flops` of a step.
-        kind: the dtype of the products, whose calibration is the limit.
 
     Returns:
         The median of the children's medians, their least and most, tokens a second, the peak, and
-        the share of the limit: flops / seconds over the better calibration around each child.
+        the share of the limit: flops / seconds over the better calibration around each child, of
+        the best products; and in float32 of those that PyTorch makes by itself, too.
     """
     medians = [statistics.median(run["seconds"]) for run in runs]
     middle = statistics.median(medians)
@@ -170,10 +182,13 @@ def figures(runs: Sequence[dict[str, Any]], kind: str = "fp32") -> dict[str, Any
         found["tokens_per_second"] = runs[0]["tokens"] / middle
     if "flops" in runs[0]:
         rates = [run["flops"] / time / 1e9 for run, time in zip(runs, medians, strict=True)]
-        limits = [max(run["gemm_gflops"][kind]) for run in runs]
-        shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
-        found |= {"gflops": statistics.median(rates), "gemm_gflops": statistics.median(limits),
-                  "share_of_gemm": statistics.median(shares)}  # fmt: skip
+        found["gflops"] = statistics.median(rates)
+        in_fp32 = "bf16" not in runs[0]["gemm_gflops"]
+        for kind, suffix in (("best", ""), ("fp32", "_of_pytorch"))[: 1 + in_fp32]:
+            limits = [max(run["gemm_gflops"][kind]) for run in runs]
+            shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
+            found[f"gemm_gflops{suffix}"] = statistics.median(limits)
+            found[f"share_of_gemm{suffix}"] = statistics.median(shares)
     return found
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sides import as_in_a_run
 
 from quatrain.config import Config
 from quatrain.data.batches import Batches
@@ -29,7 +30,6 @@ from quatrain.train.calibrate import anonymous
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
-from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer
 from quatrain.train.plan import make_plan
 from quatrain.train.settle import settle_intervals
@@ -133,7 +133,8 @@ def peak_of(config: Config, rows: Rows) -> int:
         os.read(go[0], 1)
         status = 1
         try:
-            learn(config, rows)
+            with as_in_a_run():
+                learn(config, rows)
             status = 0
         except Exception:
             traceback.print_exc()
@@ -153,7 +154,6 @@ def peak_of(config: Config, rows: Rows) -> int:
 
 def learn(config: Config, rows: Rows) -> None:
     """Do what a run does once its data is prepared."""
-    keep_freed_memory()
     torch.set_num_threads(config.train.threads or 1)
     model = LlamaModel(config.model)
     model.model.activation_checkpointing = config.train.activation_checkpointing

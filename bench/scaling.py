@@ -21,7 +21,7 @@ import torch
 from active_flops import step_flops
 from paired import WARM_UP, Conditions, Found, Watch, add_arguments, alternate, figures, timed
 from saving import finish
-from sides import shape
+from sides import as_in_a_run, shape
 from step import our_step
 
 from quatrain.config import ModelConfig
@@ -89,7 +89,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     config = config_of(kind, int(number), options)
     rows = options.tokens // length
     numbers = np.random.default_rng(0)
-    with Watch(options.device) as watch:
+    with Watch(options.device) as watch, as_in_a_run():
         step = our_step(config, options)
 
         def one() -> None:
@@ -111,11 +111,10 @@ def config_of(kind: str, number: int, options: argparse.Namespace) -> ModelConfi
 
 def summed_up(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     """Give each kind's points, and what the last costs over the first."""
-    kind_of_product = "fp32" if options.dtype == "fp32" else "bf16"
     result: dict[str, Any] = {}
     for name, runs in found.items():
         kind, number = name.split(":")
-        result.setdefault(kind, {})[number] = figures(runs, kind_of_product)
+        result.setdefault(kind, {})[number] = figures(runs)
     for series in list(result.values()):
         seconds = [point["seconds"] for point in series.values()]
         series["last_over_first"] = seconds[-1] / seconds[0]

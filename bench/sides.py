@@ -7,6 +7,8 @@ our state dict has transformers' names.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +17,8 @@ from torch import nn
 from quatrain.config import ModelConfig
 from quatrain.model.hf_config import to_hf
 from quatrain.model.llama import LlamaModel
+from quatrain.train.machine import keep_freed_memory
+from quatrain.train.products import onednn_multiplies
 
 
 def shape(**changes: Any) -> ModelConfig:
@@ -55,6 +59,17 @@ def their_config(config: ModelConfig) -> Any:
     described = Llama4TextConfig(**to_hf(config))
     described._attn_implementation = "sdpa"
     return described
+
+
+@contextmanager
+def as_in_a_run(is_ours: bool = True) -> Iterator[None]:
+    """Set what a training run sets for its process; a peer's stays as its users have it."""
+    if is_ours:
+        keep_freed_memory()
+        with onednn_multiplies():
+            yield
+    else:
+        yield
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -37,12 +37,11 @@ from paired import (
     timed,
 )
 from saving import finish
-from sides import dense_twin, ours, shape, theirs
+from sides import as_in_a_run, dense_twin, ours, shape, theirs
 
 from quatrain.config import ModelConfig, TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.train.loop import accumulate
-from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer, set_learning_rate
 
 RATE, CLIP = 1e-3, 1.0
@@ -108,7 +107,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     draw = np.random.default_rng(0)
     rows = options.tokens // options.row
     losses: list[float] = []
-    with Watch(options.device) as watch:
+    with Watch(options.device) as watch, as_in_a_run(side is our_step):
         step = side(config, options)
 
         def one() -> None:
@@ -125,7 +124,6 @@ def our_step(
     config: ModelConfig, options: argparse.Namespace
 ) -> Callable[[np.ndarray[Any, Any]], float]:
     """Make our model and its optimizer; give what takes a step, as the training loop does."""
-    keep_freed_memory()
     conditions = Conditions.of(options)
     model = ours(config, conditions.weights, options.device)
     model.model.activation_checkpointing = options.checkpointing
@@ -187,8 +185,7 @@ def update(model: Any, optimizer: torch.optim.Optimizer) -> None:
 
 def summed_up(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     """Compare the sides: how often as fast, the share of memory, whether they computed alike."""
-    kind = "fp32" if options.dtype == "fp32" else "bf16"
-    result: dict[str, Any] = {name: figures(runs, kind) for name, runs in found.items()}
+    result: dict[str, Any] = {name: figures(runs) for name, runs in found.items()}
     if options.against == "none":
         return result
     peer = found[options.against]

@@ -176,10 +176,11 @@ def test_a_ratio_is_formed_child_by_child(bench: dict[str, ModuleType]) -> None:
     found = bench["paired"].ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0])
     assert found == {"median": 3.0, "least": 2.0, "most": 4.0}
     runs = [{"seconds": [1.0, 2.0, 9.0], "peak_mb": 5, "tokens": 8, "flops": 4e9,
-             "gemm_gflops": {"fp32": [3.0, 4.0]}}]  # fmt: skip
+             "gemm_gflops": {"fp32": [3.0, 4.0], "best": [8.0, 6.0]}}]  # fmt: skip
     summed = bench["paired"].figures(runs)
     assert summed["tokens_per_second"] == 4.0
-    assert summed["share_of_gemm"] == 0.5  # 2 of 4 GFLOP/s, the better calibration
+    assert summed["share_of_gemm"] == 0.25  # 2 of 8 GFLOP/s, the better calibration
+    assert summed["share_of_gemm_of_pytorch"] == 0.5
 
 
 def test_a_slow_phase_is_discarded(

@@ -195,6 +195,21 @@ def test_keys_are_repeated_where_flash_does_not_serve(monkeypatch: pytest.Monkey
         assert seen.value.args[0] == expected
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_without_amx_a_cpu_attends_to_bfloat16_in_float32(
+    autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, 40, 8, generator=draw).bfloat16() for n in (4, 2, 2))
+    wide = attention._sdpa(q.float(), k.float(), v.float()).bfloat16()
+    monkeypatch.setattr(attention, "_has_amx", lambda: False)
+    with torch.autocast("cpu", enabled=autocast):
+        found = attention._sdpa(q, k, v)
+    assert torch.equal(found, wide)
+    monkeypatch.setattr(attention, "_has_amx", lambda: True)
+    assert not torch.equal(attention._sdpa(q, k, v), wide)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_another_document_changes_no_bit_of_this_one(name: str) -> None:
     # without experts: the number of rows an expert has decides how their sums are ordered

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from quatrain.model import weights
 from quatrain.model.weights import grouped_linear
 from tiny import tiny_config
 
@@ -43,6 +44,38 @@ def test_the_product_and_its_gradients_are_those_of_a_loop_over_rows(
         out.square().sum().backward()
         into += [out, x.grad, weight.grad]
     assert_close(found, expected, atol=1e-4, rtol=1e-5)  # sums of at most 7 squares of size 10
+
+
+@pytest.mark.parametrize("unit", [2, 4, 16])
+@pytest.mark.parametrize("counts", COUNTS)
+def test_rows_that_are_taken_along_change_nothing(
+    counts: list[int], unit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_rounds", lambda _: True)
+    monkeypatch.setattr(weights, "_round_number", lambda count: -(-count // unit) * unit)
+    test_the_product_and_its_gradients_are_those_of_a_loop_over_rows(counts, "cpu")
+
+
+def test_numbers_of_rows_are_few_and_at_most_an_eighth_too_many() -> None:
+    numbers = [weights._round_number(count) for count in range(1, 4097)]
+    assert all(0 <= number - count < 16 + count / 8 for count, number in enumerate(numbers, 1))
+    assert all(8 * number <= 9 * count for count, number in enumerate(numbers, 1) if count >= 128)
+    assert numbers[:17] == [16] * 16 + [32]
+    assert numbers[255:289:8] == [256, 288, 288, 288, 288]
+    assert len(set(numbers)) == 8 + 5 * 8
+
+
+def test_onednn_meets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    met, multiply = set[int](), torch.mm
+
+    def seen(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        met.update(a.shape)
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", seen)
+    x, weight, counts = tensors([16, 3, 16, 5, 0, 30, 10], dtype=torch.bfloat16)
+    grouped_linear(x, weight, counts).sum().backward()
+    assert met == {6, 4, 16, 32}  # the first two are widths
 
 
 @pytest.mark.parametrize("counts", COUNTS)

@@ -174,41 +174,81 @@ def _grouped_kernel_serves(x_RI: Tensor, weight_EIO: Tensor) -> bool:
 
 
 class _LoopOverGroups(torch.autograd.Function):
-    """A matrix product for each group that has rows, written in place into the whole."""
+    """A matrix product for each group that has rows, written in place into the whole.
+
+    oneDNN compiles and keeps a kernel for each number of rows that it meets, and routing gives new
+    numbers at every step. So a group's rows are taken together with some behind them, up to a round
+    number. What is computed of these is overwritten when their own group's turn comes; in a sum
+    over rows they meet zeros.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_RI: Tensor, weight_EIO: Tensor, counts: list[int]) -> Tensor:
         learns_x, learns_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x_RI if learns_weight else None, weight_EIO if learns_x else None)
-        ctx.widths, ctx.shape, ctx.counts = x_RI.shape, weight_EIO.shape, counts
-        out_RO = x_RI.new_empty(x_RI.shape[0], weight_EIO.shape[2])
-        for group, rows in _groups(counts):
-            torch.mm(x_RI[rows], weight_EIO[group], out=out_RO[rows])
-        return out_RO
+        ctx.shape, ctx.counts = weight_EIO.shape, counts
+        groups = _groups(counts, _rounds(x_RI))
+        out_RO = x_RI.new_empty(_last_taken(groups), weight_EIO.shape[2])
+        for group, start, _, end in groups:
+            torch.mm(_rows(x_RI, start, end), weight_EIO[group], out=out_RO[start:end])
+        return out_RO[: x_RI.shape[0]]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_RI, weight_EIO = ctx.saved_tensors
         grad_RO = grads[0].contiguous()
-        grad_x = grad_RO.new_empty(ctx.widths) if ctx.needs_input_grad[0] else None
-        grad_weight = grad_RO.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
-        for group, rows in _groups(ctx.counts):
+        learns_x, learns_weight, _ = ctx.needs_input_grad
+        groups = _groups(ctx.counts, _rounds(grad_RO))
+        grad_x = grad_RO.new_empty(_last_taken(groups), ctx.shape[1]) if learns_x else None
+        grad_weight = grad_RO.new_empty(ctx.shape) if learns_weight else None
+        for group, start, own_end, end in groups:
+            grad = _rows(grad_RO, start, end)
             if grad_x is not None:
-                torch.mm(grad_RO[rows], weight_EIO[group].T, out=grad_x[rows])
+                torch.mm(grad, weight_EIO[group].T, out=grad_x[start:end])
             if grad_weight is not None:
-                torch.mm(x_RI[rows].T, grad_RO[rows], out=grad_weight[group])
+                own = _rows(x_RI[:own_end], start, end)
+                torch.mm(own.T, grad, out=grad_weight[group])
         if grad_weight is not None:
             for group, count in enumerate(ctx.counts):
                 if not count:
                     grad_weight[group].zero_()
-        return grad_x, grad_weight, None
+        return None if grad_x is None else grad_x[: len(grad_RO)], grad_weight, None
 
 
-def _groups(counts: list[int]) -> list[tuple[int, slice]]:
-    """Pair each group that has rows with their place."""
+def _groups(counts: list[int], rounds: bool) -> list[tuple[int, int, int, int]]:
+    """Give each group that has rows, where they start, where they end and where what is taken ends.
+
+    The last two differ if `rounds`; the very last end may lie behind all rows.
+    """
     found, start = [], 0
     for group, count in enumerate(counts):
         if count:
-            found.append((group, slice(start, start + count)))
+            taken = _round_number(count) if rounds else count
+            found.append((group, start, start + count, start + taken))
         start += count
     return found
+
+
+def _last_taken(groups: list[tuple[int, int, int, int]]) -> int:
+    """Say how many rows a product needs to write to."""
+    return max((end for _, _, _, end in groups), default=0)
+
+
+def _rows(x: Tensor, start: int, end: int) -> Tensor:
+    """Take the rows from start to end, zeros where there are no more."""
+    missing = end - len(x)
+    rows = x[start:end]
+    return rows if missing <= 0 else torch.cat([rows, rows.new_zeros(missing, x.shape[1])])
+
+
+def _round_number(count: int) -> int:
+    """Round up to 16, 32, 48 ... 256, 288, 320 ... 512, 576: by an eighth at most, from 128 on."""
+    step = max(16, 1 << count.bit_length() >> 4)
+    return -(-count // step) * step
+
+
+def _rounds(x_RI: Tensor) -> bool:
+    """Whether oneDNN multiplies these."""
+    settings: Any = torch.backends.mkldnn
+    takes_float32 = settings.matmul.fp32_precision == "bf16"
+    return not x_RI.is_cuda and (x_RI.dtype == torch.bfloat16 or takes_float32)

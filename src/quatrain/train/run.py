@@ -32,6 +32,7 @@ from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer
+from quatrain.train.products import emulates_bfloat16, onednn_multiplies
 from quatrain.train.report import Reporter
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.signals import StopSignal
@@ -67,7 +68,7 @@ def run(config: Config, quiet: bool = False) -> Result:
         QuatrainError: with a code, for anything the user can mend.
     """
     started = time.monotonic()
-    with locked(config.run_dir), StopSignal() as stop:
+    with locked(config.run_dir), StopSignal() as stop, onednn_multiplies():
         keep_freed_memory()
         request = config
         refuse_another_recipe(request)
@@ -249,11 +250,6 @@ def _introduce(
         display.say(say("train.emulated"))
     if state.step:
         display.say(say("train.resuming", step=state.step))
-
-
-def emulates_bfloat16() -> bool:
-    """Say whether this CPU is known to lack products of bfloat16: an x86 one without AVX-512."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _bears_on_bits(config: Config) -> dict[str, Any]:

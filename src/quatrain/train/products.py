@@ -1,0 +1,58 @@
+"""Products: which dtype this CPU multiplies quickly, and by which library.
+
+Not for memory (machine.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_MORE_THAN_BFLOAT16 = 1 + 2.0**-12
+"""A float32 that bfloat16 and TF32 round to 1."""
+_SIDES = (64, 512)
+_MKLDNN: Any = torch.backends.mkldnn
+
+
+def emulates_bfloat16() -> bool:
+    """Say whether this CPU is known to lack products of bfloat16: an x86 one without AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+@contextmanager
+def onednn_multiplies() -> Iterator[bool]:
+    """Let oneDNN multiply float32 matrices on a CPU meanwhile, where it rounds nothing.
+
+    PyTorch has MKL multiply float32, and MKL has no AVX-512 code for AMD's processors: oneDNN takes
+    half the time there (docs/LOG.md). PyTorch hands float32 over to it only with leave to round to
+    bfloat16 on the way. oneDNN takes that leave where a CPU has AMX; so products are tried whose
+    result would show it, and then all is left as it was. Where a CPU lacks AVX-512, MKL goes on.
+
+    Yields:
+        Whether the leave is given.
+    """
+    settings = _MKLDNN.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    exact = _is_exact()
+    if not exact:
+        settings.fp32_precision = before
+    try:
+        yield exact
+    finally:
+        settings.fp32_precision = before
+
+
+def _is_exact() -> bool:
+    """Multiply what float32 adds up without an error, in each of a gradient's layouts."""
+    for side in _SIDES:
+        a = torch.full((side, side), _MORE_THAN_BFLOAT16)
+        ones = torch.ones(side, side)
+        exact = torch.full((side, side), side * _MORE_THAN_BFLOAT16)
+        products = (a @ ones, ones @ a, a.T @ ones, ones @ a.T, torch.bmm(a[None], ones[None])[0])
+        if not all(torch.equal(product, exact) for product in products):
+            return False
+    return True

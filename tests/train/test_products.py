@@ -1,0 +1,50 @@
+"""oneDNN multiplies float32 as float32, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quatrain.train import products
+from quatrain.train.products import onednn_multiplies
+
+SETTINGS = torch.backends.mkldnn.matmul
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (33, 515, 130), (256, 512, 64)])
+def test_products_are_as_exact_as_without(shape: tuple[int, int, int]) -> None:
+    rows, inner, columns = shape
+    draw = torch.Generator().manual_seed(0)
+    a = torch.randn(rows, inner, generator=draw)
+    b = torch.randn(inner, columns, generator=draw)
+    exact = a.double() @ b.double()
+    with onednn_multiplies():
+        found = a @ b
+    rounded = (a.bfloat16() @ b.bfloat16()).double()
+    scale = exact.abs().max()
+    assert (found - exact).abs().max() < 2e-6 * scale < (rounded - exact).abs().max()
+
+
+def test_the_setting_is_put_back_also_after_an_error() -> None:
+    before = SETTINGS.fp32_precision
+    with pytest.raises(RuntimeError, match="stop"), onednn_multiplies():
+        raise RuntimeError("stop")
+    assert SETTINGS.fp32_precision == before
+
+
+def test_where_a_product_shows_rounding_the_setting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(a.bfloat16().float(), b.bfloat16().float())
+
+    before = SETTINGS.fp32_precision
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
+    with onednn_multiplies() as given:
+        assert not given
+        assert SETTINGS.fp32_precision == before
+
+
+def test_the_trial_tells_the_first_bit_that_bfloat16_and_tf32_drop() -> None:
+    value = torch.tensor(products._MORE_THAN_BFLOAT16)
+    assert value.bfloat16() == 1
+    assert (value.view(torch.int32) & ~0x1FFF).view(torch.float32) == 1  # TF32 keeps 10 bits
+    assert products._is_exact()
