@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from quatrain.config import Config, DataConfig
 from quatrain.data import prepare
-from quatrain.data.encode import Encoder, cut
+from quatrain.data.encode import Encoder, ahead, cut
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
@@ -367,7 +368,7 @@ def test_however_much_there_is_little_is_encoded_at_one_time(
     turns = (Message("user", short), Message("assistant", short))
     records.conversations = [Conversation(turns, (short,), "g", "s")] * 2000
     encoder, sizes = Encoder(tokenizer, CHAT, 128, "pretrain"), spied(tokenizer, monkeypatch)
-    rows = [ids.tolist() for ids, _ in encoder.stream(records)]
+    rows = [ids.tolist() for block in encoder.stream(records) for ids, _ in block]
     assert max(sizes) <= 1 << 18
     assert (len(encoder.counts.too_long), len(rows)) == (2000, encoder.counts.pieces + 4000)
     assert "".join(map(tokenizer.decode, rows[:-4000])) == long
@@ -377,7 +378,7 @@ def test_a_long_document_that_fits_is_one_row() -> None:
     tokenizer = train_bpe(["a" * 64] * 20, 300)
     encoder = Encoder(tokenizer, CHAT, 128, "pretrain")
     records = Records(documents=[Document("a" * 3000, "g", "s")])
-    [(ids, mask)] = encoder.stream(records)
+    [[(ids, mask)]] = encoder.stream(records)
     assert ids.tolist() == CHAT.encode_document("a" * 3000, tokenizer).ids
     assert (mask.sum(), encoder.counts.pieces) == (len(ids) - 1, 0)
 
@@ -607,3 +608,25 @@ def test_records_keep_documents_and_conversations_apart() -> None:
     records = Records()
     records.add(Document("x", "x", "f:1"))
     assert [len(records), records.total, records.bad_fraction] == [1, 1, 0.0]
+
+
+def test_results_come_in_order_while_the_next_is_worked_on() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def work(item: int) -> int:
+        begun[item].set()
+        return item * item
+
+    found = []
+    for item, result in ahead(work, range(4)):
+        assert item == 3 or begun[item + 1].wait(timeout=10)
+        found.append((item, result))
+    assert found == [(0, 0), (1, 1), (2, 4), (3, 9)]
+    assert list(ahead(work, [])) == []
+
+
+def test_what_the_thread_raises_comes_at_the_items_turn() -> None:
+    results = ahead(lambda item: 6 // item, [3, 0, 1])
+    assert next(results) == (3, 2)
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from quatrain.config import Config
-from quatrain.data.encode import Encoder, Pair, TooLong, parts, refuse_cuts, refuse_no_targets
+from quatrain.data.encode import Encoder, TooLong, parts, refuse_cuts, refuse_no_targets
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.parse import Rejection, group_key
 from quatrain.data.records import Records, holdout, load_records, write_rejected
-from quatrain.data.rows import Rows, write_rows
+from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.errors import DataError
 from quatrain.files import (
     damage,
@@ -163,7 +163,7 @@ class _Preparation:
         data, task = self.config.data, self.config.train.task
         encoder = Encoder(tokenizer, self.chat, data.block_size, task)
 
-        def pairs() -> Iterator[Pair]:
+        def encoded() -> Iterator[Block]:
             yield from encoder.stream(records)
             self._name_too_long(name, encoder.counts.too_long)
             refuse_cuts(encoder.counts, data.block_size, data.max_cut_fraction)
@@ -175,7 +175,7 @@ class _Preparation:
 
         rows = write_rows(
             self.directory / name,
-            pairs(),
+            encoded(),
             block_size=data.block_size,
             packing=data.packing,
             pad_id=self.chat.pad_id(tokenizer),
