@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from quatrain.config import Config, DataConfig
+from quatrain.data import encode as encode_module
 from quatrain.data import prepare
+from quatrain.data import records as records_module
 from quatrain.data.encode import Encoder, ahead, cut
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
@@ -630,3 +632,39 @@ def test_what_the_thread_raises_comes_at_the_items_turn() -> None:
     assert next(results) == (3, 2)
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_long_preparation_says_how_far_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records_module, "TOLD_EVERY", 15)
+    monkeypatch.setattr(prepare, "TOLD_EVERY", 15)
+    monkeypatch.setattr(encode_module, "_BLOCK", 200)
+    with caplog.at_level(logging.INFO):
+        load_and_prepare_french_data(config_for(tmp_path))
+    told = [message for message in caplog.messages if re.match(r"\d+ (of|records read)", message)]
+    assert told[:2] == ["15 records read", "30 records read"]
+    assert len(told) == 4
+    for message in told[2:]:
+        assert re.fullmatch(r"(1[5-9]|3\d) of 40 records encoded", message)
+
+
+@pytest.mark.parametrize("stop", [{"max_cut_fraction": 0.0}, {"eval": ["nowhere.jsonl"]}])
+def test_what_waits_in_files_is_gone_when_a_preparation_stops(
+    tmp_path: Path, stop: dict[str, Any]
+) -> None:
+    long = {"question": "Long ?", "answer": "très " * 40}
+    path = write(tmp_path / "t.jsonl", [*questions(39), long])
+    with pytest.raises(DataError):
+        load_and_prepare_french_data(config_for(tmp_path, path, **stop))
+    left = {item.name for item in (tmp_path / "run/data").iterdir()}
+    assert left <= {"rejected.jsonl", "too_long.jsonl", "tokenizer"}
+
+
+def test_duplicates_are_counted_among_the_training_records_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Un.\nDeux.\nUn.\n", encoding="utf-8")
+    twice = write(tmp_path / "t.jsonl", [*questions(5), *questions(3)])
+    judged = write(tmp_path / "e.jsonl", [*questions(2), *questions(2)])
+    sources, data = [twice, tmp_path / "a.txt"], {"eval": [str(judged)], "document": "line"}
+    config = config_for(tmp_path, *sources, task="pretrain", **data)
+    assert load_and_prepare_french_data(config)[1].report["duplicates"] == 4

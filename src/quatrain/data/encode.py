@@ -59,6 +59,8 @@ class Counts:
     """Parts of documents that did not fit in a row."""
     tokens: int = 0
     targets: int = 0
+    duplicates: int = 0
+    """Records whose texts are those of an earlier one."""
     control_like: int = 0
     """Records whose text looks like a control token; it is encoded as the text that it is."""
     longest: int = 0
@@ -80,6 +82,7 @@ class Encoder:
         self.tokenizer, self.chat, self.block_size = tokenizer, chat, block_size
         self.task = task
         self.counts = Counts()
+        self._seen = set[int]()
 
     def stream(self, records: Records) -> Iterator[Block]:
         """Encode conversations, then documents, each as one record or several."""
@@ -92,8 +95,7 @@ class Encoder:
 
         for block, encoded in ahead(encode, blocks(conversations, characters)):
             for conversation in block:
-                texts = [message.content for message in conversation.messages]
-                self.counts.control_like += any(map(CONTROL_LIKE.search, texts))
+                self._look_at(tuple([message.content for message in conversation.messages]))
             yield self._counted(self._those_that_fit(block, encoded))
 
     def _those_that_fit(self, block: list[Conversation], encoded: EncodedBlock) -> Block:
@@ -124,7 +126,7 @@ class Encoder:
             all_ids, held = iter(encoded), list[Sequence[int]]()
             for text in block:
                 self.counts.documents += 1
-                self.counts.control_like += CONTROL_LIKE.search(text) is not None
+                self._look_at((text,))
                 ids = next(all_ids) if len(text) <= longest else None
                 if ids is not None and len(ids) <= self.block_size:
                     held.append(ids)
@@ -142,6 +144,12 @@ class Encoder:
             num_pieces += 1
             yield self._counted(_whole([ids]))
         self.counts.pieces += num_pieces if num_pieces > 1 else 0
+
+    def _look_at(self, texts: tuple[str, ...]) -> None:
+        self.counts.control_like += any(map(CONTROL_LIKE.search, texts))
+        mark = hash(texts)  # not kept beyond this process; a collision is one count in 10^7 runs
+        self.counts.duplicates += mark in self._seen
+        self._seen.add(mark)
 
     def _counted(self, block: Block) -> Block:
         self.counts.tokens += len(block.ids)
@@ -193,11 +201,12 @@ def blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
     block: list[T] = []
     held = 0
     for item in items:
-        if block and held + size(item) > _BLOCK:
+        added = size(item)
+        if block and held + added > _BLOCK:
             yield block
             block, held = [], 0
         block.append(item)
-        held += size(item)
+        held += added
     if block:
         yield block
 
