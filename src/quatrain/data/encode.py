@@ -85,7 +85,10 @@ class Encoder:
         self._seen = set[int]()
 
     def stream(self, records: Records) -> Iterator[Block]:
-        """Encode conversations, then documents, each as one record or several."""
+        """Encode conversations, then documents, each as one record or several.
+
+        Conversations are not checked again: parsing did that.
+        """
         yield from self._conversations(records.conversations)
         yield from self._documents(document.text for document in records.documents)
 

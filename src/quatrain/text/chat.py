@@ -176,15 +176,15 @@ class ChatFormat(BaseModel):
             DataError: turns break a rule of `check`.
             CheckpointError: the tokenizer lacks control tokens of this format; it names them.
         """
+        conversations = list(conversations)
+        for conversation in conversations:
+            check(conversation.messages, ends_with="assistant", source=conversation.source)
         return list(self.encode_block(conversations, tokenizer))
 
     def encode_block(
         self, conversations: Iterable[Conversation], tokenizer: Tokenizer
     ) -> EncodedBlock:
-        """Encode conversations to train on, end to end; see `encode_conversations`."""
-        conversations = list(conversations)
-        for conversation in conversations:
-            check(conversation.messages, ends_with="assistant", source=conversation.source)
+        """Encode conversations that passed `check`, end to end; see `encode_conversations`."""
         said = [self._said(conversation.messages) for conversation in conversations]
         contents = iter(_encode_contents(chain.from_iterable(said), tokenizer))
         pieces, block = _Pieces.of(self, tokenizer), EncodedBlock()
