@@ -36,7 +36,7 @@ from trl_side import has_trl, timed_training, trainer_of
 from quatrain.config import DataConfig, TrainConfig
 from quatrain.data.batches import collate
 from quatrain.data.records import load_records
-from quatrain.data.rows import Rows, write_rows
+from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.evaluate.loss import count_targets
 from quatrain.text.chat import LLAMA4
 from quatrain.text.conversation import Conversation
@@ -101,7 +101,7 @@ def write_data(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     packed = even_sample(fitting, lengths, round(needed))
     for name, packing, chosen in (("padded", "padded", padded), ("packed", "best_fit", packed)):
         write_rows(
-            directory / name, ((encoded[i].ids, encoded[i].mask) for i in chosen),
+            directory / name, (Block.of(encoded[i].ids, encoded[i].mask) for i in chosen),
             block_size=options.block_size, packing=packing, pad_id=LLAMA4.pad_id(tokenizer),
         )  # fmt: skip
         lines = (as_example(records.conversations[i]) for i in chosen)

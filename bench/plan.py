@@ -24,7 +24,7 @@ from sides import as_in_a_run
 
 from quatrain.config import Config
 from quatrain.data.batches import Batches
-from quatrain.data.rows import Rows, write_rows
+from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.model.llama import LlamaModel
 from quatrain.train.calibrate import anonymous
 from quatrain.train.checkpoint import Keeper, State
@@ -118,7 +118,7 @@ def random_rows(config: Config, case: dict[str, Any], directory: Path) -> Rows:
         for _ in range(16 * config.data.block_size // size):
             mask = np.zeros(size, dtype=bool)
             mask[-size // 4 :] = True
-            yield draw.integers(0, config.model.vocab_size, size, dtype=np.int32), mask
+            yield Block.of(draw.integers(0, config.model.vocab_size, size, dtype=np.int32), mask)
 
     return write_rows(directory, records(), block_size=config.data.block_size,
                       packing="best_fit", pad_id=0)  # fmt: skip

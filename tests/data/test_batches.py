@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quatrain.data.batches import Batches, in_order
-from quatrain.data.rows import Rows, write_rows
+from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.errors import ConfigError, DataError
 
 
@@ -17,7 +17,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """Twenty-one rows; row r has r + 2 tokens, all but its first equal to r."""
     return write_rows(
         tmp_path_factory.mktemp("rows") / "rows",
-        [([99, *[r] * (r + 1)], [False] + [True] * (r + 1)) for r in range(21)],
+        [Block.of([99, *[r] * (r + 1)], [False] + [True] * (r + 1)) for r in range(21)],
         block_size=32,
         packing="padded",
         pad_id=77,
@@ -98,7 +98,11 @@ def test_a_trimmed_batch_keeps_every_token_and_target(rows: Rows) -> None:
 
 def test_packed_rows_keep_their_width(tmp_path: Path) -> None:
     packed = write_rows(
-        tmp_path / "rows", [([1, 2], [False, True])], block_size=8, packing="best_fit", pad_id=0
+        tmp_path / "rows",
+        [Block.of([1, 2], [False, True])],
+        block_size=8,
+        packing="best_fit",
+        pad_id=0,
     )
     batch = Batches(packed, 1, 0).batch(0)
     assert batch.ids.shape == (1, 8)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from quatrain.config import Config, DataConfig
+from quatrain.data import encode as encode_module
 from quatrain.data import prepare
-from quatrain.data.encode import Encoder, cut
+from quatrain.data import records as records_module
+from quatrain.data.encode import Encoder, ahead, cut
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
@@ -367,7 +370,7 @@ def test_however_much_there_is_little_is_encoded_at_one_time(
     turns = (Message("user", short), Message("assistant", short))
     records.conversations = [Conversation(turns, (short,), "g", "s")] * 2000
     encoder, sizes = Encoder(tokenizer, CHAT, 128, "pretrain"), spied(tokenizer, monkeypatch)
-    rows = [ids.tolist() for ids, _ in encoder.stream(records)]
+    rows = [ids.tolist() for block in encoder.stream(records) for ids, _ in block]
     assert max(sizes) <= 1 << 18
     assert (len(encoder.counts.too_long), len(rows)) == (2000, encoder.counts.pieces + 4000)
     assert "".join(map(tokenizer.decode, rows[:-4000])) == long
@@ -377,7 +380,7 @@ def test_a_long_document_that_fits_is_one_row() -> None:
     tokenizer = train_bpe(["a" * 64] * 20, 300)
     encoder = Encoder(tokenizer, CHAT, 128, "pretrain")
     records = Records(documents=[Document("a" * 3000, "g", "s")])
-    [(ids, mask)] = encoder.stream(records)
+    [[(ids, mask)]] = encoder.stream(records)
     assert ids.tolist() == CHAT.encode_document("a" * 3000, tokenizer).ids
     assert (mask.sum(), encoder.counts.pieces) == (len(ids) - 1, 0)
 
@@ -607,3 +610,61 @@ def test_records_keep_documents_and_conversations_apart() -> None:
     records = Records()
     records.add(Document("x", "x", "f:1"))
     assert [len(records), records.total, records.bad_fraction] == [1, 1, 0.0]
+
+
+def test_results_come_in_order_while_the_next_is_worked_on() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def work(item: int) -> int:
+        begun[item].set()
+        return item * item
+
+    found = []
+    for item, result in ahead(work, range(4)):
+        assert item == 3 or begun[item + 1].wait(timeout=10)
+        found.append((item, result))
+    assert found == [(0, 0), (1, 1), (2, 4), (3, 9)]
+    assert list(ahead(work, [])) == []
+
+
+def test_what_the_thread_raises_comes_at_the_items_turn() -> None:
+    results = ahead(lambda item: 6 // item, [3, 0, 1])
+    assert next(results) == (3, 2)
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_long_preparation_says_how_far_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records_module, "TOLD_EVERY", 15)
+    monkeypatch.setattr(prepare, "TOLD_EVERY", 15)
+    monkeypatch.setattr(encode_module, "_BLOCK", 200)
+    with caplog.at_level(logging.INFO):
+        load_and_prepare_french_data(config_for(tmp_path))
+    told = [message for message in caplog.messages if re.match(r"\d+ (of|records read)", message)]
+    assert told[:2] == ["15 records read", "30 records read"]
+    assert len(told) == 4
+    for message in told[2:]:
+        assert re.fullmatch(r"(1[5-9]|3\d) of 40 records encoded", message)
+
+
+@pytest.mark.parametrize("stop", [{"max_cut_fraction": 0.0}, {"eval": ["nowhere.jsonl"]}])
+def test_what_waits_in_files_is_gone_when_a_preparation_stops(
+    tmp_path: Path, stop: dict[str, Any]
+) -> None:
+    long = {"question": "Long ?", "answer": "très " * 40}
+    path = write(tmp_path / "t.jsonl", [*questions(39), long])
+    with pytest.raises(DataError):
+        load_and_prepare_french_data(config_for(tmp_path, path, **stop))
+    left = {item.name for item in (tmp_path / "run/data").iterdir()}
+    assert left <= {"rejected.jsonl", "too_long.jsonl", "tokenizer"}
+
+
+def test_duplicates_are_counted_among_the_training_records_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Un.\nDeux.\nUn.\n", encoding="utf-8")
+    twice = write(tmp_path / "t.jsonl", [*questions(5), *questions(3)])
+    judged = write(tmp_path / "e.jsonl", [*questions(2), *questions(2)])
+    sources, data = [twice, tmp_path / "a.txt"], {"eval": [str(judged)], "document": "line"}
+    config = config_for(tmp_path, *sources, task="pretrain", **data)
+    assert load_and_prepare_french_data(config)[1].report["duplicates"] == 4

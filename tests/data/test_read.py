@@ -367,3 +367,26 @@ def test_a_file_above_the_cap_is_refused_before_it_is_read(tmp_path: Path) -> No
             file.truncate(1 << 30)
     with pytest.raises(DataError, match="has 1024 MiB"):
         read(tmp_path / "a.json")
+
+
+FLAWED = {
+    r'{"a": "\u0000"}': "NUL",
+    r'{"a": ["\uD83D"]}': "surrogate",
+    r'{"\udc9f": 1}': "surrogate",
+    r'{"a": {"b": 1, "b": 2}}': "duplicate key",
+    '{"a": NaN}': "NaN",
+    '{"a": [1e999]}': "1e999",
+    "[1]": "list",
+}
+SOUND = [r'{"a": "\ud83d\ude00 \u00e9"}', r'{"a": "\\u0000 \\ud83d"}', '"NaN"', '{"a": 1e9}']
+
+
+def test_a_flaw_is_found_in_its_line_and_in_no_other(tmp_path: Path) -> None:
+    lines = [line for flawed in FLAWED for line in (flawed, *SOUND)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line, row in zip(lines, read(tmp_path / "a.jsonl"), strict=True):
+        if line in FLAWED:
+            assert row.value is None
+            assert FLAWED[line] in str(row.error)
+        else:
+            assert (row.value, row.error) == (json.loads(line), None)

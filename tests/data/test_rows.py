@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quatrain.data.rows import Rows, write_rows
+from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.errors import DataError
 from quatrain.files import damage
 
@@ -22,7 +22,7 @@ RECORDS = [
 def written(directory: Path, packing: str = "best_fit") -> Rows:
     return write_rows(
         directory / "rows",
-        iter(RECORDS),
+        (Block.of(*record) for record in RECORDS),
         block_size=8,
         packing=packing,  # type: ignore[arg-type]
         pad_id=9,
@@ -104,8 +104,8 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_a_failure_while_encoding_keeps_the_old_rows_and_leaves_nothing(tmp_path: Path) -> None:
     written(tmp_path)
 
-    def broken() -> Iterator[tuple[list[int], list[bool]]]:
-        yield RECORDS[0]
+    def broken() -> Iterator[Block]:
+        yield Block.of(*RECORDS[0])
         raise DataError("Q310.grown")
 
     with pytest.raises(DataError, match="the data grew"):
@@ -144,7 +144,7 @@ def test_files_swapped_between_two_directories_are_found(tmp_path: Path) -> None
     written(tmp_path / "a")
     write_rows(
         tmp_path / "b" / "rows",
-        [(ids[::-1][-1:] + ids[1:][::-1], mask) for ids, mask in RECORDS],
+        [Block.of(ids[::-1][-1:] + ids[1:][::-1], mask) for ids, mask in RECORDS],
         block_size=8,
         packing="best_fit",
         pad_id=9,
@@ -169,3 +169,41 @@ def test_no_records_give_no_rows(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows", [], block_size=8, packing="best_fit", pad_id=0)
     assert len(rows) == 0
     assert list(rows) == []
+
+
+def test_a_block_of_many_records_gives_the_rows_of_one_block_each(tmp_path: Path) -> None:
+    joined = Block(
+        np.concatenate([ids for ids, _ in RECORDS]).astype(np.int32),
+        np.concatenate([mask for _, mask in RECORDS]),
+        np.array([len(ids) for ids, _ in RECORDS]),
+    )
+    assert [(i.tolist(), m.tolist()) for i, m in joined] == RECORDS
+    alone = written(tmp_path / "a")
+    at_once = write_rows(
+        tmp_path / "b", [joined], block_size=8, packing="best_fit", pad_id=9, manifest={"key": "k"}
+    )
+    for name in ("ids.bin", "mask.bin", "documents.bin", "offsets.bin"):
+        assert (at_once.directory / name).read_bytes() == (alone.directory / name).read_bytes()
+
+
+def test_more_rows_than_are_written_at_once_keep_their_records(tmp_path: Path) -> None:
+    records = [([r, *[r] * (r % 7)], [False, *[True] * (r % 7)]) for r in range(3000)]
+    rows = write_rows(
+        tmp_path / "rows",
+        (Block.of(*record) for record in records),
+        block_size=8,
+        packing="best_fit",
+        pad_id=9999,
+    )
+    found = [
+        (ids.tolist(), mask.tolist())
+        for row in rows
+        for ids, mask in zip(
+            np.split(row.ids[: row.num_used], np.cumsum(row.segments)[:-1]),
+            np.split(row.mask[: row.num_used], np.cumsum(row.segments)[:-1]),
+            strict=True,
+        )
+    ]
+    assert len(rows) > 1000
+    assert sorted(found) == sorted(records)
+    assert all((row.ids[row.num_used :] == 9999).all() for row in rows)

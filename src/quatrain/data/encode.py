@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from quatrain.data.records import Records
+from quatrain.data.rows import Block
 from quatrain.errors import DataError
-from quatrain.text.chat import ChatFormat, Encoded
+from quatrain.text.chat import ChatFormat, EncodedBlock
 from quatrain.text.conversation import Conversation
 from quatrain.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
-Pair = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+U = TypeVar("U")
 
 CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]")
 """What looks like a control token of some model; as content it is encoded as the text it is."""
@@ -56,6 +59,8 @@ class Counts:
     """Parts of documents that did not fit in a row."""
     tokens: int = 0
     targets: int = 0
+    duplicates: int = 0
+    """Records whose texts are those of an earlier one."""
     control_like: int = 0
     """Records whose text looks like a control token; it is encoded as the text that it is."""
     longest: int = 0
@@ -77,51 +82,82 @@ class Encoder:
         self.tokenizer, self.chat, self.block_size = tokenizer, chat, block_size
         self.task = task
         self.counts = Counts()
+        self._seen = set[int]()
 
-    def stream(self, records: Records) -> Iterator[Pair]:
-        """Encode conversations, then documents, each as one or several (ids, mask)."""
-        index = 0
-        for block in blocks(records.conversations, characters):
-            encoded = self.chat.encode_conversations(block, self.tokenizer)
-            for conversation, pair in zip(block, encoded, strict=True):
-                yield from self._conversation(index, conversation, pair)
-                index += 1
+    def stream(self, records: Records) -> Iterator[Block]:
+        """Encode conversations, then documents, each as one record or several.
+
+        Conversations are not checked again: parsing did that.
+        """
+        yield from self._conversations(records.conversations)
+        yield from self._documents(document.text for document in records.documents)
+
+    def _conversations(self, conversations: Iterable[Conversation]) -> Iterator[Block]:
+        def encode(block: list[Conversation]) -> EncodedBlock:
+            return self.chat.encode_block(block, self.tokenizer)
+
+        for block, encoded in ahead(encode, blocks(conversations, characters)):
+            for conversation in block:
+                self._look_at(tuple([message.content for message in conversation.messages]))
+            yield self._counted(self._those_that_fit(block, encoded))
+
+    def _those_that_fit(self, block: list[Conversation], encoded: EncodedBlock) -> Block:
+        """Set conversations longer than a row aside, and say what is a target in the others."""
+        counts, lengths = self.counts, np.array(encoded.lengths, dtype=np.int64)
+        ids = np.frombuffer(encoded.ids, dtype=np.int32)
+        mask = np.frombuffer(encoded.mask, dtype=np.bool_)
+        fit = lengths <= self.block_size
+        for index in np.flatnonzero(~fit).tolist():
+            place = counts.conversations + index
+            location = block[index].source
+            counts.too_long.append(TooLong(place, location, encoded.lengths[index]))
+        counts.conversations += len(block)
+        counts.longest = max(counts.longest, *encoded.lengths)
+        if not fit.all():
+            kept = np.repeat(fit, lengths)
+            ids, mask, lengths = ids[kept], mask[kept], lengths[fit]
+        return Block(ids, _all_but_firsts(lengths) if self.task == "pretrain" else mask, lengths)
+
+    def _documents(self, texts: Iterable[str]) -> Iterator[Block]:
         longest = _LONG * self.block_size
-        for texts in blocks((document.text for document in records.documents), len):
-            short = [text for text in texts if len(text) <= longest]
-            pairs = iter(self.chat.encode_documents(short, self.tokenizer))
-            for text in texts:
-                yield from self._document(text, next(pairs) if len(text) <= longest else None)
 
-    def _conversation(
-        self, index: int, conversation: Conversation, encoded: Encoded
-    ) -> Iterator[Pair]:
-        counts, size = self.counts, len(encoded.ids)
-        counts.conversations += 1
-        counts.control_like += any(CONTROL_LIKE.search(m.content) for m in conversation.messages)
-        counts.longest = max(counts.longest, size)
-        if size > self.block_size:
-            counts.too_long.append(TooLong(index, conversation.source, size))
-            return
-        mask = np.asarray(encoded.mask, dtype=np.bool_)
-        yield self._counted(encoded.ids, _all_but_first(size) if self.task == "pretrain" else mask)
+        def encode(block: list[str]) -> list[list[int]]:
+            short = [text for text in block if len(text) <= longest]
+            return [one.ids for one in self.chat.encode_documents(short, self.tokenizer)]
 
-    def _document(self, text: str, encoded: Encoded | None) -> Iterator[Pair]:
-        self.counts.documents += 1
-        self.counts.control_like += CONTROL_LIKE.search(text) is not None
-        if encoded is not None and len(encoded.ids) <= self.block_size:
-            yield self._counted(encoded.ids, np.asarray(encoded.mask, dtype=np.bool_))
-            return
+        for block, encoded in ahead(encode, blocks(texts, len)):
+            all_ids, held = iter(encoded), list[Sequence[int]]()
+            for text in block:
+                self.counts.documents += 1
+                self._look_at((text,))
+                ids = next(all_ids) if len(text) <= longest else None
+                if ids is not None and len(ids) <= self.block_size:
+                    held.append(ids)
+                    continue
+                if held:
+                    yield self._counted(_whole(held))
+                    held = []
+                yield from self._cut(text)
+            if held:
+                yield self._counted(_whole(held))
+
+    def _cut(self, text: str) -> Iterator[Block]:
         num_pieces = 0
         for ids in self._pieces(text):
             num_pieces += 1
-            yield self._counted(ids, _all_but_first(len(ids)))
+            yield self._counted(_whole([ids]))
         self.counts.pieces += num_pieces if num_pieces > 1 else 0
 
-    def _counted(self, ids: Sequence[int], mask: npt.NDArray[np.bool_]) -> Pair:
-        self.counts.tokens += len(ids)
-        self.counts.targets += int(mask.sum())
-        return np.asarray(ids, dtype=np.int32), mask
+    def _look_at(self, texts: tuple[str, ...]) -> None:
+        self.counts.control_like += any(map(CONTROL_LIKE.search, texts))
+        mark = hash(texts)  # not kept beyond this process; a collision is one count in 10^7 runs
+        self.counts.duplicates += mark in self._seen
+        self._seen.add(mark)
+
+    def _counted(self, block: Block) -> Block:
+        self.counts.tokens += len(block.ids)
+        self.counts.targets += int(np.count_nonzero(block.mask))
+        return block
 
     def _pieces(self, text: str) -> Iterator[Sequence[int]]:
         """Cut a document into pieces: each begins like a document, the last alone ends like one."""
@@ -168,11 +204,12 @@ def blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
     block: list[T] = []
     held = 0
     for item in items:
-        if block and held + size(item) > _BLOCK:
+        added = size(item)
+        if block and held + added > _BLOCK:
             yield block
             block, held = [], 0
         block.append(item)
-        held += size(item)
+        held += added
     if block:
         yield block
 
@@ -236,7 +273,26 @@ def refuse_no_targets(counts: Counts, block_size: int) -> None:
         )
 
 
-def _all_but_first(size: int) -> npt.NDArray[np.bool_]:
-    mask = np.ones(size, dtype=np.bool_)
-    mask[0] = False
+def ahead(function: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
+    """Give each item with its result, while a thread already works on the next one."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[T, Future[U]] | None = None
+        for item in items:
+            done, waiting = waiting, (item, pool.submit(function, item))
+            if done is not None:
+                yield done[0], done[1].result()
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _whole(all_ids: Sequence[Sequence[int]]) -> Block:
+    """Make a block of documents, of which all but the first token is a target."""
+    lengths = np.array([len(ids) for ids in all_ids], dtype=np.int64)
+    ids = np.fromiter(chain.from_iterable(all_ids), dtype=np.int32, count=int(lengths.sum()))
+    return Block(ids, _all_but_firsts(lengths), lengths)
+
+
+def _all_but_firsts(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    mask = np.ones(lengths.sum(), dtype=np.bool_)
+    mask[np.cumsum(lengths) - lengths] = False
     return mask

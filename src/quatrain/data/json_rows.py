@@ -6,6 +6,7 @@ Not for what a row means (parse.py).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,20 @@ from quatrain.words import Sentence
 
 def jsonl_rows(path: Path) -> Iterator[RawRow]:
     """Read one object a line; blank lines are not rows."""
+    decoder = _Decoder()
     for line in read_lines(path, encoding_of_bom(path) or "utf-8"):
         location = f"{path.name}:{line.number}"
         if line.text is None:
             yield RawRow(location, None, line.error)
         elif line.text.strip():
-            yield _row_of_line(location, line.text)
+            yield _row_of_line(location, line.text, decoder)
 
 
 def json_rows(path: Path) -> Iterator[RawRow]:
     """Read a list of objects, `{"data": [...]}`, or an object of columns."""
     text = _text(path)
     try:
-        value = _DECODER.decode(text)
+        value = _Decoder().decode(text)
     except RecursionError:
         raise _broken(path, Sentence.of("reasons.deep")) from None
     except json.JSONDecodeError as error:
@@ -70,6 +72,10 @@ def flaw_of_text(text: str) -> Sentence | None:
     return None
 
 
+_ESCAPED_FLAW = re.compile(r"\\u(0000|[dD][89a-fA-F])")
+"""How a line that is text itself can give a NUL or half a pair; whole pairs are found too."""
+
+
 class _Flaw:
     """Stands in a decoded value where the file had something that is not JSON."""
 
@@ -77,33 +83,41 @@ class _Flaw:
         self.reason = Sentence.of(key, given=given)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> Any:
-    value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            return _Flaw("reasons.duplicate_key", key[:40])
-        seen.add(key)
-    raise AssertionError("fewer keys than pairs, yet none is twice")
+class _Decoder(json.JSONDecoder):
+    """Decodes JSON, puts a _Flaw where it is not JSON, and knows whether it did."""
+
+    def __init__(self) -> None:
+        self.flawed = False
+        super().__init__(
+            object_pairs_hook=self._pairs,
+            parse_float=self._number,
+            parse_constant=lambda name: self._flaw("reasons.constant", name),
+        )
+
+    def _pairs(self, pairs: list[tuple[str, Any]]) -> Any:
+        value = dict(pairs)
+        if len(value) == len(pairs):
+            return value
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                return self._flaw("reasons.duplicate_key", key[:40])
+            seen.add(key)
+        raise AssertionError("fewer keys than pairs, yet none is twice")
+
+    def _number(self, digits: str) -> Any:
+        value = float(digits)
+        return value if abs(value) != float("inf") else self._flaw("reasons.number", digits[:40])
+
+    def _flaw(self, key: str, given: str) -> _Flaw:
+        self.flawed = True
+        return _Flaw(key, given)
 
 
-def _number(digits: str) -> Any:
-    value = float(digits)
-    return value if abs(value) != float("inf") else _Flaw("reasons.number", digits[:40])
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_pairs,
-    parse_float=_number,
-    parse_constant=lambda name: _Flaw("reasons.constant", name),
-)
-
-
-def _row_of_line(location: str, text: str) -> RawRow:
+def _row_of_line(location: str, text: str, decoder: _Decoder) -> RawRow:
+    decoder.flawed = False
     try:
-        value = _DECODER.decode(text)
+        value = decoder.decode(text)
     except RecursionError:
         return RawRow(location, None, Sentence.of("reasons.deep"))
     except json.JSONDecodeError as error:
@@ -111,7 +125,8 @@ def _row_of_line(location: str, text: str) -> RawRow:
         return RawRow(location, None, flaw)
     except ValueError as error:
         return RawRow(location, None, Sentence.of("reasons.not_json", why=str(error)[:80]))
-    return _row(location, value)
+    sound = isinstance(value, dict) and not decoder.flawed and not _ESCAPED_FLAW.search(text)
+    return RawRow(location, value) if sound else _row(location, value)
 
 
 def _row(location: str, value: Any) -> RawRow:

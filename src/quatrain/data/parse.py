@@ -16,6 +16,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from quatrain.data.json_rows import kind_of
@@ -149,12 +150,18 @@ def _named(value: Row | str, columns: Mapping[str, str]) -> Row:
     for meaning, column in columns.items():
         if column not in value:
             raise _Unfit("reasons.no_named_column", column=column, meaning=meaning)
-    chosen = meanings(value, columns)
+    names = _names_for(tuple(value), tuple(columns.items()))
+    return dict(zip(names, value.values(), strict=True))
+
+
+@lru_cache(maxsize=16)
+def _names_for(names: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Name columns by their meanings, once for all rows that have the same ones."""
+    chosen = meanings(names, dict(columns))
     taken = set(chosen.values())
-    return {
-        chosen.get(column) or (f"{column} (column)" if column in taken else column): cell
-        for column, cell in value.items()
-    }
+    return tuple(
+        chosen.get(name) or (f"{name} (column)" if name in taken else name) for name in names
+    )
 
 
 def _alpaca(row: Row, location: str) -> Iterator[Outcome]:

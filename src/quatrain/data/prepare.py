@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from quatrain.config import Config
-from quatrain.data.encode import Encoder, Pair, TooLong, parts, refuse_cuts, refuse_no_targets
+from quatrain.data.encode import Counts, Encoder, TooLong, parts, refuse_cuts, refuse_no_targets
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.parse import Rejection, group_key
-from quatrain.data.records import Records, holdout, load_records, write_rejected
-from quatrain.data.rows import Rows, write_rows
+from quatrain.data.records import TOLD_EVERY, Records, holdout, load_records, write_rejected
+from quatrain.data.rows import Block, Rows, write_rows
+from quatrain.data.spool import temporary_spool
 from quatrain.errors import DataError
 from quatrain.files import (
     damage,
@@ -118,18 +120,27 @@ class _Preparation:
         self.too_long: list[dict[str, Any]] = []
 
     def run(self, tokenizer: Tokenizer | None) -> PreparedData:
-        train, judged = self._records()
+        """Prepare, while records wait in files rather than in memory."""
+        with ExitStack() as files:
+            train, judged = self._records(files)
+            return self._prepared(train, judged, tokenizer)
+
+    def _prepared(
+        self, train: Records, judged: Records | None, tokenizer: Tokenizer | None
+    ) -> PreparedData:
         if tokenizer is None:
             tokenizer = train_tokenizer(self.config, train)
         with new_directory(self.directory / "tokenizer", {"key": self.key}) as temporary:
             tokenizer.save(temporary)
             self.chat.save(temporary)
         report = {**_describe(train, judged, self.key), **_tolerances(self.config)}
-        train_rows, report["train"] = self._write("train", train, tokenizer, {})
+        train_rows, counts = self._write("train", train, tokenizer, {})
+        report["duplicates"], report["train"] = counts.duplicates, _counted(counts, train_rows)
         eval_rows, questions = None, list[Conversation]()
         if judged is not None:
             texts: dict[str, str] = {}
-            eval_rows, report["eval"] = self._write("eval", judged, tokenizer, texts)
+            eval_rows, counts = self._write("eval", judged, tokenizer, texts)
+            report["eval"] = _counted(counts, eval_rows)
             questions = _questions(texts[_QUESTIONS])
         elif (self.directory / "eval").exists():
             remove_directory(self.directory / "eval")
@@ -137,12 +148,17 @@ class _Preparation:
         _log(report)
         return PreparedData(train_rows, eval_rows, questions, tokenizer, self.chat, report)
 
-    def _records(self) -> tuple[Records, Records | None]:
+    def _records(self, files: ExitStack) -> tuple[Records, Records | None]:
         """Read all sources, and split training from judging."""
+
+        def spooled() -> Records:
+            one, other = (files.enter_context(temporary_spool(self.directory)) for _ in range(2))
+            return Records(one, other)
+
         data = self.config.data
-        train = load_records(data.train, data, self.directory)
+        train = load_records(data.train, data, self.directory, spooled())
         if data.eval:
-            judged = load_records(data.eval, data.replace(limit=None))
+            judged = load_records(data.eval, data.replace(limit=None), records=spooled())
             write_rejected(self.directory / "rejected.jsonl", [*train.rejected, *judged.rejected])
         elif data.holdout:
             train, judged = holdout(train, data.holdout, HOLDOUT_SEED)
@@ -158,13 +174,13 @@ class _Preparation:
 
     def _write(
         self, name: str, records: Records, tokenizer: Tokenizer, texts: dict[str, str]
-    ) -> tuple[Rows, dict[str, Any]]:
+    ) -> tuple[Rows, Counts]:
         """Encode and pack records into `name`; say what was counted."""
         data, task = self.config.data, self.config.train.task
         encoder = Encoder(tokenizer, self.chat, data.block_size, task)
 
-        def pairs() -> Iterator[Pair]:
-            yield from encoder.stream(records)
+        def encoded() -> Iterator[Block]:
+            yield from _told(encoder, records)
             self._name_too_long(name, encoder.counts.too_long)
             refuse_cuts(encoder.counts, data.block_size, data.max_cut_fraction)
             refuse_no_targets(encoder.counts, data.block_size)
@@ -175,20 +191,31 @@ class _Preparation:
 
         rows = write_rows(
             self.directory / name,
-            pairs(),
+            encoded(),
             block_size=data.block_size,
             packing=data.packing,
             pad_id=self.chat.pad_id(tokenizer),
             manifest={"key": self.key},
             texts=texts,
         )
-        return rows, _counted(encoder, rows)
+        return rows, encoder.counts
 
     def _name_too_long(self, name: str, too_long: list[TooLong]) -> None:
         self.too_long += [
             {"split": name, "location": item.location, "tokens": item.tokens} for item in too_long
         ]
         write_text(self.directory / "too_long.jsonl", "".join(map(_line, self.too_long)))
+
+
+def _told(encoder: Encoder, records: Records) -> Iterator[Block]:
+    """Encode records, and say how far it is now and then."""
+    said, total = 0, len(records)
+    for block in encoder.stream(records):
+        yield block
+        done = encoder.counts.conversations + encoder.counts.documents
+        if done - said >= TOLD_EVERY:
+            logger.info(say("log.encoded", count=done, total=total))
+            said = done
 
 
 def train_tokenizer(config: Config, records: Records) -> Tokenizer:
@@ -259,17 +286,7 @@ def _line(value: dict[str, Any]) -> str:
 
 
 def _describe(train: Records, judged: Records | None, key: str) -> dict[str, Any]:
-    """Count records, duplicates, and questions that are on both sides."""
-    seen, duplicates = set[int](), 0
-    for record in train:
-        texts = (
-            tuple(message.content for message in record.messages)
-            if isinstance(record, Conversation)
-            else record.text
-        )
-        mark = hash(texts)  # lives as long as this call; a collision is one count in 10^7 runs
-        duplicates += mark in seen
-        seen.add(mark)
+    """Count records, and questions that are on both sides; what encoding counts comes later."""
     learnt = {_question(item) for item in train.conversations} if judged else set()
     leaks = sum(_question(item) in learnt for item in judged.conversations) if judged else 0
     both = [train, *([judged] if judged else [])]
@@ -277,7 +294,7 @@ def _describe(train: Records, judged: Records | None, key: str) -> dict[str, Any
         "key": key,
         "records": sum(len(part) for part in both) + sum(len(part.rejected) for part in both),
         "rejected": sum(len(part.rejected) for part in both),
-        "duplicates": duplicates,
+        "duplicates": None,
         "leaks": leaks,
         "notes": [{"text": note, **recorded(note)} for part in both for note in part.notes],
         "train": None,
@@ -285,12 +302,12 @@ def _describe(train: Records, judged: Records | None, key: str) -> dict[str, Any
     }
 
 
-def _question(conversation: Conversation) -> str:
-    return group_key(conversation.messages[-2].content)
+def _question(conversation: Conversation) -> int:
+    """Mark the last question; a mark lives as long as the process."""
+    return hash(group_key(conversation.messages[-2].content))
 
 
-def _counted(encoder: Encoder, rows: Rows) -> dict[str, Any]:
-    counts = encoder.counts
+def _counted(counts: Counts, rows: Rows) -> dict[str, Any]:
     return {
         "conversations": counts.conversations,
         "documents": counts.documents,

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from quatrain.config import DataConfig
 from quatrain.data.lines import RawRow
@@ -24,22 +26,28 @@ from quatrain.data.parse import (
     parse_row,
 )
 from quatrain.data.read import read_rows
+from quatrain.data.spool import Spool
 from quatrain.errors import DataError
 from quatrain.files import write_text
 from quatrain.text.conversation import Conversation, Document
-from quatrain.words import Sentence, recorded
+from quatrain.words import Sentence, recorded, say
 
+T = TypeVar("T", Conversation, Document)
 _PEEK = 100
 """Rows among which the first of a known shape tells the file's."""
 _SHOWN = 5
+TOLD_EVERY = 100_000
+"""Records after which the log says how far it is."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Records:
     """What some sources hold, in their order."""
 
-    conversations: list[Conversation] = field(default_factory=list)
-    documents: list[Document] = field(default_factory=list)
+    conversations: list[Conversation] | Spool[Conversation] = field(default_factory=list)
+    documents: list[Document] | Spool[Document] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was assumed while reading: a shape, an encoding, a sheet."""
@@ -61,6 +69,13 @@ class Records:
         yield from self.conversations
         yield from self.documents
 
+    def where(self, marks: Sequence[bool]) -> Records:
+        """Take the good records that are marked, in the order of iteration."""
+        number = len(self.conversations)
+        return Records(
+            _where(self.conversations, marks[:number]), _where(self.documents, marks[number:])
+        )
+
     def add(self, outcome: Outcome) -> None:
         """Put a record where it belongs."""
         if isinstance(outcome, Conversation):
@@ -71,8 +86,17 @@ class Records:
             self.rejected.append(outcome)
 
 
+def _where(items: list[T] | Spool[T], marks: Sequence[bool]) -> list[T] | Spool[T]:
+    if isinstance(items, Spool):
+        return items.where(marks)
+    return list(itertools.compress(items, marks))
+
+
 def load_records(
-    sources: Sequence[str], config: DataConfig, directory: Path | None = None
+    sources: Sequence[str],
+    config: DataConfig,
+    directory: Path | None = None,
+    records: Records | None = None,
 ) -> Records:
     """Read and parse sources; stop when more than max_bad_fraction of the records are bad.
 
@@ -80,10 +104,13 @@ def load_records(
         sources: paths and names on the Hub.
         config: shape, columns, limit (the first so many good records) and the tolerance.
         directory: where `rejected.jsonl` is written, also when this stops.
+        records: an empty one to be filled, in a file or in memory; None is in memory.
     """
-    records = Records()
-    for outcome in _outcomes(sources, config, records.notes):
+    records = Records() if records is None else records
+    for number, outcome in enumerate(_outcomes(sources, config, records.notes), 1):
         records.add(outcome)
+        if number % TOLD_EVERY == 0:
+            logger.info(say("log.read", count=number))
         if config.limit is not None and len(records) >= config.limit:
             records.notes.append(Sentence.of("notes.limit", limit=config.limit))
             break
@@ -99,16 +126,15 @@ def holdout(records: Records, fraction: float, seed: int) -> tuple[Records, Reco
     Groups are ranked by a hash of seed and group; the first `fraction` of them, and at least one,
     are held out. Neither the order of records nor the machine matters.
     """
-    groups = {record.group for record in records}
+    ranks = [_rank(record.group, seed) for record in records]
+    groups = sorted(set(ranks))
     if len(groups) < 2:
         raise DataError("Q326.groups", fraction=fraction, groups=len(groups))
-    ranked = sorted(groups, key=lambda group: _rank(group, seed))
     number = min(max(1, round(fraction * len(groups))), len(groups) - 1)
-    held_groups = set(ranked[:number])
-    kept, held = Records(rejected=records.rejected, notes=records.notes), Records()
-    for record in records:
-        (held if record.group in held_groups else kept).add(record)
-    return kept, held
+    held = [rank < groups[number] for rank in ranks]
+    kept = records.where([not one for one in held])
+    kept.rejected, kept.notes = records.rejected, records.notes
+    return kept, records.where(held)
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:

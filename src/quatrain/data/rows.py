@@ -31,8 +31,34 @@ ID_TYPE = np.dtype("<i4")
 MASK_TYPE = np.dtype("u1")
 OFFSET_TYPE = np.dtype("<i8")
 Packing = Literal["best_fit", "padded"]
-Record = tuple[Sequence[int] | npt.NDArray[np.int32], Sequence[bool] | npt.NDArray[np.bool_]]
-"""An encoded record: its ids, and for each whether it is a target."""
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Encoded records, end to end."""
+
+    ids: npt.NDArray[np.int32]
+    """Token ids, [N]."""
+    mask: npt.NDArray[np.bool_]
+    """True on target tokens, [N]."""
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each record; their sum is N."""
+
+    @classmethod
+    def of(
+        cls,
+        ids: Sequence[int] | npt.NDArray[np.int32],
+        mask: Sequence[bool] | npt.NDArray[np.bool_],
+    ) -> Block:
+        """Make a block of one record."""
+        assert len(ids) == len(mask), "a mask says one thing a token"
+        return cls(np.asarray(ids, np.int32), np.asarray(mask, np.bool_), np.array([len(ids)]))
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]]:
+        """Give each record's ids and mask."""
+        ends = np.cumsum(self.lengths)
+        return zip(np.split(self.ids, ends)[:-1], np.split(self.mask, ends)[:-1], strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +127,7 @@ class Rows:
 
 def write_rows(
     directory: Path,
-    records: Iterable[Record],
+    blocks: Iterable[Block],
     *,
     block_size: int,
     packing: Packing,
@@ -113,18 +139,18 @@ def write_rows(
 
     Args:
         directory: what is written; an older one is replaced at the very end.
-        records: (ids, mask) of each record, none longer than block_size. Read once, streamed
-            through a file, so that they need not fit in memory. What they raise passes through
-            and leaves nothing behind.
+        blocks: encoded records, none longer than block_size. Read once, streamed through a
+            file, so that they need not fit in memory. What they raise passes through and leaves
+            nothing behind.
         block_size: positions in a row.
         packing: best_fit, or padded for one record a row.
         pad_id: the id that fills a row's end.
-        manifest: what the manifest says besides; read after the last record was drawn.
+        manifest: what the manifest says besides; read after the last block was drawn.
         texts: files to seal along with the rows, by name.
     """
     sealed: dict[str, Any] = {}
     with new_directory(directory, sealed) as temporary:
-        lengths, num_targets = _spool(temporary, records)
+        lengths, num_targets = _spool(temporary, blocks)
         arrange = pack if packing == "best_fit" else padded
         rows = arrange(lengths, block_size)
         for name, dtype, fill in (("ids", ID_TYPE, pad_id), ("mask", MASK_TYPE, 0)):
@@ -149,20 +175,20 @@ def write_rows(
     return Rows(directory)
 
 
-def _spool(directory: Path, records: Iterable[Record]) -> tuple[npt.NDArray[np.int64], int]:
+def _spool(directory: Path, blocks: Iterable[Block]) -> tuple[npt.NDArray[np.int64], int]:
     """Lay all records end to end in `spool-ids` and `spool-mask`; return lengths and targets."""
-    lengths: list[int] = []
+    lengths = [np.empty(0, dtype=np.int64)]
     num_targets = 0
     ids_path, mask_path = directory / "spool-ids", directory / "spool-mask"
     with ids_path.open("wb") as ids_file, mask_path.open("wb") as mask_file:
-        for ids, mask in records:
-            assert len(ids) == len(mask), "a mask says one thing a token"
-            assert not mask[0], "nothing predicts a document's first token"
-            ids_file.write(np.asarray(ids, dtype=ID_TYPE).tobytes())
-            mask_file.write(np.asarray(mask, dtype=MASK_TYPE).tobytes())
-            lengths.append(len(ids))
-            num_targets += int(np.count_nonzero(mask))
-    return np.array(lengths, dtype=np.int64), num_targets
+        for block in blocks:
+            firsts = np.cumsum(block.lengths) - block.lengths
+            assert not block.mask[firsts].any(), "nothing predicts a document's first token"
+            ids_file.write(block.ids.astype(ID_TYPE).tobytes())
+            mask_file.write(block.mask.astype(MASK_TYPE).tobytes())
+            lengths.append(block.lengths)
+            num_targets += int(np.count_nonzero(block.mask))
+    return np.concatenate(lengths), num_targets
 
 
 def _write(
@@ -179,17 +205,17 @@ def _write(
     (Windows removes no file that is mapped.)
     """
     values = _map(spool, dtype, (int(lengths.sum()),))
-    row = np.empty(block_size, dtype=dtype)
-    ends = np.cumsum(lengths)
-    first, last = (ends - lengths).tolist(), ends.tolist()
-    for indices in rows:
-        position = 0
-        for index in indices.tolist():
-            size = last[index] - first[index]
-            row[position : position + size] = values[first[index] : last[index]]
-            position += size
-        row[position:] = fill
-        file.write(row.tobytes())
+    firsts = np.cumsum(lengths) - lengths
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[begin : begin + _ROWS_AT_ONCE]
+        order = np.concatenate(some)
+        sizes = lengths[order]
+        used = np.array([lengths[indices].sum() for indices in some])
+        inside = np.arange(block_size) < used[:, None]
+        shifts = firsts[order] - (np.cumsum(sizes) - sizes)
+        table = np.full((len(some), block_size), fill, dtype=dtype)
+        table[inside] = values[np.repeat(shifts, sizes) + np.arange(sizes.sum())]
+        file.write(table.tobytes())
 
 
 def _write_documents(

@@ -16,9 +16,10 @@ user or assistant content with whitespace around it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Self
 
@@ -41,6 +42,7 @@ __all__ = [
     "LLAMA4",
     "ChatFormat",
     "Encoded",
+    "EncodedBlock",
     "check",
     "user_content",
 ]
@@ -68,6 +70,26 @@ class Encoded:
 
     ids: list[int]
     mask: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """What Encoded is, of many conversations end to end and in little memory."""
+
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    """Token ids, [N], of four bytes each."""
+    mask: bytearray = field(default_factory=bytearray)
+    """1 where the model learns to say the token, else 0; [N]."""
+    lengths: list[int] = field(default_factory=list)
+    """Tokens of each conversation; their sum is N."""
+
+    def __iter__(self) -> Iterator[Encoded]:
+        """Give each conversation alone."""
+        begin = 0
+        for end in accumulate(self.lengths):
+            mask = [learned == 1 for learned in self.mask[begin:end]]
+            yield Encoded(self.ids[begin:end].tolist(), mask)
+            begin = end
 
 
 class ChatFormat(BaseModel):
@@ -157,13 +179,18 @@ class ChatFormat(BaseModel):
         conversations = list(conversations)
         for conversation in conversations:
             check(conversation.messages, ends_with="assistant", source=conversation.source)
+        return list(self.encode_block(conversations, tokenizer))
+
+    def encode_block(
+        self, conversations: Iterable[Conversation], tokenizer: Tokenizer
+    ) -> EncodedBlock:
+        """Encode conversations that passed `check`, end to end; see `encode_conversations`."""
         said = [self._said(conversation.messages) for conversation in conversations]
         contents = iter(_encode_contents(chain.from_iterable(said), tokenizer))
-        pieces = _Pieces.of(self, tokenizer)
-        return [
-            pieces.join([(message.role, next(contents)) for message in messages])
-            for messages in said
-        ]
+        pieces, block = _Pieces.of(self, tokenizer), EncodedBlock()
+        for messages in said:
+            pieces.add(block, [(message.role, next(contents)) for message in messages])
+        return block
 
     def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Encode what comes before the answer: the ids with which a trained conversation begins."""
@@ -171,8 +198,9 @@ class ChatFormat(BaseModel):
         said = self._said(messages)
         contents = _encode_contents(said, tokenizer)
         pieces = _Pieces.of(self, tokenizer)
-        turns = [(message.role, ids) for message, ids in zip(said, contents, strict=True)]
-        return pieces.join(turns).ids + pieces.headers["assistant"]
+        block = EncodedBlock()
+        pieces.add(block, ((turn.role, ids) for turn, ids in zip(said, contents, strict=True)))
+        return [*block.ids, *pieces.headers["assistant"]]
 
     def _said(self, messages: Sequence[Message]) -> list[Message]:
         """Leave out an empty system message, or begin with the default where there is none."""
@@ -304,10 +332,9 @@ CHATML = ChatFormat(
 class _Pieces:
     """A format's fixed parts as ids, encoded once for many conversations."""
 
-    begin: list[int]
-    headers: dict[str, list[int]]
-    end_of_turn: int
-    after_turn: list[int]
+    begin: array[int]
+    headers: dict[str, array[int]]
+    after_content: array[int]
 
     @classmethod
     def of(cls, chat: ChatFormat, tokenizer: Tokenizer) -> _Pieces:
@@ -322,23 +349,25 @@ class _Pieces:
             middle = [*tokenizer.encode(name), control[chat.header_end]]
             return start + middle + tokenizer.encode(chat.after_header)
 
+        after_turn = tokenizer.encode(chat.after_turn)
         return cls(
-            begin=[control[chat.begin]] if chat.begin else [],
-            headers={role: header(role) for role in ROLES},
-            end_of_turn=control[chat.end_of_turn],
-            after_turn=tokenizer.encode(chat.after_turn),
+            begin=array("i", [control[chat.begin]] if chat.begin else []),
+            headers={role: array("i", header(role)) for role in ROLES},
+            after_content=array("i", [control[chat.end_of_turn], *after_turn]),
         )
 
-    def join(self, turns: Iterable[tuple[str, list[int]]]) -> Encoded:
-        """Put roles and their encoded contents together, with the mask."""
-        ids, mask = list(self.begin), [False] * len(self.begin)
+    def add(self, block: EncodedBlock, turns: Iterable[tuple[str, list[int]]]) -> None:
+        """Add a conversation to a block: roles and encoded contents together, with the mask."""
+        ids, mask, before = block.ids, block.mask, len(block.ids)
+        ids += self.begin
         for role, content in turns:
-            learned = role == "assistant"
-            header = self.headers[role]
-            ids += [*header, *content, self.end_of_turn, *self.after_turn]
-            mask += [False] * len(header) + [learned] * (len(content) + 1)
-            mask += [False] * len(self.after_turn)
-        return Encoded(ids, mask)
+            ids += self.headers[role]
+            if role == "assistant":
+                mask += bytes(len(ids) - len(mask)) + b"\1" * (len(content) + 1)
+            ids.fromlist(content)
+            ids += self.after_content
+        mask += bytes(len(ids) - len(mask))
+        block.lengths.append(len(ids) - before)
 
 
 def _encode_contents(messages: Iterable[Message], tokenizer: Tokenizer) -> list[list[int]]:

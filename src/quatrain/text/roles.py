@@ -35,20 +35,17 @@ def check(
     """
     place = f"{source}: " if source else ""
     for number, message in enumerate(messages, start=1):
-        _check_message(message, place, number)
+        role = message.role
+        if role not in ROLES:
+            known = ", ".join(ROLES)
+            raise DataError("Q306.role", place=place, number=number, role=role, known=known)
+        if role != "system" and not message.content.strip():
+            raise DataError("Q307.empty", place=place, number=number, role=role)
     _check_order([message.role for message in messages], place)
     last = messages[-1].role if messages else Sentence.of("errors.nothing")
     if last != ends_with:
         something, nothing = _WRONG_END[ends_with]
         raise DataError(something if messages else nothing, place=place, last=last)
-
-
-def _check_message(message: Message, place: str, number: int) -> None:
-    role = message.role
-    if role not in ROLES:
-        raise DataError("Q306.role", place=place, number=number, role=role, known=", ".join(ROLES))
-    if role != "system" and not message.content.strip():
-        raise DataError("Q307.empty", place=place, number=number, role=role)
 
 
 def _check_order(roles: list[Role], place: str) -> None:

@@ -6,6 +6,7 @@ added. Control tokens are placed by name, by the chat format alone (text/chat.py
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -42,6 +43,9 @@ UNKNOWN = "<|unk|>"
 # weight a short question would be half header. The weight settles the matter for corpora to 100 MB.
 _HEADER_WORDS = ("system", "user", "assistant", "\n\n")
 _HEADER_WEIGHT = 10_000
+_NFC_LEAVES = re.compile("[\\0-\\u02ff\\u2002-\\u205e\\u20a0-\\u20bf]*")
+"""Latin letters, punctuation, currencies: each is its own NFC, whatever stands beside it, for
+every version of Unicode, which `unicodedata.is_normalized` is not."""
 _NUM_BYTES = 256
 _NUM_NAMED = 5  # how many unknown characters, or missing names, an error lists
 
@@ -82,13 +86,30 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode many texts on all cores, each as `encode` would."""
         try:
-            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            quick = self._without_nfc if all(map(_NFC_LEAVES.fullmatch, texts)) else None
+            encodings = (quick or self.backend).encode_batch_fast(
+                list(texts), add_special_tokens=False
+            )
         except TypeError as error:
             raise _unreadable(texts, error) from error
         all_ids: list[list[int]] = [encoding.ids for encoding in encodings]
         if self.names.unknown == "error":
             self._refuse_unknown(texts, all_ids)
         return all_ids
+
+    @cached_property
+    def _without_nfc(self) -> tokenizers.Tokenizer | None:
+        """The backend without NFC, an eighth of its work, for texts that it leaves as they are.
+
+        None where NFC is not all that precedes the cut.
+        """
+        added = self.backend.get_added_tokens_decoder().values()
+        only_nfc = isinstance(self.backend.normalizer, normalizers.NFC)
+        if not only_nfc or not all(token.special for token in added):
+            return None
+        quick = tokenizers.Tokenizer(self.backend.model)
+        quick.pre_tokenizer = self.backend.pre_tokenizer
+        return quick
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text without control tokens; broken UTF-8 becomes U+FFFD."""
