@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "a step of 64 experts": (
         "step.py", "--layers", "2", "--experts", "64", "--steps", "1", "--repeats", "1",
     ),
+    "a step in float32, both by oneDNN": ("step.py", "--even", "--steps", "1", "--repeats", "1"),
     "how cost grows": ("scaling.py", "--repeats", "1"),
     "a step under autocast": ("step.py", "--dtype", "autocast", "--steps", "1", "--repeats", "1"),
 }  # fmt: skip

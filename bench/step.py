@@ -74,6 +74,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--micro-rows", type=int, help="rows at a time, on both sides")
     parser.add_argument("--checkpointing", action="store_true", help="on both sides")
+    parser.add_argument("--even", action="store_true", help="set for the peer what a run of ours sets")
     add_arguments(parser)
     options = parser.parse_args()
     if options.smoke:
@@ -85,7 +86,7 @@ def name_of(options: argparse.Namespace) -> str:
     """Name a result by what the pages ask for."""
     parts = ["step", f"{options.layers}-layers", f"{options.experts}-experts", options.dtype]
     parts += [options.against] * (options.against != "transformers")
-    parts += ["cuda"] * (options.device == "cuda")
+    parts += ["even"] * options.even + ["cuda"] * (options.device == "cuda")
     parts += [f"d{options.width}"] * (options.width != 512)
     return "-".join(parts)
 
@@ -107,7 +108,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     draw = np.random.default_rng(0)
     rows = options.tokens // options.row
     losses: list[float] = []
-    with Watch(options.device) as watch, as_in_a_run(side is our_step):
+    with Watch(options.device) as watch, as_in_a_run(side is our_step or options.even):
         step = side(config, options)
 
         def one() -> None:

@@ -60,6 +60,8 @@ SPEED = (
 )  # fmt: skip
 STEPS = (
     *SPEED[:2],
+    row(f"{STEP}-even", "the same in float32, transformers' products by oneDNN too", "",
+        "times_as_fast"),
     row("step-2-layers-64-experts-fp32", "2 layers, 64 experts, float32", "", "times_as_fast"),
     row("step-8-layers-16-experts-autocast", "8 layers, 16 experts, autocast", "",
         "times_as_fast"),
