@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--micro-rows", type=int, help="rows at a time, on both sides")
     parser.add_argument("--checkpointing", action="store_true", help="on both sides")
-    parser.add_argument("--even", action="store_true", help="set for the peer what a run of ours sets")
+    parser.add_argument("--even", action="store_true", help="set for both what our runs set")
     add_arguments(parser)
     options = parser.parse_args()
     if options.smoke:
