@@ -7,8 +7,7 @@ our state dict has transformers' names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -17,8 +16,7 @@ from torch import nn
 from quatrain.config import ModelConfig
 from quatrain.model.hf_config import to_hf
 from quatrain.model.llama import LlamaModel
-from quatrain.train.machine import keep_freed_memory
-from quatrain.train.products import onednn_multiplies
+from quatrain.train.products import set_for_training
 
 
 def shape(**changes: Any) -> ModelConfig:
@@ -61,15 +59,9 @@ def their_config(config: ModelConfig) -> Any:
     return described
 
 
-@contextmanager
-def as_in_a_run(is_ours: bool = True) -> Iterator[None]:
+def as_in_a_run(is_ours: bool = True) -> AbstractContextManager[None]:
     """Set what a training run sets for its process; a peer's stays as its users have it."""
-    if is_ours:
-        keep_freed_memory()
-        with onednn_multiplies():
-            yield
-    else:
-        yield
+    return set_for_training() if is_ours else nullcontext()
 
 
 Module = TypeVar("Module", bound=nn.Module)

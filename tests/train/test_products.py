@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from quatrain.train import products
+from quatrain.config import Config
+from quatrain.train import calibrate, products, run
 from quatrain.train.products import onednn_multiplies
 
 SETTINGS = torch.backends.mkldnn.matmul
@@ -48,3 +51,23 @@ def test_the_trial_tells_the_first_bit_that_bfloat16_and_tf32_drop() -> None:
     assert value.bfloat16() == 1
     assert (value.view(torch.int32) & ~0x1FFF).view(torch.float32) == 1  # TF32 keeps 10 bits
     assert products._is_exact()
+
+
+def test_a_run_and_its_calibration_multiply_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def look(*_: object) -> None:
+        raise Seen(SETTINGS.fp32_precision)
+
+    before = SETTINGS.fp32_precision
+    monkeypatch.setattr(products, "_is_exact", lambda: True)
+    monkeypatch.setattr(calibrate, "_calibrate", look)
+    monkeypatch.setattr(run, "refuse_another_recipe", look)
+    config = Config.model_validate({"run_dir": tmp_path / "run"})
+    for start in (lambda: calibrate.calibrate(config, *[None] * 2), lambda: run.run(config)):
+        with pytest.raises(Seen, match="bf16"):
+            start()
+        assert SETTINGS.fp32_precision == before

@@ -22,6 +22,7 @@ from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import make_optimizer, set_learning_rate
+from quatrain.train.products import set_for_training
 
 SECONDS = 10.0
 _FEWEST, _MOST = 1, 20
@@ -43,7 +44,7 @@ class Calibration:
 
 
 def calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibration:
-    """Take steps for ten seconds, and answer one batch of questions.
+    """Take steps for ten seconds, and answer one batch of questions, as a run would.
 
     Args:
         config: settled.
@@ -51,6 +52,11 @@ def calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibrat
         model: the run's, on its device, in training mode; it is as it was afterwards, without
             gradients.
     """
+    with set_for_training():
+        return _calibrate(config, data, model)
+
+
+def _calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibration:
     optimizer = make_optimizer(model, config.train)
     set_learning_rate(optimizer, 0.0)
     batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)

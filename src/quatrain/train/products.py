@@ -1,6 +1,6 @@
-"""Products: which dtype this CPU multiplies quickly, and by which library.
+"""Products: which dtype this CPU multiplies quickly, by which library, and what a run sets for it.
 
-Not for memory (machine.py).
+Not for asking the system (machine.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from quatrain.train.machine import keep_freed_memory
+
 _MORE_THAN_BFLOAT16 = 1 + 2.0**-12
 """A float32 that bfloat16 and TF32 round to 1."""
 _SIDES = (64, 512)
@@ -20,6 +22,14 @@ _MKLDNN: Any = torch.backends.mkldnn
 def emulates_bfloat16() -> bool:
     """Say whether this CPU is known to lack products of bfloat16: an x86 one without AVX-512."""
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+@contextmanager
+def set_for_training() -> Iterator[None]:
+    """Set this process as every training run has it: memory is kept, and oneDNN multiplies."""
+    keep_freed_memory()
+    with onednn_multiplies():
+        yield
 
 
 @contextmanager

@@ -30,9 +30,8 @@ from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
-from quatrain.train.machine import keep_freed_memory
 from quatrain.train.optim import make_optimizer
-from quatrain.train.products import emulates_bfloat16, onednn_multiplies
+from quatrain.train.products import emulates_bfloat16, set_for_training
 from quatrain.train.report import Reporter
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.train.signals import StopSignal
@@ -68,8 +67,7 @@ def run(config: Config, quiet: bool = False) -> Result:
         QuatrainError: with a code, for anything the user can mend.
     """
     started = time.monotonic()
-    with locked(config.run_dir), StopSignal() as stop, onednn_multiplies():
-        keep_freed_memory()
+    with locked(config.run_dir), StopSignal() as stop, set_for_training():
         request = config
         refuse_another_recipe(request)
         if config.train.threads:
