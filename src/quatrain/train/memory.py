@@ -208,7 +208,7 @@ class _Step:
         product = _HALF if self.half else _FLOAT
         norms = 4 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
         feed = self._experts() if layer in config.moe_layers else 4 * config.intermediate_size_mlp
-        bytes_a_token = norms + self._attention(layer, product) + feed * product
+        bytes_a_token = norms + self._attention(layer) + feed * product
         masks = 0
         if self.work.way == "mask":
             masks = self.work.rows * self.work.length**2 * product
@@ -223,15 +223,17 @@ class _Step:
         routed = config.num_experts_per_tok * (config.d_model + 3 * config.intermediate_size_expert)
         return routed + 4 * config.intermediate_size_shared + 2 * config.num_local_experts
 
-    def _attention(self, layer: int, product: int) -> int:
+    def _attention(self, layer: int) -> int:
         """Bytes a token: queries, keys, values and the result, and copies of some.
 
-        QK-norm keeps its result in float32, which attention can share; runs are sorted.
+        QK-norm keeps its result in float32, which attention can share; runs are sorted. Under bf16
+        attention keeps float32, as on a CPU without AMX, and the result is copied.
         """
         config, runs = self.config, self.work.way == "runs"
         queries, keys = config.n_heads * config.d_k, config.n_kv_heads * config.d_k
-        saved = (3 if runs else 2) * queries + 2 * keys
-        bytes_a_token = saved * product + config.n_heads * _FLOAT
+        bytes_a_token = (2 * (queries + keys) + config.n_heads) * _FLOAT
+        if runs or self.half:
+            bytes_a_token += queries * (_HALF if self.half else _FLOAT)
         if config.use_qk_norm and config.rope_layers[layer] and (runs or self.half):
             bytes_a_token += (queries + keys) * _FLOAT
         return bytes_a_token
