@@ -18,7 +18,7 @@ from quatrain.data.encode import Encoder, ahead, cut
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.data.records import Records, holdout, load_records
-from quatrain.data.rows import Rows
+from quatrain.data.rows import Block, Rows
 from quatrain.errors import DataError
 from quatrain.files import damage
 from quatrain.recipe import load_config
@@ -27,6 +27,12 @@ from quatrain.text.conversation import Conversation, Document, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
 
 CHAT = ChatFormat()
+
+
+def each_of(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+    ends = np.cumsum(block.lengths)  # a block may be empty
+    parts = (np.split(values, ends)[:-1] for values in (block.ids, block.mask))
+    return [*zip(*parts, strict=True)]
 
 
 def questions(number: int) -> list[dict[str, Any]]:
@@ -370,7 +376,7 @@ def test_however_much_there_is_little_is_encoded_at_one_time(
     turns = (Message("user", short), Message("assistant", short))
     records.conversations = [Conversation(turns, (short,), "g", "s")] * 2000
     encoder, sizes = Encoder(tokenizer, CHAT, 128, "pretrain"), spied(tokenizer, monkeypatch)
-    rows = [ids.tolist() for block in encoder.stream(records) for ids, _ in block]
+    rows = [ids.tolist() for block in encoder.stream(records) for ids, _ in each_of(block)]
     assert max(sizes) <= 1 << 18
     assert (len(encoder.counts.too_long), len(rows)) == (2000, encoder.counts.pieces + 4000)
     assert "".join(map(tokenizer.decode, rows[:-4000])) == long
@@ -380,7 +386,7 @@ def test_a_long_document_that_fits_is_one_row() -> None:
     tokenizer = train_bpe(["a" * 64] * 20, 300)
     encoder = Encoder(tokenizer, CHAT, 128, "pretrain")
     records = Records(documents=[Document("a" * 3000, "g", "s")])
-    [[(ids, mask)]] = encoder.stream(records)
+    [(ids, mask)] = [one for block in encoder.stream(records) for one in each_of(block)]
     assert ids.tolist() == CHAT.encode_document("a" * 3000, tokenizer).ids
     assert (mask.sum(), encoder.counts.pieces) == (len(ids) - 1, 0)
 

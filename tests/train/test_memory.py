@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Way]] = {
     "bfloat16 products": ({}, {"precision": "bf16"}, "runs"),
     "bfloat16 products, one document a row": ({}, {"precision": "bf16"}, "causal"),
     "without QK-norm": ({"use_qk_norm": False}, {}, "causal"),
+    "a mask": ({}, {}, "mask"),
+    "bfloat16 products, a mask": ({}, {"precision": "bf16"}, "mask"),
 }  # fmt: skip
 
 
@@ -83,7 +86,9 @@ def test_the_predicted_peak_is_what_torch_allocates(
                            "balance_loss_coef": 0.0, **settings})  # fmt: skip
     model = LlamaModel(config)
     model.model.activation_checkpointing = train.activation_checkpointing
-    batch = batch_of(train.batch_size or 1, config.vocab_size, LENGTH if way == "causal" else 32)
+    batch = batch_of(train.batch_size or 1, config.vocab_size, 32 if way == "runs" else LENGTH)
+    if way == "mask":
+        batch = replace(batch, segments=[[LENGTH - 4, 4]] * len(batch.segments))
     measured = allocated(model, batch, train, tmp_path / "trace.json")
     work = Work(2, LENGTH, int(batch.mask[:2, 1:].sum()), way)
     predicted = _of_the_step(predict(config, train, work))

@@ -55,11 +55,6 @@ class Block:
         assert len(ids) == len(mask), "a mask says one thing a token"
         return cls(np.asarray(ids, np.int32), np.asarray(mask, np.bool_), np.array([len(ids)]))
 
-    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]]:
-        """Give each record's ids and mask."""
-        ends = np.cumsum(self.lengths)
-        return zip(np.split(self.ids, ends)[:-1], np.split(self.mask, ends)[:-1], strict=True)
-
 
 @dataclass(frozen=True, slots=True)
 class Row:

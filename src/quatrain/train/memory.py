@@ -211,7 +211,7 @@ class _Step:
         bytes_a_token = norms + self._attention(layer) + feed * product
         masks = 0
         if self.work.way == "mask":
-            masks = self.work.rows * self.work.length**2 * product
+            masks = self.work.rows * self.work.length**2 * _FLOAT
         return tokens * bytes_a_token + masks
 
     def _experts(self) -> int:
