@@ -133,8 +133,10 @@ def test_the_flops_of_a_step_are_those_of_the_products_that_run(
     batch = Batch(ids, np.ones((2, 24), dtype=np.bool_), [[24], [24]], np.arange(2), 0.0)
     with FlopCounter() as counter:
         accumulate(model, batch, TrainConfig(learning_rate=1e-3))
-    scores = 2 * 3 * count.score_flops(config, [24, 24], None)  # no product that the counter sees
-    assert counter.flops == count.step_flops(config, [24, 24], 2 * 23) - scores
+    seen = 2 * 3 * count.score_flops(config, [24, 24], None)
+    # a block multiplies all its pairs: scores twice, values, and four products for gradients
+    blocks = 2 * 7 * (2 * config.n_heads * config.d_k * 2 * 24**2)
+    assert counter.flops == count.step_flops(config, [24, 24], 2 * 23) - seen + blocks
 
 
 def test_scores_are_counted_by_pairs_that_may_see_each_other(bench: dict[str, ModuleType]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,9 +18,9 @@ from quatrain.model.attention import (
     Attention,
     attend,
     attend_cached,
-    attend_run_by_run,
     attend_variable_length,
 )
+from quatrain.model.blocks import Sizes, attend_by_blocks
 from quatrain.model.cache import LayerCache
 from quatrain.model.layout import Layout, Runs
 from tiny import CONFIGS, random_ids, tiny_config, tiny_model
@@ -52,8 +53,17 @@ def random_runs(seed: int, rows: int = 3, length: int = 50, device: str = "cpu")
 def by_hand(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
     """Softmax over the visible keys, written out."""
     k, v = (x.repeat_interleave(2, dim=1) for x in (k, v))
-    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~runs.mask, -torch.inf)
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~visible(runs), -torch.inf)
     return scores.softmax(-1) @ v
+
+
+def visible(runs: Runs) -> Tensor:
+    """Keys that each query sees, [B, 1, T, T]."""
+    masks = [
+        torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in row))
+        for row in runs.lengths
+    ]
+    return torch.stack(masks)[:, None].to(runs.device)
 
 
 def test_one_key_is_copied_and_two_equal_keys_are_averaged() -> None:
@@ -63,31 +73,72 @@ def test_one_key_is_copied_and_two_equal_keys_are_averaged() -> None:
     assert out[0, 0].tolist() == [[1.0, 0.0], [2.0, 2.0]]
 
 
+SIZES = [None, Sizes(1, 1), Sizes(4, 100), Sizes(7, 3000), Sizes(16, 1 << 20), Sizes(64, 1 << 20)]
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_the_mask_and_run_by_run_agree_with_the_formula(seed: int, device: str) -> None:
-    runs, (q, k, v) = random_runs(seed, device=device), heads(3, 50, seed, device)
-    expected = by_hand(q, k, v, runs)
-    masked = F.scaled_dot_product_attention(q, k, v, attn_mask=runs.mask, enable_gqa=True)
-    assert_close(masked, expected, **TOLERANCE)
-    assert_close(attend_run_by_run(q, k, v, runs), expected, **TOLERANCE)
-    assert_close(attend(q, k, v, runs), expected, **TOLERANCE)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_blocks_agree_with_the_formula_and_so_do_their_gradients(
+    seed: int, sizes: Sizes | None, device: str
+) -> None:
+    runs, given = random_runs(seed, device=device), heads(3, 50, seed, device)
+    upwards = heads(3, 50, seed + 1, device)[0]
+    found, expected = (
+        with_gradients(way, given, upwards)
+        for way in (
+            lambda q, k, v: attend_by_blocks(q, k, v, runs, sizes),
+            lambda q, k, v: by_hand(q, k, v, runs),
+        )
+    )
+    for ours, exact in zip(found, expected, strict=True):
+        assert_close(ours, exact, **TOLERANCE)
 
 
-def test_runs_of_one_length_share_a_call_and_have_the_bits_they_have_alone(
+def with_gradients(
+    way: Callable[..., Tensor], given: tuple[Tensor, ...], upwards: Tensor
+) -> list[Tensor]:
+    """What attention gives, and the gradients of q, k and v."""
+    leaves = [x.detach().requires_grad_() for x in given]
+    out = way(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upwards)]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_blocks_of_bfloat16_are_computed_in_float32_and_rounded_once(autocast: bool) -> None:
+    runs, given = random_runs(0), tuple(x.bfloat16() for x in heads(3, 50))
+    upwards = heads(3, 50, 1)[0].bfloat16()
+    wide = with_gradients(
+        lambda q, k, v: attend_by_blocks(q, k, v, runs), tuple(x.float() for x in given),
+        upwards.float(),
+    )  # fmt: skip
+    with torch.autocast("cpu", enabled=autocast):
+        found = with_gradients(lambda q, k, v: attend_by_blocks(q, k, v, runs), given, upwards)
+    for ours, exact in zip(found, wide, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert torch.equal(ours, exact.bfloat16())
+
+
+def test_a_block_multiplies_only_keys_from_the_block_where_its_first_run_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runs, (q, k, v) = Runs([[7, 3, 7, 3], [3, 7, 10]], torch.device("cpu")), heads(2, 20)
-    alone = []
-    for row, lengths in enumerate(runs.lengths):
-        pieces = [x[row : row + 1].split(lengths, dim=2) for x in (q, k, v)]
-        parts = [attention._causal(*part) for part in zip(*pieces, strict=True)]
-        alone.append(torch.cat(parts, dim=2))
-    calls, causal = [], attention._causal
-    monkeypatch.setattr(
-        attention, "_causal", lambda *qkv: calls.append(qkv[0].shape) or causal(*qkv)
-    )
-    assert torch.equal(attend_run_by_run(q, k, v, runs), torch.cat(alone))
-    assert calls == [(3, 4, 3, 8), (3, 4, 7, 8), (1, 4, 10, 8)]
+    runs, shapes, bmm = Runs([[3, 4, 3]], torch.device("cpu")), [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: shapes.append((a.shape, b.shape)) or bmm(a, b))
+    attend_by_blocks(*heads(1, 10), runs, Sizes(4, 1 << 20))
+    keys = [b[2] for _, b in shapes[::2]]
+    assert keys == [4, 8, 6]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "way"),
+    [([1024], "blocks"), ([1025], "kernel"), ([1000, 25], "blocks")],
+)
+def test_long_rows_of_one_run_are_for_the_kernel_of_pytorch(
+    lengths: list[int], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_sdpa", lambda *_: "kernel")
+    monkeypatch.setattr(attention, "attend_by_blocks", lambda *_: "blocks")
+    runs = Runs([lengths], torch.device("cpu"))
+    assert attend(*heads(1, sum(lengths)), runs) == way
 
 
 def test_rows_of_one_run_are_plain_causal_attention(device: str) -> None:
@@ -97,11 +148,11 @@ def test_rows_of_one_run_are_plain_causal_attention(device: str) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("chunk", [None, 1, 2, 7, 16])
-def test_a_cache_fed_in_pieces_agrees_with_run_by_run(seed: int, chunk: int | None) -> None:
+def test_a_cache_fed_in_pieces_agrees_with_the_formula(seed: int, chunk: int | None) -> None:
     source = random.Random(seed)
     q, k, v = heads(2, 40, seed)
     document = Runs([[40], [40]], torch.device("cpu"))
-    expected = attend_run_by_run(q, k, v, document.split(chunk) if chunk else document)
+    expected = by_hand(q, k, v, document.split(chunk) if chunk else document)
     cache, outs, start = LayerCache(chunk), [], 0
     for length in cut(source, 40, source.randint(1, 12)):
         part = slice(start, start + length)

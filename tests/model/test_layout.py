@@ -24,8 +24,8 @@ def test_the_example_of_the_docstring_holds() -> None:
     assert found.documents is not None
     assert found.chunks is not None
     assert found.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 0, 1]]
-    assert found.documents.numbers.tolist() == [[0, 0, 0, 0, 0, 1, 1, 2, 2]]
-    assert found.chunks.numbers.tolist() == [[0, 0, 0, 0, 1, 2, 2, 3, 3]]
+    assert found.documents.lengths == [[5, 2, 2]]
+    assert found.chunks.lengths == [[4, 1, 2, 2]]
 
 
 def test_what_documents_leave_of_a_row_is_padding() -> None:
@@ -64,19 +64,8 @@ def test_a_chunk_that_holds_the_row_cuts_nothing() -> None:
     assert found.chunks is found.documents
 
 
-def test_the_mask_shows_each_token_its_run_up_to_itself() -> None:
-    expected = [
-        [1, 0, 0],
-        [1, 1, 0],
-        [0, 0, 1],
-    ]
-    assert runs([2, 1]).mask[0, 0].int().tolist() == expected
-
-
-def test_tokens_are_sorted_by_the_length_of_their_run() -> None:
-    order, sizes = Runs([[2, 1, 2], [3, 2]], torch.device("cpu")).by_length
-    assert sizes == [(1, 1), (3, 2), (1, 3)]
-    assert order.places_R.tolist() == [2, 0, 1, 3, 4, 8, 9, 5, 6, 7]
+def test_each_token_knows_where_its_run_begins() -> None:
+    assert runs([2, 1, 2], [3, 2]).starts.tolist() == [[0, 0, 2, 3, 3], [0, 0, 0, 3, 3]]
 
 
 def test_bounds_count_through_the_flattened_batch() -> None:

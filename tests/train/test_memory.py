@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,46 @@ from quatrain.data.batches import Batch
 from quatrain.model import attention
 from quatrain.model.llama import LlamaModel
 from quatrain.train.loop import accumulate
-from quatrain.train.memory import Memory, Way, Work, predict
+from quatrain.train.memory import Memory, Work, predict
 from quatrain.train.optim import make_optimizer
+from quatrain.train.plan import way_of
 from quatrain.train.sizes import parameters
 
 SHAPE: dict[str, Any] = dict(
     vocab_size=1024, d_model=96, n_layers=3, n_heads=4, n_kv_heads=2, d_k=24,
     num_local_experts=4, intermediate_size_expert=160, intermediate_size_mlp=320,
 )  # fmt: skip
-LENGTH = 128
+LENGTH, LONG = 128, 1152
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Way]] = {
-    "experts": ({}, {}, "runs"),
-    "two experts a token": ({"num_experts_per_tok": 2}, {}, "runs"),
-    "one micro-batch": ({}, {"batch_size": 2}, "runs"),
-    "dense": ({"moe_layers": ()}, {}, "runs"),
-    "one document a row": ({}, {}, "causal"),
-    "a large vocabulary": ({"vocab_size": 12_000}, {}, "causal"),
-    "tied": ({"vocab_size": 12_000, "tie_word_embeddings": True}, {}, "causal"),
-    "logits by chunks": ({"vocab_size": 6000}, {"loss_chunk_size": 16}, "causal"),
-    "recomputed": ({"n_layers": 6}, {"activation_checkpointing": True}, "runs"),
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "experts": ({}, {}, 32),
+    "two experts a token": ({"num_experts_per_tok": 2}, {}, 32),
+    "one micro-batch": ({}, {"batch_size": 2}, 32),
+    "dense": ({"moe_layers": ()}, {}, 32),
+    "one document a row": ({}, {}, LENGTH),
+    "a large vocabulary": ({"vocab_size": 12_000}, {}, LENGTH),
+    "tied": ({"vocab_size": 12_000, "tie_word_embeddings": True}, {}, LENGTH),
+    "logits by chunks": ({"vocab_size": 6000}, {"loss_chunk_size": 16}, LENGTH),
+    "recomputed": ({"n_layers": 6}, {"activation_checkpointing": True}, 32),
     "recomputed, dense": (
-        {"n_layers": 6, "moe_layers": ()}, {"activation_checkpointing": True}, "causal",
+        {"n_layers": 6, "moe_layers": ()}, {"activation_checkpointing": True}, LENGTH,
     ),
-    "bfloat16 products": ({}, {"precision": "bf16"}, "runs"),
-    "bfloat16 products, one document a row": ({}, {"precision": "bf16"}, "causal"),
-    "without QK-norm": ({"use_qk_norm": False}, {}, "causal"),
-    "a mask": ({}, {}, "mask"),
-    "bfloat16 products, a mask": ({}, {"precision": "bf16"}, "mask"),
+    "bfloat16 products": ({}, {"precision": "bf16"}, 32),
+    "bfloat16 products, one document a row": ({}, {"precision": "bf16"}, LENGTH),
+    "without QK-norm": ({"use_qk_norm": False}, {}, LENGTH),
+    "PyTorch's kernel": ({}, {}, LONG),
+    "bfloat16 products, PyTorch's kernel": ({}, {"precision": "bf16"}, LONG),
 }  # fmt: skip
 
 
 def batch_of(rows: int, vocab_size: int, document: int) -> Batch:
     draw = np.random.default_rng(0)
-    mask = np.zeros((rows, LENGTH), dtype=bool)
-    for end in range(document, LENGTH + 1, document):
+    length = max(document, LENGTH)
+    mask = np.zeros((rows, length), dtype=bool)
+    for end in range(document, length + 1, document):
         mask[:, end - document // 4 : end] = True
-    ids = draw.integers(0, vocab_size, (rows, LENGTH))
-    return Batch(ids, mask, [[document] * (LENGTH // document)] * rows, np.arange(rows), 0.0)
+    ids = draw.integers(0, vocab_size, (rows, length))
+    return Batch(ids, mask, [[document] * (length // document)] * rows, np.arange(rows), 0.0)
 
 
 def allocated(model: LlamaModel, batch: Batch, train: TrainConfig, trace: Path) -> int:
@@ -80,17 +81,17 @@ def test_the_predicted_peak_is_what_torch_allocates(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_has_amx", lambda: False)
-    changes, settings, way = CASES[name]
+    changes, settings, document = CASES[name]
     config = ModelConfig(**{**SHAPE, **changes})
     train = TrainConfig(**{"batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-3,
                            "balance_loss_coef": 0.0, **settings})  # fmt: skip
     model = LlamaModel(config)
     model.model.activation_checkpointing = train.activation_checkpointing
-    batch = batch_of(train.batch_size or 1, config.vocab_size, 32 if way == "runs" else LENGTH)
-    if way == "mask":
-        batch = replace(batch, segments=[[LENGTH - 4, 4]] * len(batch.segments))
+    batch = batch_of(train.batch_size or 1, config.vocab_size, document)
     measured = allocated(model, batch, train, tmp_path / "trace.json")
-    work = Work(2, LENGTH, int(batch.mask[:2, 1:].sum()), way)
+    length = batch.ids.shape[1]
+    way = way_of(batch.segments[:2], length)
+    work = Work(2, length, int(batch.mask[:2, 1:].sum()), way)
     predicted = _of_the_step(predict(config, train, work))
     assert predicted == pytest.approx(measured, rel=0.05)
 
@@ -116,10 +117,10 @@ def test_weights_gradients_and_moments_take_sixteen_bytes_a_parameter() -> None:
 def test_what_should_lessen_the_peak_does() -> None:
     config = ModelConfig(**{**SHAPE, "n_layers": 12, "vocab_size": 8192})
     train = TrainConfig(batch_size=8, micro_batch_size=8)
-    work = Work(8, 512, 2000, "runs")
+    work = Work(8, 512, 2000)
     most = predict(config, train, work).total
     recompute = train.replace(activation_checkpointing=True)
     assert predict(config, recompute, work).total < 0.7 * most
     fewer = train.replace(micro_batch_size=1)
-    assert predict(config, fewer, Work(1, 512, 250, "runs")).total < 0.5 * most
+    assert predict(config, fewer, Work(1, 512, 250)).total < 0.5 * most
     assert predict(config, train.replace(loss_chunk_size=64), work).total < most

@@ -94,7 +94,7 @@ def test_the_smallest_change_fits_and_gentler_ones_do_not(share: float) -> None:
                   "num_local_experts": 2},
         "train": {"batch_size": 8, "micro_batch_size": 8},
     })  # fmt: skip
-    work = Work(8, 512, 1000, "runs")
+    work = Work(8, 512, 1000)
     base = predict(config.model, config.train, Work(1, 32, 1)).total
     free = round(base + share * (predict(config.model, config.train, work).total - base))
     change = smallest_change(config, work, free)
@@ -105,17 +105,17 @@ def test_the_smallest_change_fits_and_gentler_ones_do_not(share: float) -> None:
     changed = load_config(None, [
         "train.batch_size=8", "train.micro_batch_size=8", *change.split(),
     ]).train  # fmt: skip
-    smaller = Work(rows, length, max(1, round(1000 * rows * length / (8 * 512))), "runs")
+    smaller = Work(rows, length, max(1, round(1000 * rows * length / (8 * 512))))
     assert predict(config.model, changed, smaller).total <= free
     if rows < 4 or "activation_checkpointing" in fields:
         half = config.train.replace(micro_batch_size=4)
-        assert predict(config.model, half, Work(4, 512, 500, "runs")).total > free
+        assert predict(config.model, half, Work(4, 512, 500)).total > free
 
 
 def test_attention_goes_the_way_that_the_model_will_go() -> None:
-    assert way_of([[64], [64]], 64) == "causal"
-    assert way_of([[32] * 16], 512) == "runs"
-    assert way_of([[32]], 64) == "mask"
+    assert way_of([[64], [64]], 64) == "blocks"
+    assert way_of([[2048], [2048]], 2048) == "kernel"
+    assert way_of([[2048], [2000]], 2048) == "blocks"
 
 
 def test_a_micro_batch_is_described_from_the_rows(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Attention: grouped-query, with RoPE and QK-norm on chunks, or without and on everything.
 
 `attend` is the joint: runs of tokens that see each other causally, however they are computed
-(plain causal, a mask, run by run, variable-length kernels, a cache); the ways agree, as the tests
-hold. Facts: docs/llama4.md section 1.2.
+(plain causal, by blocks, variable-length kernels, a cache); the ways agree, as the tests hold.
+Facts: docs/llama4.md section 1.2.
 
 Shapes: B rows, T tokens, S keys, N query heads, K key heads, D width of a head, H model width.
 """
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
+from quatrain.model.blocks import attend_by_blocks
 from quatrain.model.cache import LayerCache
 from quatrain.model.layout import Layout, Runs
 from quatrain.model.norm import rms_normalise
@@ -35,30 +36,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
     Returns:
         [B, N, T, D].
     """
-    if runs.one_per_row:
-        return _causal(q, k, v)
+    if kernel_is_faster(runs, q.shape[2]):
+        return _sdpa(q, k, v)
     if _flash_serves(q):
         return attend_variable_length(q, k, v, runs)
-    if run_by_run_is_cheaper(runs):
-        return attend_run_by_run(q, k, v, runs)
-    return _sdpa(q, k, v, mask=runs.mask)
+    return attend_by_blocks(q, k, v, runs)
 
 
-def attend_run_by_run(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
-    """Compute each run on its own, all of one length in one call; no work outside them, no mask."""
-    order, sizes = runs.by_length
-    rows_of = [number * length for number, length in sizes]
-    sorted_qkv = [order.bring(x.transpose(1, 2).flatten(0, 1)).split(rows_of) for x in (q, k, v)]
-    done = []
-    for size, *parts in zip(sizes, *sorted_qkv, strict=True):
-        out = _causal(*(part.unflatten(0, size).transpose(1, 2) for part in parts))
-        done.append(out.transpose(1, 2).flatten(0, 1))
-    out_BTND = order.undo(torch.cat(done)).view(q.shape[0], q.shape[2], *q.shape[1::2])
-    return out_BTND.transpose(1, 2)
+_MOST_BY_BLOCKS = 1024
+"""Tokens of a row that is one run, up to which blocks are no slower than PyTorch's own kernel on a
+CPU: 0.6 of its time at 512, 1.2 at 4,096 (docs/LOG.md)."""
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _sdpa(q, k, v)
+def kernel_is_faster(runs: Runs, length: int) -> bool:
+    """Whether rows of `length` tokens are for PyTorch's causal kernel."""
+    return runs.one_per_row and (runs.device.type == "cuda" or length > _MOST_BY_BLOCKS)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -120,18 +112,6 @@ def _flash_serves(q: Tensor) -> bool:
         and q.shape[-1] <= 256
         and torch.cuda.get_device_capability(q.device) >= (8, 0)
     )
-
-
-def run_by_run_is_cheaper(runs: Runs) -> bool:
-    """Weigh the pairs that a mask wastes against the cost of a call for each length of runs."""
-    length = sum(runs.lengths[0])
-    pairs_masked = len(runs.lengths) * length * length
-    pairs_needed = sum(n * n for n in runs.flat)
-    return pairs_masked - pairs_needed > len(set(runs.flat)) * _PAIRS_PER_CALL
-
-
-_PAIRS_PER_CALL = 4096
-"""Query-key pairs that cost about as much as one more call."""
 
 
 def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: LayerCache) -> Tensor:

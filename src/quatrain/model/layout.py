@@ -22,8 +22,6 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from quatrain.model.order import Order
-
 Segments = Sequence[Sequence[int]]
 
 
@@ -45,20 +43,12 @@ class Runs:
         return list(chain.from_iterable(self.lengths))
 
     @cached_property
-    def mask(self) -> Tensor:
-        """Which key each query sees, [B, 1, T, T]."""
-        numbers = self.numbers
-        causal = torch.ones(numbers.shape[1], numbers.shape[1], dtype=torch.bool).tril()
-        same_run = numbers[:, :, None] == numbers[:, None, :]
-        return (same_run & causal).unsqueeze(1).to(self.device)
-
-    @cached_property
-    def numbers(self) -> Tensor:
-        """The number of each token's run in its row, [B, T] on the CPU."""
+    def starts(self) -> Tensor:
+        """Where in its row each token's run begins, [B, T] on the CPU."""
         return torch.stack(
             [
-                torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row))
-                for row in self.lengths
+                torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+                for lengths in map(torch.tensor, self.lengths)
             ]
         )
 
@@ -67,22 +57,6 @@ class Runs:
         """Bounds of the runs in the flattened batch, int32, as variable-length kernels want."""
         bounds = [0, *accumulate(self.flat)]
         return torch.tensor(bounds, dtype=torch.int32, device=self.device)
-
-    @cached_property
-    def by_length(self) -> tuple[Order, list[tuple[int, int]]]:
-        """Sort the flattened batch's tokens by the length of their run, runs in order within one.
-
-        Returns:
-            The order, and for each length how many runs have it: [(number, length), ...].
-        """
-        lengths = torch.tensor(self.flat)
-        starts = lengths.cumsum(0) - lengths
-        sorted_lengths, runs = lengths.sort(stable=True)
-        moved = starts[runs] - (sorted_lengths.cumsum(0) - sorted_lengths)
-        places = torch.repeat_interleave(moved, sorted_lengths) + torch.arange(sum(self.flat))
-        kinds, numbers = sorted_lengths.unique_consecutive(return_counts=True)
-        sizes = [*zip(numbers.tolist(), kinds.tolist(), strict=True)]
-        return Order.of(places.to(self.device)), sizes
 
     def split(self, chunk: int) -> Runs:
         """Cut every run at multiples of `chunk`, counted from the run's start."""

@@ -24,7 +24,7 @@ from quatrain.config import ModelConfig, TrainConfig
 from quatrain.train.sizes import Parameters, parameters
 from quatrain.words import Sentence
 
-Way = Literal["causal", "runs", "mask"]
+Way = Literal["blocks", "kernel"]
 
 _FLOAT, _HALF = 4, 2
 _LIBRARIES = 86 * 10**6
@@ -43,8 +43,8 @@ class Work:
     rows: int
     length: int
     targets: int
-    way: Way = "causal"
-    """How attention keeps documents apart; see model/attention.py."""
+    way: Way = "blocks"
+    """How attention is computed on a CPU; see model/attention.py."""
 
     @property
     def tokens(self) -> int:
@@ -190,10 +190,8 @@ class _Step:
         return 2 * self._stream() + self._rest()
 
     def _rest(self) -> int:
-        """Rotations, and masks where attention needs them."""
-        rotation = self.work.tokens * self.config.d_k * _FLOAT
-        masks = self.work.rows * self.work.length**2 if self.work.way == "mask" else 0
-        return rotation + masks
+        """Bytes of the rotations."""
+        return self.work.tokens * self.config.d_k * _FLOAT
 
     def _stored(self) -> int:
         return sum(self._waiting(layer) for layer in range(self.config.n_layers))
@@ -208,11 +206,7 @@ class _Step:
         product = _HALF if self.half else _FLOAT
         norms = 4 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
         feed = self._experts() if layer in config.moe_layers else 4 * config.intermediate_size_mlp
-        bytes_a_token = norms + self._attention(layer) + feed * product
-        masks = 0
-        if self.work.way == "mask":
-            masks = self.work.rows * self.work.length**2 * _FLOAT
-        return tokens * bytes_a_token + masks
+        return tokens * (norms + self._attention(layer) + feed * product)
 
     def _experts(self) -> int:
         """Elements a token that experts save: the sorted copies, gate and up, their product.
@@ -226,15 +220,15 @@ class _Step:
     def _attention(self, layer: int) -> int:
         """Bytes a token: queries, keys, values and the result, and copies of some.
 
-        QK-norm keeps its result in float32, which attention can share; runs are sorted. Under bf16
-        attention keeps float32, as on a CPU without AMX, and the result is copied.
+        QK-norm keeps its result in float32, which attention can share. Under bf16 PyTorch's kernel
+        keeps float32, as on a CPU without AMX, and its result is copied.
         """
-        config, runs = self.config, self.work.way == "runs"
+        config, kernel = self.config, self.work.way == "kernel"
         queries, keys = config.n_heads * config.d_k, config.n_kv_heads * config.d_k
-        bytes_a_token = (2 * (queries + keys) + config.n_heads) * _FLOAT
-        if runs or self.half:
-            bytes_a_token += queries * (_HALF if self.half else _FLOAT)
-        if config.use_qk_norm and config.rope_layers[layer] and (runs or self.half):
+        bytes_a_token = 2 * (queries + keys) * (_HALF if self.half and not kernel else _FLOAT)
+        if kernel:
+            bytes_a_token += config.n_heads * _FLOAT + (queries * _HALF if self.half else 0)
+        if self.half and config.use_qk_norm and config.rope_layers[layer]:
             bytes_a_token += (queries + keys) * _FLOAT
         return bytes_a_token
 

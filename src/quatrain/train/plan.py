@@ -111,17 +111,14 @@ def work_of(config: Config, data: PreparedData) -> tuple[Work, int]:
 
 
 def way_of(segments: list[list[int]], length: int) -> Way:
-    """Say how attention will keep these documents apart."""
+    """Say how attention will be computed on a CPU."""
     import torch
 
-    from quatrain.model.attention import run_by_run_is_cheaper
+    from quatrain.model.attention import kernel_is_faster
     from quatrain.model.layout import Runs
 
     padded = [row + [length - sum(row)] * (sum(row) < length) for row in segments]
-    runs = Runs(padded, torch.device("cpu"))
-    if runs.one_per_row:
-        return "causal"
-    return "runs" if run_by_run_is_cheaper(runs) else "mask"
+    return "kernel" if kernel_is_faster(Runs(padded, torch.device("cpu")), length) else "blocks"
 
 
 def refusal(plan: Plan) -> ResourceError | None:
@@ -223,7 +220,7 @@ def needs(length: int = 512) -> dict[str, dict[str, int]]:
     train = TrainConfig(batch_size=1, micro_batch_size=1, activation_checkpointing=True)
     for name, shape in bases().items():
         counts = parameters(shape)
-        memory = predict(shape, train, Work(1, length, length // 4, "runs"))
+        memory = predict(shape, train, Work(1, length, length // 4))
         found[name] = {
             "parameters": counts.total,
             "active_parameters": counts.active,
