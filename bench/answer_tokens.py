@@ -30,7 +30,7 @@ from original import step as original_step
 from paired import WARM_UP, Conditions, Found, Watch, add_arguments, alternate, ratio, timed
 from saving import finish
 from sides import as_in_a_run, ours, shape, theirs
-from step import RATE, update
+from step import CLIP, RATE
 from trl_side import has_trl, timed_training, trainer_of
 
 from quatrain.config import DataConfig, TrainConfig
@@ -42,7 +42,7 @@ from quatrain.text.chat import LLAMA4
 from quatrain.text.conversation import Conversation
 from quatrain.text.tokenizer import Tokenizer, train_bpe
 from quatrain.train.loop import accumulate
-from quatrain.train.optim import make_optimizer, set_learning_rate
+from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 
 SIDES = ("packed", "padded", "trl", "trl-packed", "original")
 ROWS, CONVERSATIONS = 4, 8
@@ -177,7 +177,7 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
             positions = ids.numel()
         else:
             accumulate(model, batch, train)
-            update(model, optimizer)
+            update(model, optimizer, gradient_norm(model), CLIP)
         held.append((count_targets(batch.mask), positions, used))
 
     seconds = timed(one, WARM_UP, options.steps, options.device)

@@ -9,8 +9,10 @@ active parameters. `--dtype` holds for both sides: fp32; bf16, with bfloat16 wei
 moments; autocast, bfloat16 products over float32 weights.
 
 transformers' own loop of training steps is left out, which can only add to its side: clipping and
-AdamW are called directly. `active_flops.py` says what of a step counts as work; memory is the peak
-above what the process has after its imports, so that weights and moments are in it.
+AdamW are called directly. Each side clips as its loop does: ours leaves gradients that are not too
+large as they are, where PyTorch's function scales them by one. `active_flops.py` says what of a
+step counts as work; memory is the peak above what the process has after its imports, so that
+weights and moments are in it.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from sides import as_in_a_run, dense_twin, ours, shape, theirs
 from quatrain.config import ModelConfig, TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.train.loop import accumulate
-from quatrain.train.optim import make_optimizer, set_learning_rate
+from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 
 RATE, CLIP = 1e-3, 1.0
 SMOKE = dict(
@@ -140,7 +142,7 @@ def our_step(
         mask = np.ones_like(ids, dtype=np.bool_)
         batch = Batch(ids, mask, [[length]] * len(ids), np.arange(len(ids)), 0.0)
         loss = accumulate(model, batch, train).loss
-        update(model, optimizer)
+        update(model, optimizer, gradient_norm(model), CLIP)
         return loss
 
     return step
@@ -165,7 +167,9 @@ def their_step(
                 loss = model(input_ids=part, labels=part, use_cache=False).loss
             (loss / len(parts)).backward()
             total += loss.detach() / len(parts)
-        update(model, optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         return float(total)
 
     return step
@@ -175,13 +179,6 @@ def autocast(options: argparse.Namespace) -> contextlib.AbstractContextManager[A
     if options.dtype != "autocast":
         return contextlib.nullcontext()
     return torch.autocast(options.device, torch.bfloat16)
-
-
-def update(model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Clip, update, and forget the gradients."""
-    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def summed_up(found: Found, options: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from quatrain.config import TrainConfig
-from quatrain.train.optim import learning_rate, make_optimizer, set_learning_rate
+from quatrain.train.optim import (
+    gradient_norm,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    update,
+)
 from tiny import tiny_config, tiny_model
 
 
@@ -82,6 +88,20 @@ def test_a_first_step_moves_every_weight_by_the_rate() -> None:
     optimizer.step()
     # Adam's first step is the sign of the gradient, whatever its size
     assert torch.allclose(before - layer.weight, torch.full((1, 3), 0.01), atol=1e-6)
+
+
+@pytest.mark.parametrize(("max_norm", "scale"), [(4.0, 1.0), (2.0, 1.0), (0.5, 0.25)])
+def test_gradients_longer_than_allowed_are_scaled_to_that_and_then_forgotten(
+    max_norm: float, scale: float
+) -> None:
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.grad = torch.ones(1, 4)
+    optimizer, before = torch.optim.SGD(layer.parameters(), lr=1.0), layer.weight.detach().clone()
+    norm = gradient_norm(layer)
+    update(layer, optimizer, norm, max_norm)
+    assert norm == 2
+    assert torch.allclose(before - layer.weight, torch.full((1, 4), scale), atol=1e-5)
+    assert layer.weight.grad is None
 
 
 def test_the_rate_is_set_in_every_group() -> None:

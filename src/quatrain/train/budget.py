@@ -17,7 +17,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.loop import accumulate
-from quatrain.train.optim import make_optimizer, set_learning_rate
+from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 
 _TRIALS = 5
 MARGIN = 0.92
@@ -85,8 +85,7 @@ def _time_step_and_save(
 
     def step(number: int) -> None:
         accumulate(model, batches.batch(number), config.train)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        update(model, optimizer, gradient_norm(model), config.train.max_grad_norm)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

@@ -21,7 +21,7 @@ from quatrain.evaluate.run import grade
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.train.loop import accumulate
-from quatrain.train.optim import make_optimizer, set_learning_rate
+from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 from quatrain.train.products import set_for_training
 
 SECONDS = 10.0
@@ -66,8 +66,7 @@ def _calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibra
         while len(times) < 1 + _FEWEST or (len(times) < _MOST and _left(begun) > times[-1]):
             started = time.perf_counter()
             accumulate(model, batches.batch(len(times)), config.train)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            update(model, optimizer, gradient_norm(model), config.train.max_grad_norm)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - started)

@@ -26,7 +26,7 @@ from quatrain.model.lora import dropping
 from quatrain.model.weights import Draw
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
-from quatrain.train.optim import learning_rate, set_learning_rate
+from quatrain.train.optim import gradient_norm, learning_rate, set_learning_rate, update
 
 
 @dataclass
@@ -96,14 +96,9 @@ def train(
         set_learning_rate(optimizer, rate)
         batch = batches.batch(step - 1)
         gradients = accumulate(model, batch, config, step)
-        norm = torch.nn.utils.get_total_norm(
-            p.grad for p in model.parameters() if p.grad is not None
-        )
+        norm = gradient_norm(model)
         _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal.run_dir)
-        if norm > config.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        update(model, optimizer, norm, config.max_grad_norm)
         state = state.model_copy(
             update={"step": step, "tokens": state.tokens + gradients.num_tokens}
         )

@@ -1,11 +1,11 @@
-"""AdamW and its learning rate, which is a pure function of the step."""
+"""AdamW, its learning rate, which is a pure function of the step, and an update with both."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quatrain.config import TrainConfig
 
@@ -46,3 +46,25 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group the same rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Measure all gradients together, by the root of the sum of their squares, a scalar."""
+    return torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float
+) -> None:
+    """Update the weights, and forget the gradients.
+
+    Args:
+        model: with the gradients of a step.
+        optimizer: of its weights.
+        norm: of the gradients, which are finite.
+        max_norm: gradients with a larger one are scaled down to it; others are left as they are.
+    """
+    if norm > max_norm:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
