@@ -17,7 +17,7 @@ queries and s keys of a part.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -54,41 +54,54 @@ def attend_by_blocks(
     Returns:
         [B, N, T, D], in q's dtype.
     """
-    sizes = sizes or (_CUDA if q.is_cuda else _CPU)
-    out: Tensor = _ByBlocks.apply(q, k, v, list(_parts(runs, q.shape[1], sizes)))
+    heads, sizes = q.shape[1], sizes or (_CUDA if q.is_cuda else _CPU)
+    if (heads, sizes) not in runs.derived:
+        runs.derived[heads, sizes] = _parts(runs, heads, sizes)
+    out: Tensor = _ByBlocks.apply(q, k, v, runs.derived[heads, sizes])
     return out
 
 
-class _Part(NamedTuple):
+class _Block(NamedTuple):
     """Queries that are computed together, and what they may not see of their keys."""
 
-    rows: slice
     queries: slice
     keys: slice
     before: Tensor | None
-    """Where a key lies before its query's run [b, t, up to s], for the first keys; None if none."""
+    """-inf where a key lies before its query's run, else 0 [b, 1, t, 1, up to s], for the first
+    keys; None if there is none."""
     after: Tensor
-    """Where a key lies behind its query [t, t], for the last keys."""
+    """-inf where a key lies behind its query, else 0 [t, 1, t], for the last keys."""
 
 
-def _parts(runs: Runs, heads: int, sizes: Sizes) -> Iterator[_Part]:
-    starts_BT = runs.starts
-    num_rows, length = starts_BT.shape
+def _parts(runs: Runs, heads: int, sizes: Sizes) -> list[tuple[slice, list[_Block]]]:
+    """Say which rows are computed together, and by which blocks."""
+    num_rows, length = runs.starts.shape
     block = min(sizes.queries, length)
     together = max(1, sizes.scores // (heads * block * min(length, 16 * block)))
-    after = torch.ones(block, block, dtype=torch.bool, device=runs.device).triu(1)
+    after = torch.zeros(block, block).masked_fill(torch.ones(block, block).triu(1) > 0, -torch.inf)
+    after = after[:, None].to(runs.device)
+    found = []
     for row in range(0, num_rows, together):
-        rows = slice(row, min(row + together, num_rows))
+        rows, blocks = slice(row, min(row + together, num_rows)), []
         for begin in range(0, length, block):
             queries = slice(begin, min(begin + block, length))
-            starts = starts_BT[rows, queries]
-            first, latest = int(starts[:, 0].min()) // block * block, int(starts[:, -1].max())
-            before = None
-            if latest > first:
-                before = (torch.arange(first, latest) < starts[..., None]).to(runs.device)
-            num_queries = queries.stop - begin
-            yield _Part(rows, queries, slice(first, queries.stop), before,
-                        after[:num_queries, :num_queries])  # fmt: skip
+            starts_bt = runs.starts[rows, queries]
+            first = int(starts_bt[:, 0].min()) // block * block
+            last = queries.stop - begin
+            blocks.append(
+                _Block(queries, slice(first, queries.stop), _before(starts_bt, first, runs.device),
+                       after[:last, :, :last])
+            )  # fmt: skip
+        found.append((rows, blocks))
+    return found
+
+
+def _before(starts_bt: Tensor, first: int, device: torch.device) -> Tensor | None:
+    latest = int(starts_bt[:, -1].max())
+    if latest <= first:
+        return None
+    hidden = torch.arange(first, latest) < starts_bt[:, None, :, None, None]
+    return torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf).to(device)
 
 
 def _in_float32(compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,77 +118,89 @@ def _in_float32(compute: Callable[..., Any]) -> Callable[..., Any]:
 class _ByBlocks(torch.autograd.Function):
     @staticmethod
     @_in_float32
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[_Part]) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[tuple[slice, list[_Block]]]
+    ) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.parts = parts
-        out = _like(q, q.shape[1])
-        for part in parts:
-            of_part = _OfPart(q, k, v, part)
-            product = torch.bmm(of_part.weights(), of_part.v)
-            _by_key_head(out, k.shape[1], part).copy_(of_part.apart(product))
+        out = _like(q)
+        for rows, blocks in parts:
+            here = _Rows(q, k, v, rows)
+            out_bKTGD = here.by_key_head(out)
+            for block in blocks:
+                weights, _, _ = here.weights(block)
+                product = torch.bmm(weights, here.v[:, block.keys].contiguous())
+                out_bKTGD[:, :, block.queries] = here.apart(product)
         return out
 
     @staticmethod
     @_in_float32
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
-        heads = k.shape[1]
-        grad_q = _like(q, q.shape[1])
-        grad_k, grad_v = (_like(k, heads, torch.float32).zero_() for _ in range(2))
-        for part in ctx.parts:
-            of_part = _OfPart(q, k, v, part)
-            weights = of_part.weights()
-            grad = _by_key_head(grad_out, heads, part).float().reshape(of_part.q.shape)
-            grad_v[part.rows, :, part.keys] += of_part.keywise(torch.bmm(weights.mT, grad))
-            grad_weights = torch.bmm(grad, of_part.v.mT)
-            grad_scores = torch.ops.aten._softmax_backward_data(
-                grad_weights, weights, -1, torch.float32
-            )
-            grad_k[part.rows, :, part.keys] += of_part.keywise(torch.bmm(grad_scores.mT, of_part.q))
-            grad_queries = of_part.apart(torch.bmm(grad_scores, of_part.k)) * of_part.scale
-            _by_key_head(grad_q, heads, part).copy_(grad_queries)
-        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None
+        grad_q, grad_k, grad_v = _like(q), _like(k), _like(v)
+        for rows, blocks in ctx.parts:
+            here = _Rows(q, k, v, rows)
+            out_bKTGD, q_bKTGD = here.by_key_head(grad_out), here.by_key_head(grad_q)
+            of_keys, of_values = torch.zeros_like(here.k), torch.zeros_like(here.v)
+            for block in blocks:
+                weights, queries, keys = here.weights(block)
+                grad = here.together(out_bKTGD[:, :, block.queries])
+                of_values[:, block.keys].baddbmm_(weights.mT, grad)
+                of_weights = torch.bmm(grad, here.v[:, block.keys].contiguous().mT)
+                of_scores = torch.ops.aten._softmax_backward_data(
+                    of_weights, weights, -1, torch.float32
+                )
+                of_keys[:, block.keys].baddbmm_(of_scores.mT, queries)
+                q_bKTGD[:, :, block.queries] = here.apart(torch.bmm(of_scores, keys))
+            grad_k[rows] = (of_keys * here.scale).view_as(grad_k[rows])
+            grad_v[rows] = of_values.view_as(grad_v[rows])
+        return grad_q, grad_k, grad_v, None
 
 
-class _OfPart:
-    """The queries [bK, tG, D], times 1 / sqrt(D), the keys and the values [bK, s, D] of a part."""
+class _Rows:
+    """Rows that are computed together: their keys, times 1 / sqrt(D), and values [bK, T, D]."""
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, part: _Part) -> None:
-        self.part, self.scale = part, q.shape[-1] ** -0.5
-        queries = _by_key_head(q, k.shape[1], part).float() * self.scale
-        keys = k[part.rows, :, part.keys].float().contiguous()
-        values = v[part.rows, :, part.keys].float().contiguous()
-        self._queries_shape, self._keys_shape = queries.shape, keys.shape
-        self.q = queries.reshape(-1, queries.shape[2] * queries.shape[3], queries.shape[4])
-        self.k, self.v = keys.flatten(0, 1), values.flatten(0, 1)
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> None:
+        self.scale, self.rows, self.heads = q.shape[-1] ** -0.5, rows, k.shape[1]
+        self.k = k[rows].float().contiguous().flatten(0, 1) * self.scale
+        self.v = v[rows].float().contiguous().flatten(0, 1)
+        self._q_bKTGD = self.by_key_head(q)
 
-    def weights(self) -> Tensor:
-        """Compute the softmax over the keys that each query sees, [bK, tG, s]."""
-        part, scores = self.part, torch.bmm(self.q, self.k.mT)
-        by_query = scores.view(*self._queries_shape[:4], -1)
-        if part.before is not None:
-            first = by_query[..., : part.before.shape[-1]]
-            first.masked_fill_(part.before[:, None, :, None], -torch.inf)
-        last = by_query[..., part.queries.start - part.keys.start :]
-        last.masked_fill_(part.after[:, None], -torch.inf)
-        return scores.softmax(-1)
+    def weights(self, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the softmax over the keys that each query sees.
+
+        Returns:
+            the softmax [bK, tG, s]; the queries [bK, tG, D]; the scaled keys [bK, s, D].
+        """
+        queries = self.together(self._q_bKTGD[:, :, block.queries])
+        keys = self.k[:, block.keys].contiguous()
+        scores = torch.bmm(queries, keys.mT)
+        scores_bKtGs = self.apart(scores)
+        if block.before is not None:
+            scores_bKtGs[..., : block.before.shape[-1]] += block.before
+        scores_bKtGs[..., block.queries.start - block.keys.start :] += block.after
+        return scores.softmax(-1), queries, keys
+
+    def by_key_head(self, x_BNTD: Tensor) -> Tensor:
+        """Look at these rows of [B, N, T, D] as [b, K, T, G, D]; nothing is copied."""
+        by_key_head: Tensor = x_BNTD[self.rows].unflatten(1, (self.heads, -1))
+        return by_key_head.transpose(2, 3)
+
+    def together(self, x_bKtGD: Tensor) -> Tensor:
+        """Put rows with heads and queries with those that share their keys: [bK, tG, D]."""
+        return x_bKtGD.float().reshape(len(self.k), -1, x_bKtGD.shape[-1])
 
     def apart(self, x: Tensor) -> Tensor:
-        """Take rows, heads and queries apart: [bK, tG, D] to [b, K, t, G, D]."""
-        return x.view(self._queries_shape)
+        """Take them apart again: [bK, tG, D] to [b, K, t, G, D]."""
+        return x.view(-1, self.heads, x.shape[1] // self._groups, self._groups, x.shape[2])
 
-    def keywise(self, x: Tensor) -> Tensor:
-        """Take rows and heads apart: [bK, s, D] to [b, K, s, D]."""
-        return x.view(self._keys_shape)
-
-
-def _by_key_head(x_BNTD: Tensor, heads: int, part: _Part) -> Tensor:
-    """Look at a part of [B, N, T, D] as [b, K, t, G, D]; nothing is copied."""
-    by_key_head: Tensor = x_BNTD.unflatten(1, (heads, -1))
-    return by_key_head[part.rows, :, :, part.queries].transpose(2, 3)
+    @property
+    def _groups(self) -> int:
+        return self._q_bKTGD.shape[3]
 
 
-def _like(x_BNTD: Tensor, heads: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Make an empty [B, heads, T, D] whose heads of one token lie together, as projections read."""
-    rows, _, length, width = x_BNTD.shape
-    return x_BNTD.new_empty(rows, length, heads, width, dtype=dtype).transpose(1, 2)
+def _like(x_BNTD: Tensor) -> Tensor:
+    """Make an empty [B, N, T, D] whose heads of one token lie together, as projections read."""
+    return torch.empty_like(
+        x_BNTD.transpose(1, 2), memory_format=torch.contiguous_format
+    ).transpose(1, 2)

@@ -15,9 +15,10 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Runs:
 
     lengths: list[list[int]]
     device: torch.device
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What attention in one layer worked out from them, for the next."""
 
     @cached_property
     def one_per_row(self) -> bool:
