@@ -15,15 +15,14 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from quatrain.train import calibrate
 from quatrain.train.products import onednn_multiplies
 
 Found = dict[str, list[dict[str, Any]]]
@@ -203,38 +202,11 @@ def medians(runs: Sequence[dict[str, Any]]) -> list[float]:
     return [statistics.median(run["seconds"]) for run in runs]
 
 
-class Watch:
+class Watch(calibrate.Watch):
     """Keeps the peak of this process's anonymous memory, or of what it holds on a CUDA device."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = device
-
-    def __enter__(self) -> Watch:
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        self.before = self.peak = anonymous()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.done.wait(0.005):
-            self.peak = max(self.peak, anonymous())
 
     @property
     def peak_mb(self) -> int:
         """How far the memory rose, in MB."""
-        if self.device == "cuda":
-            return round(torch.cuda.max_memory_allocated() / 10**6)
-        return round((self.peak - self.before) / 10**6)
-
-
-def anonymous() -> int:
-    """Return this process's anonymous resident memory in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("RssAnon")) * 1024
+        assert self.peak is not None, "the system does not tell; on Linux it does"
+        return round(self.peak / 10**6)

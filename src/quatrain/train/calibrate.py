@@ -7,7 +7,6 @@ time checkpoints too.
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,7 @@ from quatrain.train.products import set_for_training
 
 SECONDS = 10.0
 _FEWEST, _MOST = 1, 20
-_STATUS = Path("/proc/self/status")
-_EVERY = 0.002
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def _calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibra
     batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
     times: list[float] = []
     begun = time.perf_counter()
-    with Watch() as watch:
+    with Watch(model.lm_head.weight.device) as watch:
         while len(times) < 1 + _FEWEST or (len(times) < _MOST and _left(begun) > times[-1]):
             started = time.perf_counter()
             accumulate(model, batches.batch(len(times)), config.train)
@@ -96,38 +94,51 @@ def _answers(config: Config, data: PreparedData, model: LlamaModel) -> float | N
 
 
 class Watch:
-    """Follows this process's anonymous memory, or the CUDA device's, while its body runs."""
+    """Finds how far this process's anonymous memory rises, or what a CUDA device holds at most.
 
-    peak: int | None = None
+    Linux keeps the mark by itself, so that nothing runs beside what is watched (proc(5): VmHWM).
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.peak: int | None = None
+        """In bytes, after the body; None where the system does not tell."""
 
     def __enter__(self) -> Watch:
-        self._before = anonymous()
-        self._highest = self._before or 0
-        self._done = threading.Event()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._before = anonymous() if _forget_the_mark() else None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        if torch.cuda.is_available():
-            self.peak = torch.cuda.max_memory_allocated()
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self.device)
         elif self._before is not None:
-            self.peak = self._highest - self._before
+            now = _kilobytes(_STATUS)
+            mapped = now["RssFile"] + now["RssShmem"]
+            self.peak = max(0, (now["VmHWM"] - mapped << 10) - self._before)
 
-    def _follow(self) -> None:
-        while not self._done.wait(_EVERY):
-            self._highest = max(self._highest, anonymous() or 0)
+
+def _forget_the_mark() -> bool:
+    """Let VmHWM begin again at what is held now; say whether the system does that."""
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return "VmHWM" in _kilobytes(_STATUS)
 
 
 def anonymous(status: Path = _STATUS) -> int | None:
     """Read this process's anonymous memory, in bytes; None where the system does not tell."""
+    held = _kilobytes(status).get("RssAnon")
+    return None if held is None else held << 10
+
+
+def _kilobytes(status: Path) -> dict[str, int]:
+    """Read what /proc tells of a process in kB; nothing where there is no such file."""
     try:
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return None
-    found = (line.split() for line in lines if line.startswith("RssAnon:"))
-    return next((int(words[1]) << 10 for words in found), None)
+        return {}
+    found = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.rstrip(":"): int(size) for name, size, _ in found}
