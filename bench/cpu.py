@@ -19,8 +19,12 @@ from quatrain.train.products import emulates_bfloat16
 
 LIMIT = 2400.0
 """Seconds in all."""
+SETTLED = ("--against", "none", "--warm-up", "8", "--steps", "6", "--repeats", "2")
+"""Our side alone, after the first steps of a run, in which memory that is kept finds its place."""
 PARTS: dict[str, tuple[str, ...]] = {
-    "a step in float32": ("step.py", "--steps", "1", "--repeats", "3"),
+    "a settled step in float32": ("step.py", *SETTLED),
+    "a settled step in bfloat16": ("step.py", "--dtype", "bf16", *SETTLED),
+    "a step in float32": ("step.py", "--steps", "1", "--repeats", "2"),
     "a step in bfloat16": ("step.py", "--dtype", "bf16", "--steps", "1", "--repeats", "2"),
     "a step of the dense twin": ("step.py", "--against", "dense", "--repeats", "2"),
     "one MoE layer in float32": ("moe_layer.py", "--steps", "2", "--repeats", "2"),

@@ -27,7 +27,14 @@ class FlopCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-_FACTORS = {aten.mm: 0, aten.bmm: 0, aten._grouped_mm: 0, aten.addmm: 1, aten.baddbmm: 1}
+_FACTORS = {
+    aten.mm: 0,
+    aten.bmm: 0,
+    aten._grouped_mm: 0,
+    aten.addmm: 1,
+    aten.baddbmm: 1,
+    aten.baddbmm_: 1,
+}
 """Where the left factor stands among the arguments."""
 
 
