@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from quatrain.model import attention
+from quatrain.model import attention, blocks
 from quatrain.model.attention import (
     Attention,
     attend,
@@ -126,6 +126,16 @@ def test_a_block_multiplies_only_keys_from_the_block_where_its_first_run_begins(
     attend_by_blocks(*heads(1, 10), runs, Sizes(4, 1 << 20))
     keys = [b[2] for _, b in shapes[::2]]
     assert keys == [4, 8, 6]
+
+
+def test_what_one_layer_derived_of_the_runs_serves_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, made, parts = random_runs(0), [], blocks._parts
+    monkeypatch.setattr(blocks, "_parts", lambda *given: made.append(given) or parts(*given))
+    first, second = (attend_by_blocks(*heads(3, 50), runs) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize(
