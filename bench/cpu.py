@@ -19,13 +19,16 @@ from quatrain.train.products import emulates_bfloat16
 
 LIMIT = 2400.0
 """Seconds in all."""
-SETTLED = ("--against", "none", "--warm-up", "8", "--steps", "6", "--repeats", "2")
+SETTLED = ("--against", "none", "--warm-up", "8", "--steps", "8", "--repeats", "1")
 """Our side alone, after the first steps of a run, in which memory that is kept finds its place."""
 PARTS: dict[str, tuple[str, ...]] = {
     "a settled step in float32": ("step.py", *SETTLED),
     "a settled step in bfloat16": ("step.py", "--dtype", "bf16", *SETTLED),
     "a step in float32": ("step.py", "--steps", "1", "--repeats", "2"),
     "a step in bfloat16": ("step.py", "--dtype", "bf16", "--steps", "1", "--repeats", "2"),
+    "a step of 64 experts": (
+        "step.py", "--layers", "2", "--experts", "64", "--steps", "1", "--repeats", "1",
+    ),
     "a step of the dense twin": ("step.py", "--against", "dense", "--repeats", "2"),
     "one MoE layer in float32": ("moe_layer.py", "--steps", "2", "--repeats", "2"),
     "one MoE layer in bfloat16": (
@@ -33,9 +36,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "answer tokens": ("answer_tokens.py", "--repeats", "2"),
     "preparing data": ("prepare.py", "--repeats", "1"),
-    "a step of 64 experts": (
-        "step.py", "--layers", "2", "--experts", "64", "--steps", "1", "--repeats", "1",
-    ),
     "a step in float32, both by oneDNN": ("step.py", "--even", "--steps", "1", "--repeats", "1"),
     "how cost grows": ("scaling.py", "--repeats", "1"),
     "a step under autocast": ("step.py", "--dtype", "autocast", "--steps", "1", "--repeats", "1"),
