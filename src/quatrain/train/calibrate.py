@@ -97,6 +97,7 @@ class Watch:
     """Finds how far this process's anonymous memory rises, or what a CUDA device holds at most.
 
     Linux keeps the mark by itself, so that nothing runs beside what is watched (proc(5): VmHWM).
+    Pages of files that are mapped and let go within count too.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
