@@ -173,8 +173,8 @@ def with_trl(file: Path, work: Path, options: argparse.Namespace) -> dict[str, A
     rows = trainer.train_dataset
     tokens = sum(map(len, rows["input_ids"]))
     used = tokens / (len(rows) * options.block_size)
-    return {"seconds": [seconds], "peak_mb": round(max(risen) / 10**6), "tokens": tokens, "rows": len(rows),
-            "positions_used": used}  # fmt: skip
+    return {"seconds": [seconds], "peak_mb": round(max(risen) / 10**6), "tokens": tokens,
+            "rows": len(rows), "positions_used": used}  # fmt: skip
 
 
 @contextmanager
