@@ -127,13 +127,17 @@ def _apostrophe(padded: str, i: int) -> str:
 
 
 def _ends_elision(padded: str, i: int) -> bool:
-    """Say whether the apostrophe at i ends an elision: twice in d'l'eau, never in rock'n'roll."""
+    """Say whether the apostrophe at i ends an elision: twice in d'l'eau, never in rock'n'roll.
+
+    One before it that stands behind no word only opens a quotation: 'l'eau'.
+    """
     start = i
     while _in_word(padded[start - 1]):
         start -= 1
     if padded[start:i] not in ELISIONS:
         return False
-    return padded[start - 1] != "'" or _ends_elision(padded, start - 1)
+    quoted = padded[start - 1] == "'" and not _in_word(padded[start - 2])
+    return padded[start - 1] != "'" or quoted or _ends_elision(padded, start - 1)
 
 
 def _split_elisions(words: list[str]) -> list[str]:
