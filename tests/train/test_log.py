@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,15 @@ def test_a_line_that_a_kill_cut_is_left_out_and_said(
 def test_a_journal_that_cannot_write_warns_once_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = Journal(tmp_path, -1)
+    journal, opened = Journal(tmp_path, -1), Path.open
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == METRICS:
+            raise OSError("full")
+        return opened(path, *args, **kwargs)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+        patch.setattr(Path, "open", full)
         journal.metrics({"step": 1})
         journal.metrics({"step": 2})
     journal.metrics({"step": 3})
