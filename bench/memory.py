@@ -26,6 +26,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.model.shards import LazyTensor, open_tensors, write_shards
 from quatrain.text.chat import LLAMA4
 from quatrain.text.tokenizer import train_bpe
+from quatrain.train.calibrate import anonymous
 
 MB = 10**6
 IMPORTS = "import sys, pathlib, torch, quatrain.hub.convert as c; d = pathlib.Path(sys.argv[1]);"
@@ -98,24 +99,16 @@ def peak(code: str, directory: Path) -> int:
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdout.readline()
-    before = highest = anonymous(child.pid)
+    status_file = Path(f"/proc/{child.pid}/status")
+    before = highest = anonymous(status_file) or 0
     child.stdin.write("\n")
     child.stdin.flush()
     while child.poll() is None:
-        highest = max(highest, anonymous(child.pid))
+        highest = max(highest, anonymous(status_file) or 0)
         time.sleep(0.002)
     if child.returncode:
         raise SystemExit(f"the job failed: {code}")
     return highest - before
-
-
-def anonymous(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")]
-    return int(found[0]) * 1024 if found else 0
 
 
 if __name__ == "__main__":

@@ -103,6 +103,14 @@ def with_gradients(
     return [out.detach(), *torch.autograd.grad(out, leaves, upwards)]
 
 
+def test_the_gradients_of_blocks_are_those_of_small_differences_in_double() -> None:
+    runs, given = Runs([[3, 4, 3], [10]], torch.device("cpu")), heads(2, 10, width=2)
+    leaves = [x.double().requires_grad_() for x in given]
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: attend_by_blocks(q, k, v, runs, Sizes(4, 100)), leaves
+    )
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_blocks_of_bfloat16_are_computed_in_float32_and_rounded_once(autocast: bool) -> None:
     runs, given = random_runs(0), tuple(x.bfloat16() for x in heads(3, 50))

@@ -7,8 +7,8 @@
 
 So documents far apart cost nothing, whatever their lengths, and the shapes of products are few:
 oneDNN keeps a kernel for each. Softmax weights are computed again for the gradient (Dao, 2023);
-kept are only queries, keys and values. Everything is float32 within: bfloat16 is widened block by
-block.
+kept are only queries, keys and values. Everything is float32 within, or wider where queries are:
+bfloat16 is widened block by block.
 
 Shapes: B rows, T tokens, N query heads, K key heads, G = N / K, D width of a head; b rows, t
 queries and s keys of a part.
@@ -148,7 +148,7 @@ class _ByBlocks(torch.autograd.Function):
                 of_values[:, block.keys].baddbmm_(weights.mT, grad)
                 of_weights = torch.bmm(grad, here.v[:, block.keys].contiguous().mT)
                 of_scores = torch.ops.aten._softmax_backward_data(
-                    of_weights, weights, -1, torch.float32
+                    of_weights, weights, -1, weights.dtype
                 )
                 of_keys[:, block.keys].baddbmm_(of_scores.mT, queries)
                 q_bKTGD[:, :, block.queries] = here.apart(torch.bmm(of_scores, keys))
@@ -162,8 +162,9 @@ class _Rows:
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> None:
         self.scale, self.rows, self.heads = q.shape[-1] ** -0.5, rows, k.shape[1]
-        self.k = k[rows].float().contiguous().flatten(0, 1) * self.scale
-        self.v = v[rows].float().contiguous().flatten(0, 1)
+        self._dtype = torch.promote_types(q.dtype, torch.float32)
+        self.k = k[rows].to(self._dtype).contiguous().flatten(0, 1) * self.scale
+        self.v = v[rows].to(self._dtype).contiguous().flatten(0, 1)
         self._q_bKTGD = self.by_key_head(q)
 
     def weights(self, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,7 +189,7 @@ class _Rows:
 
     def together(self, x_bKtGD: Tensor) -> Tensor:
         """Put rows with heads and queries with those that share their keys: [bK, tG, D]."""
-        return x_bKtGD.float().reshape(len(self.k), -1, x_bKtGD.shape[-1])
+        return x_bKtGD.to(self._dtype).reshape(len(self.k), -1, x_bKtGD.shape[-1])
 
     def apart(self, x: Tensor) -> Tensor:
         """Take them apart again: [bK, tG, D] to [b, K, t, G, D]."""

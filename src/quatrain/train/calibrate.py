@@ -108,7 +108,8 @@ class Watch:
     def __enter__(self) -> Watch:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self._before = anonymous() if _forget_the_mark() else None
+        else:
+            self._before = anonymous() if _forget_the_mark() else None
         return self
 
     def __exit__(self, *_: object) -> None:
