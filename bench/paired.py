@@ -3,9 +3,9 @@
 A script runs itself with `--child NAME` for each side, one child alive at a time and the order
 turned round at every repeat, so that a slow phase of the machine falls on both. A child prints one
 JSON object as its last line; what each child found goes to stderr as it comes, and stdout is left
-to the script's own JSON. Before and after each child this process multiplies matrices with the
-child's threads, dtype and device: the limit that the child is held against. With a floor, a run
-that a slow phase touched is run again.
+to the script's own JSON. Between children this process multiplies matrices with their threads,
+dtype and device: the limit that a child is held against, unless it measured one between its steps.
+With a floor, a run that a slow phase touched is run again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ class Conditions:
         """
         torch.set_num_threads(self.threads)
         sizes = (128,) if self.smoke else SIZES[self.device]
-        rates = {"fp32": gemm_rate(torch.float32, self.device, sizes)}
+        with _as_pytorch_multiplies():
+            rates = {"fp32": gemm_rate(torch.float32, self.device, sizes)}
         if self.dtype != "fp32":
             rates["bf16"] = rates["best"] = gemm_rate(torch.bfloat16, self.device, sizes)
         elif self.device == "cpu":
@@ -75,9 +77,18 @@ class Conditions:
                 rates["best"] = max(rates["fp32"], gemm_rate(torch.float32, "cpu", sizes))
         else:
             rates["best"] = rates["fp32"]
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
         return rates
+
+
+@contextmanager
+def _as_pytorch_multiplies() -> Iterator[None]:
+    """Undo meanwhile what a run of ours sets for float32 products on a CPU."""
+    settings: Any = torch.backends.mkldnn.matmul
+    before, settings.fp32_precision = settings.fp32_precision, "none"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
@@ -103,29 +114,49 @@ def alternate(
 ) -> Found:
     """Run every side `repeats` times, in turn; `more` are arguments after the script's own."""
     found: Found = {name: [] for name in names}
+    rates = _calibrated(conditions)
     for repeat in range(repeats):
         for name in names if repeat % 2 == 0 else reversed(names):
-            found[name].append(measured(script, name, more, conditions))
+            result, rates = measured(script, name, more, conditions, rates)
+            found[name].append(result)
     return found
 
 
 def measured(
-    script: str, name: str, more: Sequence[str], conditions: Conditions | None
-) -> dict[str, Any]:
-    """Run one child until the machine was fast around it; return what it prints."""
+    script: str,
+    name: str,
+    more: Sequence[str],
+    conditions: Conditions | None,
+    before: dict[str, float],
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run one child until the machine was fast around it.
+
+    Returns:
+        what it prints; the rates after it, which are those before the next one.
+    """
     command = [sys.executable, script, *sys.argv[1:], "--child", name, *more]
     floor = conditions.floor if conditions is not None and conditions.device == "cpu" else 0.0
     for _ in range(TRIES):
-        before = conditions.calibrate() if conditions is not None else {}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        after = conditions.calibrate() if conditions is not None else {}
+        after = _calibrated(conditions)
         result["gemm_gflops"] = {kind: [before[kind], after[kind]] for kind in before}
         kept = min(result["gemm_gflops"].get("fp32", [0.0])) >= floor
         print(json.dumps({"who": name, "kept": kept, **result}), file=sys.stderr, flush=True)
         if kept:
-            return result
+            return result, after
+        before = after
     sys.exit(f"{script}: {name} was slow {TRIES} times, under {floor} GFLOP/s; try another hour")
+
+
+def _calibrated(conditions: Conditions | None) -> dict[str, float]:
+    """Calibrate where there are conditions to do so, and leave the device to the next child."""
+    if conditions is None:
+        return {}
+    rates = conditions.calibrate()
+    if conditions.device == "cuda":
+        torch.cuda.empty_cache()
+    return rates
 
 
 def gemm_rate(dtype: torch.dtype, device: str, sizes: Sequence[int], repeats: int = 7) -> float:
@@ -153,6 +184,22 @@ def timed(
     return seconds[warm_up:]
 
 
+def timed_between_limits(
+    action: Callable[[], object], warm_up: int, repeats: int, conditions: Conditions
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Time as `timed` does, and calibrate before each time and after the last.
+
+    Returns:
+        the seconds of each time; the rates of each kind, one more than those.
+    """
+    seconds = timed(action, warm_up, 0, conditions.device)
+    rates = [conditions.calibrate()]
+    for _ in range(repeats):
+        seconds += timed(action, 0, 1, conditions.device)
+        rates.append(conditions.calibrate())
+    return seconds, {kind: [rate[kind] for rate in rates] for kind in rates[0]}
+
+
 def wait_for(device: str) -> None:
     """Wait until a CUDA device has done what it was given."""
     if device == "cuda":
@@ -164,12 +211,13 @@ def figures(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         runs: each with the `seconds` of its steps, `peak_mb` and, where they are known, `tokens`
-            and `flops` of a step.
+            and `flops` of a step; `limits`, where the child measured them between its steps.
 
     Returns:
         The median of the children's medians, their least and most, tokens a second, the peak, and
-        the share of the limit: flops / seconds over the better calibration around each child, of
-        the best products; and in float32 of those that PyTorch makes by itself, too.
+        the share of the limit: flops / seconds over the median calibration between a child's steps
+        or, without these, the better one around it, of the best products; and in float32 of those
+        that PyTorch makes by itself, too.
     """
     medians = [statistics.median(run["seconds"]) for run in runs]
     middle = statistics.median(medians)
@@ -184,11 +232,17 @@ def figures(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found["gflops"] = statistics.median(rates)
         in_fp32 = "bf16" not in runs[0]["gemm_gflops"]
         for kind, suffix in (("best", ""), ("fp32", "_of_pytorch"))[: 1 + in_fp32]:
-            limits = [max(run["gemm_gflops"][kind]) for run in runs]
+            limits = [_limit(run, kind) for run in runs]
             shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
             found[f"gemm_gflops{suffix}"] = statistics.median(limits)
             found[f"share_of_gemm{suffix}"] = statistics.median(shares)
     return found
+
+
+def _limit(run: dict[str, Any], kind: str) -> float:
+    if "limits" in run:
+        return statistics.median(run["limits"][kind])
+    return float(max(run["gemm_gflops"][kind]))
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:

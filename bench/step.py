@@ -12,7 +12,8 @@ transformers' own loop of training steps is left out, which can only add to its 
 AdamW are called directly. Each side clips as its loop does: ours leaves gradients that are not too
 large as they are, where PyTorch's function scales them by one. `active_flops.py` says what of a
 step counts as work; memory is the peak above what the process has after its imports, so that
-weights and moments are in it.
+weights and moments are in it. With `--against none` the limit is measured between the steps, so
+that both are of one phase of the machine.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from paired import (
     medians,
     ratio,
     timed,
+    timed_between_limits,
 )
 from saving import finish
 from sides import as_in_a_run, dense_twin, ours, shape, theirs
@@ -46,7 +48,8 @@ from quatrain.data.batches import Batch
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 
-RATE, CLIP = 1e-3, 1.0
+RATE, CLIP = 1e-4, 1.0
+"""At ten times that rate a router that learns from random ids soon sends all to one expert."""
 SMOKE = dict(
     layers=2, experts=4, width=64, inner=64, heads=2, kv_heads=1, vocab=256, row=32, tokens=128,
     steps=2, warm_up=1, repeats=1,
@@ -116,10 +119,16 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         def one() -> None:
             losses.append(step(draw.integers(0, config.vocab_size, (rows, options.row))))
 
-        seconds = timed(one, options.warm_up, options.steps, options.device)
+        found: dict[str, Any] = {}
+        if options.against == "none":
+            found["seconds"], found["limits"] = timed_between_limits(
+                one, options.warm_up, options.steps, Conditions.of(options)
+            )
+        else:
+            found["seconds"] = timed(one, options.warm_up, options.steps, options.device)
     documents = [options.row] * rows
     flops = step_flops(config, documents, rows * (options.row - 1))
-    return {"seconds": seconds, "peak_mb": watch.peak_mb, "losses": losses,
+    return {**found, "peak_mb": watch.peak_mb, "losses": losses,
             "tokens": rows * options.row, "flops": flops}  # fmt: skip
 
 

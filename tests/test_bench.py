@@ -183,6 +183,24 @@ def test_a_ratio_is_formed_child_by_child(bench: dict[str, ModuleType]) -> None:
     assert summed["tokens_per_second"] == 4.0
     assert summed["share_of_gemm"] == 0.25  # 2 of 8 GFLOP/s, the better calibration
     assert summed["share_of_gemm_of_pytorch"] == 0.5
+    runs[0]["limits"] = {"fp32": [2.0, 4.0, 5.0], "best": [5.0, 4.0, 9.0]}
+    summed = bench["paired"].figures(runs)
+    assert (summed["share_of_gemm"], summed["share_of_gemm_of_pytorch"]) == (0.4, 0.5)
+
+
+def test_limits_are_measured_before_each_step_and_after_the_last(
+    bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions, done = bench["paired"].Conditions, list[str]()
+    monkeypatch.setattr(
+        conditions, "calibrate", lambda _: done.append("limit") or {"fp32": 1.0 * len(done)}
+    )
+    seconds, limits = bench["paired"].timed_between_limits(
+        lambda: done.append("step"), 1, 2, conditions()
+    )
+    assert done == ["step", "limit", "step", "limit", "step", "limit"]
+    assert len(seconds) == 2
+    assert limits == {"fp32": [2.0, 4.0, 6.0]}
 
 
 def test_a_slow_phase_is_discarded(
@@ -191,7 +209,7 @@ def test_a_slow_phase_is_discarded(
     script = tmp_path / "side.py"
     script.write_text("print('{}')")
     monkeypatch.setattr(sys, "argv", ["side.py"])
-    rates = iter([50.0, 200.0, 150.0, 160.0])
+    rates = iter([200.0, 50.0, 150.0, 160.0])
     conditions = bench["paired"].Conditions
     monkeypatch.setattr(conditions, "calibrate", lambda _: {"fp32": next(rates)})
     (run,) = bench["paired"].alternate(str(script), ("ours",), 1, conditions=conditions(floor=140))[

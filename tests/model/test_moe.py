@@ -44,14 +44,26 @@ def by_hand(layer: MoE, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_swiglu_is_autograds_bit_for_bit(dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(0)
-    both, grad = (torch.randn(7, n, dtype=dtype, generator=draw) for n in (10, 5))
-    mine, theirs = both.clone().requires_grad_(), both.clone().requires_grad_()
+    both, grad = (torch.randn(7, n, dtype=dtype, generator=draw) for n in (64, 32))
+    theirs, side_by_side = both.clone().requires_grad_(), both.clone().requires_grad_()
+    apart = tuple(x.clone().requires_grad_() for x in both.chunk(2, dim=-1))
     gate, up = theirs.chunk(2, dim=-1)
-    slow, fast = F.silu(gate) * up, _SwiGLU.apply(mine)
+    slow = F.silu(gate) * up
     slow.backward(grad)
-    fast.backward(grad)
-    assert torch.equal(fast, slow)
-    assert torch.equal(mine.grad, theirs.grad)
+    for inputs in ((side_by_side,), apart):
+        fast = _SwiGLU.apply(*inputs)
+        fast.backward(grad)
+        assert torch.equal(fast, slow)
+        assert torch.equal(torch.cat([x.grad for x in inputs], dim=-1), theirs.grad)
+
+
+def test_swiglu_takes_any_shape() -> None:
+    gate, up = (torch.randn(2, 3, 4, requires_grad=True) for _ in range(2))
+    grad = torch.randn(3, 4, 2).permute(2, 0, 1)
+    found = torch.autograd.grad(_SwiGLU.apply(gate, up), (gate, up), grad)
+    expected = torch.autograd.grad(F.silu(gate) * up, (gate, up), grad)
+    assert_close(found, expected, atol=0.0, rtol=0.0)
+    assert _SwiGLU.apply(torch.empty(0, 8)).shape == (0, 4)
 
 
 def scalar_moe() -> MoE:

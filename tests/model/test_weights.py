@@ -56,13 +56,13 @@ def test_rows_that_are_taken_along_change_nothing(
     test_the_product_and_its_gradients_are_those_of_a_loop_over_rows(counts, "cpu")
 
 
-def test_numbers_of_rows_are_few_and_at_most_an_eighth_too_many() -> None:
+def test_numbers_of_rows_are_few_and_at_most_a_sixteenth_too_many() -> None:
     numbers = [weights._round_number(count) for count in range(1, 4097)]
-    assert all(0 <= number - count < 16 + count / 8 for count, number in enumerate(numbers, 1))
-    assert all(8 * number <= 9 * count for count, number in enumerate(numbers, 1) if count >= 128)
+    assert all(0 <= number - count < 16 + count / 16 for count, number in enumerate(numbers, 1))
+    assert all(16 * number <= 17 * count for count, number in enumerate(numbers, 1) if count >= 256)
     assert numbers[:17] == [16] * 16 + [32]
-    assert numbers[255:289:8] == [256, 288, 288, 288, 288]
-    assert len(set(numbers)) == 8 + 5 * 8
+    assert numbers[511:545:8] == [512, 544, 544, 544, 544]
+    assert len(set(numbers)) == 16 + 4 * 16
 
 
 def test_onednn_meets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ class SharedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., H] to [..., H]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
@@ -75,27 +75,31 @@ class ExpertMLP(nn.Module):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """silu(gate) x up of rows [R, 2I] that hold both side by side (Shazeer, 2020).
+    """silu(gate) x up, of two matrices or of one that holds both side by side (Shazeer, 2020).
 
-    Their gradients are written side by side too, where autograd would join two matrices; and
+    Gradients are written where gate and up lie, where autograd would join two matrices; and
     silu(gate) is computed again rather than kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, both_RI: Tensor) -> Tensor:
-        ctx.save_for_backward(both_RI)
-        gate_RI, up_RI = both_RI.chunk(2, dim=-1)
-        return F.silu(gate_RI).mul_(up_RI)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        gate, up = _gate_and_up(inputs)
+        return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (both_RI,) = ctx.saved_tensors
-        gate_RI, up_RI = both_RI.chunk(2, dim=-1)
-        grad_both = torch.empty_like(both_RI)
-        grad_gate, grad_up = grad_both.chunk(2, dim=-1)
-        torch.mul(grads[0], F.silu(gate_RI), out=grad_up)
-        torch.ops.aten.silu_backward(grads[0] * up_RI, gate_RI, grad_input=grad_gate)
-        return grad_both
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        inputs = ctx.saved_tensors
+        gate, up = _gate_and_up(inputs)
+        grad_inputs = tuple(torch.empty_like(x) for x in inputs)
+        grad_gate, grad_up = _gate_and_up(grad_inputs)
+        torch.mul(grads[0], F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward(grads[0] * up, gate, grad_input=grad_gate)
+        return grad_inputs
+
+
+def _gate_and_up(matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return matrices if len(matrices) == 2 else matrices[0].chunk(2, dim=-1)
 
 
 class Router(nn.Module):
@@ -140,6 +144,8 @@ class Dispatch:
     def combine(self, y_RH: Tensor, num_per_token: int) -> Tensor:
         """Unsort, then sum each token's copies: [R, H] to [N, H]; the order of sums is fixed."""
         unsorted_RH = self.order.undo(y_RH)
+        if num_per_token == 1:
+            return unsorted_RH
         return unsorted_RH.view(-1, num_per_token, unsorted_RH.shape[1]).sum(1)
 
 

@@ -242,8 +242,8 @@ def _rows(x: Tensor, start: int, end: int) -> Tensor:
 
 
 def _round_number(count: int) -> int:
-    """Round up to 16, 32, 48 ... 256, 288, 320 ... 512, 576: by an eighth at most, from 128 on."""
-    step = max(16, 1 << count.bit_length() >> 4)
+    """Round up to 16, 32, 48 ... 512, 544, 576 ... 1,024, 1,088: by a sixteenth, from 256 on."""
+    step = max(16, 1 << count.bit_length() >> 5)
     return -(-count // step) * step
 
 

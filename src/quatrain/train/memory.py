@@ -205,17 +205,14 @@ class _Step:
         config, tokens = self.config, self.work.tokens
         product = _HALF if self.half else _FLOAT
         norms = 4 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
-        feed = self._experts() if layer in config.moe_layers else 4 * config.intermediate_size_mlp
+        feed = self._experts() if layer in config.moe_layers else 3 * config.intermediate_size_mlp
         return tokens * (norms + self._attention(layer) + feed * product)
 
     def _experts(self) -> int:
-        """Elements a token that experts save: the sorted copies, gate and up, their product.
-
-        The shared expert keeps silu(gate) too.
-        """
+        """Elements a token that experts save: the sorted copies, gate and up, their product."""
         config = self.config
         routed = config.num_experts_per_tok * (config.d_model + 3 * config.intermediate_size_expert)
-        return routed + 4 * config.intermediate_size_shared + 2 * config.num_local_experts
+        return routed + 3 * config.intermediate_size_shared + 2 * config.num_local_experts
 
     def _attention(self, layer: int) -> int:
         """Bytes a token: queries, keys, values and the result, and copies of some.
