@@ -177,7 +177,7 @@ def with_ours(options: argparse.Namespace) -> dict[str, Any]:
             positions = ids.numel()
         else:
             accumulate(model, batch, train)
-            update(model, optimizer, gradient_norm(model), CLIP)
+            update(optimizer, gradient_norm(model), CLIP)
         held.append((count_targets(batch.mask), positions, used))
 
     seconds = timed(one, WARM_UP, options.steps, options.device)

@@ -9,8 +9,8 @@ active parameters. `--dtype` holds for both sides: fp32; bf16, with bfloat16 wei
 moments; autocast, bfloat16 products over float32 weights.
 
 transformers' own loop of training steps is left out, which can only add to its side: clipping and
-AdamW are called directly. Each side clips as its loop does: ours leaves gradients that are not too
-large as they are, where PyTorch's function scales them by one. `active_flops.py` says what of a
+AdamW are called directly. Each side clips as its loop does: ours has AdamW scale gradients that are
+too large, where PyTorch's function scales all of them first. `active_flops.py` says what of a
 step counts as work; memory is the peak above what the process has after its imports, so that
 weights and moments are in it. With `--against none` the limit is measured between the steps, so
 that both are of one phase of the machine.
@@ -151,7 +151,7 @@ def our_step(
         mask = np.ones_like(ids, dtype=np.bool_)
         batch = Batch(ids, mask, [[length]] * len(ids), np.arange(len(ids)), 0.0)
         loss = accumulate(model, batch, train).loss
-        update(model, optimizer, gradient_norm(model), CLIP)
+        update(optimizer, gradient_norm(model), CLIP)
         return loss
 
     return step

@@ -90,18 +90,44 @@ def test_a_first_step_moves_every_weight_by_the_rate() -> None:
     assert torch.allclose(before - layer.weight, torch.full((1, 3), 0.01), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("max_norm", "scale"), [(4.0, 1.0), (2.0, 1.0), (0.5, 0.25)])
 def test_gradients_longer_than_allowed_are_scaled_to_that_and_then_forgotten(
-    max_norm: float, scale: float
+    max_norm: float, scale: float, dtype: torch.dtype
 ) -> None:
-    layer = nn.Linear(4, 1, bias=False)
-    layer.weight.grad = torch.ones(1, 4)
-    optimizer, before = torch.optim.SGD(layer.parameters(), lr=1.0), layer.weight.detach().clone()
+    layer = nn.Linear(4, 1, bias=False, dtype=dtype)
+    optimizer = make_optimizer(layer, TrainConfig(beta1=0.5))
+    layer.weight.grad = torch.ones_like(layer.weight)
     norm = gradient_norm(layer)
-    update(layer, optimizer, norm, max_norm)
+    update(optimizer, norm, max_norm)
     assert norm == 2
-    assert torch.allclose(before - layer.weight, torch.full((1, 4), scale), atol=1e-5)
     assert layer.weight.grad is None
+    kept = optimizer.state[layer.weight]["exp_avg"]
+    assert torch.equal(kept, torch.full_like(kept, 0.5 * scale))
+    layer.weight.grad = torch.ones_like(layer.weight)
+    update(optimizer, norm, 4.0)  # what the last step scaled by is forgotten, too
+    assert torch.equal(kept, torch.full_like(kept, 0.25 * scale + 0.5))
+
+
+def test_weights_are_those_of_gradients_scaled_before_the_step() -> None:
+    found = []
+    for update_with in (update, scaled_before):
+        model = tiny_model()
+        optimizer = make_optimizer(model, TrainConfig(learning_rate=0.01))
+        for seed in range(3):
+            generator = torch.Generator().manual_seed(seed)
+            for weight in model.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            update_with(optimizer, gradient_norm(model), 0.5)
+        found.append([weight.detach() for weight in model.parameters()])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
+
+
+def scaled_before(optimizer: torch.optim.Optimizer, norm: torch.Tensor, max_norm: float) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def test_the_rate_is_set_in_every_group() -> None:

@@ -85,7 +85,7 @@ def _time_step_and_save(
 
     def step(number: int) -> None:
         accumulate(model, batches.batch(number), config.train)
-        update(model, optimizer, gradient_norm(model), config.train.max_grad_norm)
+        update(optimizer, gradient_norm(model), config.train.max_grad_norm)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

@@ -64,7 +64,7 @@ def _calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibra
         while len(times) < 1 + _FEWEST or (len(times) < _MOST and _left(begun) > times[-1]):
             started = time.perf_counter()
             accumulate(model, batches.batch(len(times)), config.train)
-            update(model, optimizer, gradient_norm(model), config.train.max_grad_norm)
+            update(optimizer, gradient_norm(model), config.train.max_grad_norm)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - started)

@@ -98,7 +98,7 @@ def train(
         gradients = accumulate(model, batch, config, step)
         norm = gradient_norm(model)
         _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal.run_dir)
-        update(model, optimizer, norm, config.max_grad_norm)
+        update(optimizer, norm, config.max_grad_norm)
         state = state.model_copy(
             update={"step": step, "tokens": state.tokens + gradients.num_tokens}
         )

@@ -53,18 +53,16 @@ def gradient_norm(model: nn.Module) -> Tensor:
     return torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
 
 
-def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float
-) -> None:
-    """Update the weights, and forget the gradients.
+def update(optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float) -> None:
+    """Update its weights, and forget the gradients.
 
     Args:
-        model: with the gradients of a step.
-        optimizer: of its weights.
+        optimizer: a fused one, which divides gradients by its `grad_scale` on their way, as
+            torch.amp.GradScaler has it do.
         norm: of the gradients, which are finite.
         max_norm: gradients with a larger one are scaled down to it; others are left as they are.
     """
-    if norm > max_norm:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+    scale = (norm / max_norm).float() if norm > max_norm else None
+    optimizer.grad_scale = scale  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
