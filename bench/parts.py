@@ -15,7 +15,7 @@ LEAST = 20.0
 
 
 def run_parts(parts: Mapping[str, Sequence[str]], seconds: float, more: Sequence[str]) -> int:
-    """Run each part while there is time; name on stderr those that failed or had none left.
+    """Run each part while there is time; say on stderr how long it took, and which ones failed.
 
     Args:
         parts: for each name a script and its arguments.
@@ -27,9 +27,11 @@ def run_parts(parts: Mapping[str, Sequence[str]], seconds: float, more: Sequence
     """
     begun, failed = time.monotonic(), []
     for name, command in parts.items():
-        left = seconds - (time.monotonic() - begun)
+        part_begun = time.monotonic()
+        left = seconds - (part_begun - begun)
         if left < LEAST or run(*command, *more, seconds=left):
             failed.append(name)
+        print(f"{name}: {time.monotonic() - part_begun:.0f} s", file=sys.stderr, flush=True)
     if failed:
         print(f"failed, or out of time: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
