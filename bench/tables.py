@@ -199,7 +199,7 @@ def note(result: dict[str, Any]) -> str:
 
 WRITTEN: dict[str, Callable[[float], str]] = {
     "times": lambda value: f"{value:.2f}",
-    "share": lambda value: f"{100 * value:.0f} %",
+    "share": lambda value: f"{100 * value:.1f} %",
     "number": lambda value: f"{value:,.0f}",
     "small": lambda value: f"{value:.1e}",
 }
