@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
@@ -61,56 +59,23 @@ def test_zeros_stay_zero_with_finite_gradients() -> None:
     assert torch.isfinite(x.grad).all()
 
 
-def written_out(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
+def written_out(x: Tensor, eps: float) -> Tensor:
     """The formula, for PyTorch to differentiate."""
     wide = x.float()
-    normalised = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-    return normalised if weight is None else normalised * weight
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 # sums in another order; bfloat16 keeps 8 bits
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("eps", [1e-5, 1.0])
-@pytest.mark.parametrize("in_cache", [1, 10, 1 << 18])
 def test_the_gradient_is_that_of_the_formula(
-    eps: float,
-    dtype: torch.dtype,
-    tolerance: float,
-    in_cache: int,
-    device: str,
-    monkeypatch: pytest.MonkeyPatch,
+    eps: float, dtype: torch.dtype, tolerance: float, device: str
 ) -> None:
-    monkeypatch.setattr("quatrain.model.norm._IN_CACHE", in_cache)
     generator = torch.Generator().manual_seed(0)
-    draw = partial(torch.randn, generator=generator)
-    x, upwards, weight = (t.to(device, dtype) for t in (draw(3, 2, 5), draw(3, 2, 5), draw(5)))
-    for weighed in (False, True):
-        found = []
-        for way in (rms_normalise, written_out):
-            leaves = [t.clone().requires_grad_() for t in ((x, weight) if weighed else (x,))]
-            out = way(leaves[0], eps, *leaves[1:])
-            out.backward(upwards)
-            found.append([out.detach(), *(leaf.grad for leaf in leaves)])
-        assert_close(*found, atol=tolerance, rtol=tolerance)
-
-
-def test_a_narrower_input_takes_the_weights_dtype() -> None:
-    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
-    norm = RMSNorm(8, 1e-5)
-    out = norm(x)
-    out.sum().backward()
-    assert torch.equal(out, rms_normalise(x, 1e-5) * norm.weight)
-    assert (out.dtype, x.grad.dtype, norm.weight.grad.dtype) == (
-        torch.float32, torch.bfloat16, torch.float32,
-    )  # fmt: skip
-
-
-def test_a_frozen_weight_gets_no_gradient_and_strides_do_not_matter() -> None:
-    x = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
-    norm = RMSNorm(8, 1e-5).requires_grad_(False)
-    leaf = x.transpose(0, 1).requires_grad_()
-    out = norm(leaf)
-    out.square().sum().backward()
-    assert torch.equal(out, norm(x).transpose(0, 1))
-    assert leaf.grad.shape == (3, 4, 8)
-    assert norm.weight.grad is None
+    x, weight = (torch.randn(3, 2, 5, generator=generator).to(device, dtype) for _ in range(2))
+    found = []
+    for way in (rms_normalise, written_out):
+        leaf = x.clone().requires_grad_()
+        (way(leaf, eps) * weight).sum().backward()
+        found.append(leaf.grad)
+    assert_close(found[0], found[1], atol=tolerance, rtol=tolerance)
