@@ -20,7 +20,7 @@ from quatrain.train.products import emulates_bfloat16
 
 LIMIT = 2400.0
 """Seconds in all."""
-SETTLED = ("--against", "none", "--warm-up", "16", "--steps", "10", "--repeats", "1")
+SETTLED = ("--against", "none", "--warm-up", "8", "--steps", "10", "--repeats", "1")
 """Our side alone, after the first steps of a run, which are slower."""
 PARTS: dict[str, tuple[str, ...]] = {
     "a settled step in float32": ("step.py", *SETTLED),
