@@ -109,15 +109,15 @@ def test_gradients_longer_than_allowed_are_scaled_to_that_and_then_forgotten(
     assert torch.equal(kept, torch.full_like(kept, 0.25 * scale + 0.5))
 
 
-def test_weights_are_those_of_gradients_scaled_before_the_step() -> None:
+def test_weights_are_those_of_gradients_scaled_before_the_step(device: str) -> None:
     found = []
     for update_with in (update, scaled_before):
-        model = tiny_model()
+        model = tiny_model().to(device)
         optimizer = make_optimizer(model, TrainConfig(learning_rate=0.01))
         for seed in range(3):
             generator = torch.Generator().manual_seed(seed)
             for weight in model.parameters():
-                weight.grad = torch.randn(weight.shape, generator=generator)
+                weight.grad = torch.randn(weight.shape, generator=generator).to(device)
             update_with(optimizer, gradient_norm(model), 0.5)
         found.append([weight.detach() for weight in model.parameters()])
     torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)

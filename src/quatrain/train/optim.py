@@ -62,7 +62,7 @@ def update(optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float) -> N
         norm: of the gradients, which are finite.
         max_norm: gradients with a larger one are scaled down to it; others are left as they are.
     """
-    scale = (norm / max_norm).float() if norm > max_norm else None
+    scale = norm.float() / max_norm if norm > max_norm else None
     optimizer.grad_scale = scale  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
