@@ -26,8 +26,8 @@ from tokenizers import (
 
 from french_lines import french_lines, hostile_strings
 from quatrain.errors import CheckpointError, ConfigError, DataError
+from quatrain.text.ranks import PLAIN
 from quatrain.text.tokenizer import (
-    _NFC_LEAVES,
     CONTROL_TOKENS,
     UNKNOWN,
     Names,
@@ -98,37 +98,13 @@ def test_a_batch_encodes_as_its_texts(tokenizer: Tokenizer) -> None:
 
 
 def test_what_is_taken_for_its_own_nfc_is_so_beside_any_other() -> None:
-    every = [c for c in map(chr, range(0x3000)) if _NFC_LEAVES.fullmatch(c)]
+    every = [c for c in map(chr, range(0x3000)) if PLAIN.fullmatch(c)]
     assert len(every) > 800
     for character in every:
         pairs = "".join(character + other for other in every)
         assert normalizers.NFC().normalize_str(pairs) == pairs
-    assert not _NFC_LEAVES.fullmatch("e\u0301")
-    assert not _NFC_LEAVES.fullmatch("\u212b")
-
-
-@BOTH
-def test_texts_are_encoded_alike_with_nfc_and_without(tokenizer: Tokenizer) -> None:
-    latin = [*LINES, "", " \n\t", "<|eot|>", "C’est « l’œuvre » … 3 €"]
-    other = ["e\u0301te\u0301", "\u212b", "😀"]
-    assert tokenizer._without_nfc is not None
-    for texts in (latin, [*latin, *other], other):
-        encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
-        assert tokenizer.encode_batch(texts) == [encoding.ids for encoding in encodings]
-
-
-def test_nfc_is_left_out_only_where_nothing_else_would_be() -> None:
-    for change in ("normalizer", "added"):
-        backend = copy.deepcopy(BPE.backend)
-        if change == "normalizer":
-            backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        else:
-            backend.add_tokens(["ville"])
-        tokenizer = Tokenizer(backend)
-        [encoding] = backend.encode_batch(["LA ville"], add_special_tokens=False)
-        assert tokenizer.encode("LA ville") == encoding.ids
-        assert tokenizer._without_nfc is None
-    assert BPE.encode("LA ville") != encoding.ids
+    assert not PLAIN.fullmatch("e\u0301")
+    assert not PLAIN.fullmatch("\u212b")
 
 
 @BOTH

@@ -356,7 +356,7 @@ class _Pieces:
             after_content=array("i", [control[chat.end_of_turn], *after_turn]),
         )
 
-    def add(self, block: EncodedBlock, turns: Iterable[tuple[str, list[int]]]) -> None:
+    def add(self, block: EncodedBlock, turns: Iterable[tuple[str, array[int]]]) -> None:
         """Add a conversation to a block: roles and encoded contents together, with the mask."""
         ids, mask, before = block.ids, block.mask, len(block.ids)
         ids += self.begin
@@ -364,11 +364,11 @@ class _Pieces:
             ids += self.headers[role]
             if role == "assistant":
                 mask += bytes(len(ids) - len(mask)) + b"\1" * (len(content) + 1)
-            ids.fromlist(content)
+            ids += content
             ids += self.after_content
         mask += bytes(len(ids) - len(mask))
         block.lengths.append(len(ids) - before)
 
 
-def _encode_contents(messages: Iterable[Message], tokenizer: Tokenizer) -> list[list[int]]:
-    return tokenizer.encode_batch([message.content.strip() for message in messages])
+def _encode_contents(messages: Iterable[Message], tokenizer: Tokenizer) -> list[array[int]]:
+    return tokenizer.encode_arrays([message.content.strip() for message in messages])

@@ -66,6 +66,13 @@ def split_name(pre_tokenizer: Any) -> SplitName:
     return names.get(parts[0]["pattern"].get("Regex", ""), "other")
 
 
+def pattern_of(pre_tokenizer: Any) -> str | None:
+    """Give the expression of a cut that `byte_level` makes; None when it is not one of ours."""
+    known = (O200K, O200K_ELISIONS, LLAMA3, QWEN2)
+    given = _essence(pre_tokenizer) if pre_tokenizer is not None else None
+    return next((one for one in known if _essence(byte_level(one)) == given), None)
+
+
 def _is_plain_split(part: dict[str, Any]) -> bool:
     return part["type"] == "Split" and part["behavior"] == "Isolated" and not part["invert"]
 
