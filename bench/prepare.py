@@ -4,11 +4,11 @@
 
 Records are drawn by a seeded generator, French in form if not in sense, some sixty tokens each; or
 they are those of a file of questions, repeated. Both sides read the same records from disk, use the
-same tokenizer, pack into rows of 1024 and write what they made to disk. (Ours runs it by tiktoken
-where that gives the same ids.) Ours reads, checks, encodes
-and packs as training does first; TRL's share is load_dataset and SFTTrainer's constructor, on a
-model of one narrow layer, with as many processes as there are threads. Growth says how ours takes
-more records: seconds and peak memory, and the exponent b of seconds ~ records^b, 1 where linear.
+same tokenizer, pack into rows of 1024 and write what they made to disk. Ours reads, checks, encodes
+(by tiktoken, where that gives the same ids) and packs as training does first; TRL's share is
+load_dataset and SFTTrainer's constructor, on a model of one narrow layer, with as many processes as
+there are threads. Growth says how ours takes more records: seconds and peak memory, and the
+exponent b of seconds ~ records^b, 1 where linear.
 
 TRL's processes are not in its memory, which is that of the one that asked for them.
 """

@@ -97,7 +97,8 @@ class Encoder:
             return self.chat.encode_block(block, self.tokenizer)
 
         for block, encoded in ahead(encode, blocks(conversations, characters)):
-            self._look_at([tuple([m.content for m in one.messages]) for one in block])
+            for conversation in block:
+                self._look_at(tuple([message.content for message in conversation.messages]))
             yield self._counted(self._those_that_fit(block, encoded))
 
     def _those_that_fit(self, block: list[Conversation], encoded: EncodedBlock) -> Block:
@@ -125,10 +126,10 @@ class Encoder:
             return [one.ids for one in self.chat.encode_documents(short, self.tokenizer)]
 
         for block, encoded in ahead(encode, blocks(texts, len)):
-            self._look_at([(text,) for text in block])
             all_ids, held = iter(encoded), list[Sequence[int]]()
             for text in block:
                 self.counts.documents += 1
+                self._look_at((text,))
                 ids = next(all_ids) if len(text) <= longest else None
                 if ids is not None and len(ids) <= self.block_size:
                     held.append(ids)
@@ -147,18 +148,11 @@ class Encoder:
             yield self._counted(_whole([ids]))
         self.counts.pieces += num_pieces if num_pieces > 1 else 0
 
-    def _look_at(self, records: Sequence[tuple[str, ...]]) -> None:
-        """Count the records, each given by its texts, that an earlier one equals or that look odd.
-
-        Nothing that looks like a control token has a newline, so that one search may find none.
-        """
-        if CONTROL_LIKE.search("\n".join(chain.from_iterable(records))):
-            found = (any(map(CONTROL_LIKE.search, texts)) for texts in records)
-            self.counts.control_like += sum(found)
-        for texts in records:
-            mark = hash(texts)  # for this process alone; a collision is one count in 10^7 runs
-            self.counts.duplicates += mark in self._seen
-            self._seen.add(mark)
+    def _look_at(self, texts: tuple[str, ...]) -> None:
+        self.counts.control_like += any(map(CONTROL_LIKE.search, texts))
+        mark = hash(texts)  # not kept beyond this process; a collision is one count in 10^7 runs
+        self.counts.duplicates += mark in self._seen
+        self._seen.add(mark)
 
     def _counted(self, block: Block) -> Block:
         self.counts.tokens += len(block.ids)
@@ -222,7 +216,7 @@ def blocks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 def characters(conversation: Conversation) -> int:
     """Count the characters of all turns."""
-    return sum([len(message.content) for message in conversation.messages])
+    return sum(len(message.content) for message in conversation.messages)
 
 
 def _units(text: str, room: int, tokenizer: Tokenizer, level: int = 0) -> Iterator[tuple[str, int]]:

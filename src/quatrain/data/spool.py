@@ -66,13 +66,7 @@ class Spool(Sequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         self._write()
-        held, first, end = memoryview(b""), 0, 0
-        for begin, size in zip(self._begins, self._sizes, strict=True):
-            if begin + size > end:
-                self._file.seek(begin)
-                held, first = memoryview(self._file.read(max(size, _BUFFER))), begin
-                end = first + len(held)
-            yield _record(marshal.loads(held[begin - first : begin - first + size]))
+        return map(self._read, self._begins, self._sizes)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
