@@ -47,6 +47,7 @@ from quatrain.config import ModelConfig, TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
+from quatrain.train.products import meet_experts
 
 RATE, CLIP = 1e-4, 1.0
 """At ten times that rate a router that learns from random ids soon sends all to one expert."""
@@ -145,6 +146,8 @@ def our_step(
     )
     optimizer = make_optimizer(model, train)
     set_learning_rate(optimizer, RATE)
+    num_tokens = options.micro_rows * options.row if options.micro_rows else options.tokens
+    meet_experts(model, num_tokens, precision)
 
     def step(ids: np.ndarray[Any, Any]) -> float:
         length = ids.shape[1]

@@ -65,6 +65,42 @@ def test_numbers_of_rows_are_few_and_at_most_a_sixteenth_too_many() -> None:
     assert len(set(numbers)) == 16 + 4 * 16
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_step_multiplies_no_shape_that_was_not_met(
+    learns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product_of(counts: list[int]) -> None:
+        x = torch.ones(sum(counts), 24, requires_grad=True)
+        grouped_linear(x, weight, torch.tensor(counts)).sum().backward()
+
+    met, multiply = set[tuple[object, ...]](), torch.mm
+
+    def seen(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        met.add((*a.shape, *b.shape, a.stride(0) == 1, b.stride(0) == 1))
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", seen)
+    monkeypatch.setattr(weights, "_rounds", lambda _: True)
+    weight = torch.ones(3, 24, 40, requires_grad=learns)
+    weights.meet_numbers_of_rows(weight, 700, torch.float32)
+    assert weight.grad is None
+    before = set(met)
+    assert len(before) == (16 + 16 + 6) * (3 if learns else 2)
+    for first in range(1, 700, 13):
+        product_of([first, 700 - first, 0])
+    assert met == before
+    product_of([705, 0, 0])
+    assert met > before
+
+
+def test_no_numbers_of_rows_are_met_for_a_library_that_keeps_no_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weights, "_rounds", lambda _: False)
+    monkeypatch.delattr(torch, "mm")
+    weights.meet_numbers_of_rows(torch.ones(3, 24, 40), 700, torch.float32)
+
+
 def test_onednn_meets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     met, multiply = set[int](), torch.mm
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from quatrain.config import Config
-from quatrain.train import calibrate, products, run
+from quatrain.config import Config, TrainConfig
+from quatrain.model.llama import LlamaModel
+from quatrain.train import calibrate, loop, products, run
+from quatrain.train.checkpoint import State
 from quatrain.train.products import onednn_multiplies
+from tiny import tiny_config
 
 SETTINGS = torch.backends.mkldnn.matmul
 
@@ -71,3 +76,46 @@ def test_a_run_and_its_calibration_multiply_alike(
         with pytest.raises(Seen, match="bf16"):
             start()
         assert SETTINGS.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_each_kind_of_experts_weights_meets_its_numbers_of_rows_once(
+    precision: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[tuple[Any, ...]] = []
+
+    def note(weight: torch.Tensor, most: int, dtype: torch.dtype) -> None:
+        met.append((*weight.shape, weight.requires_grad, most, dtype))
+
+    monkeypatch.setattr(products, "meet_numbers_of_rows", note)
+    config = tiny_config(n_layers=4, num_local_experts=16)
+    model = LlamaModel(config)
+    wide, inner = config.d_model, config.intermediate_size_expert
+    products.meet_experts(model, 1000, precision)
+    assert sorted(met) == sorted(
+        [(16, wide, 2 * inner, True, 500, dtype), (16, inner, wide, True, 500, dtype)]
+    )
+    met.clear()
+    model.requires_grad_(False)
+    products.meet_experts(model, 10, precision)
+    assert [one[3] for one in met] == [False] * 2
+    met.clear()
+    products.meet_experts(LlamaModel(tiny_config(moe_layers=())), 1000, precision)
+    assert met == []
+
+
+def test_training_meets_experts_before_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def look(_: object, num_tokens: int, precision: str) -> None:
+        raise Seen(f"{num_tokens} {precision}")
+
+    monkeypatch.setattr(loop, "meet_experts", look)
+    batches: Any = SimpleNamespace(batch_size=8, rows=SimpleNamespace(block_size=32))
+    for micro_batch_size, num_tokens in ((2, 64), (None, 256)):
+        config = TrainConfig(micro_batch_size=micro_batch_size, precision="bf16", max_steps=1)
+        with pytest.raises(Seen, match=f"^{num_tokens} bf16$"):
+            loop.train(*[None] * 2, batches, config, State(), None)

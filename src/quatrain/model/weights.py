@@ -215,6 +215,27 @@ class _LoopOverGroups(torch.autograd.Function):
         return None if grad_x is None else grad_x[: len(grad_RO)], grad_weight, None
 
 
+def meet_numbers_of_rows(weight_EIO: Tensor, most: int, dtype: torch.dtype) -> None:
+    """Multiply a group of each number of rows once, forward and backward, up to `most`.
+
+    oneDNN then has its kernels before a step begins. Made within one, they stay in the midst of
+    what the step frees, and large tensors no longer fit between them: memory grew with steps.
+
+    Args:
+        weight_EIO: tells a matrix's shape and whether it learns; it is neither read nor changed.
+        most: rows; more are met as they come.
+        dtype: of the products.
+    """
+    matrix_1IO = torch.zeros_like(weight_EIO[:1], dtype=dtype)
+    matrix_1IO.requires_grad_(weight_EIO.requires_grad)
+    if not _rounds(matrix_1IO):
+        return
+    for rows in sorted({_round_number(count) for count in range(1, most + 1)}):
+        x_RI = matrix_1IO.new_zeros(rows, matrix_1IO.shape[1], requires_grad=True)
+        product_RO = grouped_linear(x_RI, matrix_1IO, torch.tensor([rows]))
+        product_RO.backward(torch.zeros_like(product_RO))
+
+
 def _groups(counts: list[int], rounds: bool) -> list[tuple[int, int, int, int]]:
     """Give each group that has rows, where they start, where they end and where what is taken ends.
 

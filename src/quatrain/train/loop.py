@@ -27,6 +27,7 @@ from quatrain.model.weights import Draw
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
 from quatrain.train.optim import gradient_norm, learning_rate, set_learning_rate, update
+from quatrain.train.products import meet_experts
 
 
 @dataclass
@@ -89,6 +90,8 @@ def train(
         NonFiniteError: Q501 before the update; the weights are those of the step before.
     """
     num_steps = config.max_steps or 0
+    micro_batch_size = config.micro_batch_size or batches.batch_size
+    meet_experts(model, micro_batch_size * batches.rows.block_size, config.precision)
     while state.step < num_steps and not state.finished and not around.stop_requested():
         started = time.perf_counter()
         step = state.step + 1

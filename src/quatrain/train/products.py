@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 
+from quatrain.model.llama import LlamaModel
+from quatrain.model.moe import ExpertMLP
+from quatrain.model.weights import meet_numbers_of_rows
 from quatrain.train.machine import keep_freed_memory
 
 _MORE_THAN_BFLOAT16 = 1 + 2.0**-12
 """A float32 that bfloat16 and TF32 round to 1."""
 _SIDES = (64, 512)
+_LOAD = 8
+"""Times its even share that an expert is expected to get at most."""
 _MKLDNN: Any = torch.backends.mkldnn
 
 
@@ -30,6 +35,25 @@ def set_for_training() -> Iterator[None]:
     keep_freed_memory()
     with onednn_multiplies():
         yield
+
+
+def meet_experts(model: LlamaModel, num_tokens: int, precision: str) -> None:
+    """Have the library make its kernels for experts before the first step, not in its midst.
+
+    Args:
+        model: its experts' weights, learning or frozen; adapters are left out, lest there be more
+            kernels than oneDNN keeps (1,024).
+        num_tokens: of a micro-batch; how many of them an expert gets, each step tells anew.
+        precision: of the products, as in TrainConfig.
+    """
+    config = model.config
+    most = _LOAD * num_tokens * config.num_experts_per_tok // max(1, config.num_local_experts)
+    layers = (layer for layer in model.modules() if isinstance(layer, ExpertMLP))
+    weights = (weight for layer in layers for weight in (layer.gate_up_proj, layer.down_proj))
+    by_kind = {(weight.shape, weight.requires_grad): weight for weight in weights}
+    for weight in by_kind.values():
+        dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
+        meet_numbers_of_rows(weight, min(most, num_tokens), dtype)
 
 
 @contextmanager
