@@ -17,7 +17,7 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from french_lines import french_lines, hostile_strings
 from quatrain.text import splits
 from quatrain.text.ranks import PLAIN, RankEncoder
-from quatrain.text.tiktoken_file import spelling
+from quatrain.text.splits import spelling
 from quatrain.text.tokenizer import CONTROL_TOKENS, SimpleCharTokenizer, Tokenizer, train_bpe
 
 LINES = french_lines(2000)

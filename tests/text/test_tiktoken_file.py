@@ -11,7 +11,7 @@ import tiktoken
 
 from french_lines import french_lines, hostile_strings
 from quatrain.errors import CheckpointError
-from quatrain.text import tiktoken_file
+from quatrain.text import splits, tiktoken_file
 from quatrain.text.chat import LLAMA3 as LLAMA3_CHAT
 from quatrain.text.chat import LLAMA4 as LLAMA4_CHAT
 from quatrain.text.tiktoken_file import LLAMA3, LLAMA4, Family
@@ -25,7 +25,7 @@ FAMILIES = pytest.mark.parametrize("family", [LLAMA4, LLAMA3], ids=["llama4", "l
 def learnt_tokens() -> list[bytes]:
     """Spell a small BPE's tokens in bytes, by what each decodes to."""
     backend = train_bpe(LINES, 900).backend
-    character = {spelt: byte for byte, spelt in enumerate(tiktoken_file.spelling())}
+    character = {spelt: byte for byte, spelt in enumerate(splits.spelling())}
     number = backend.get_vocab_size(with_added_tokens=False)
     return [bytes(map(character.__getitem__, backend.id_to_token(i))) for i in range(number)]
 

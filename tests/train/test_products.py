@@ -119,3 +119,5 @@ def test_training_meets_experts_before_its_first_step(monkeypatch: pytest.Monkey
         config = TrainConfig(micro_batch_size=micro_batch_size, precision="bf16", max_steps=1)
         with pytest.raises(Seen, match=f"^{num_tokens} bf16$"):
             loop.train(*[None] * 2, batches, config, State(), None)
+    finished = State(finished=True)
+    assert loop.train(*[None] * 2, batches, config, finished, None) is finished

@@ -31,7 +31,6 @@ import tokenizers
 from tokenizers import models, normalizers
 
 from quatrain.text import splits
-from quatrain.text.tiktoken_file import spelling
 
 PLAIN = re.compile("[\\0-\\u02ff\\u2002-\\u205e\\u20a0-\\u20bf]{0,65536}")
 """Latin letters, punctuation, currencies: each is its own NFC, whatever stands beside it, for
@@ -72,7 +71,7 @@ class RankEncoder:
         }
         if not _is_plain_bpe(stored) or not _agree(vocabulary, stored["merges"]):
             return None
-        bytes_of = {spelt: byte for byte, spelt in enumerate(spelling())}
+        bytes_of = {spelt: byte for byte, spelt in enumerate(splits.spelling())}
         ranks = {bytes(map(bytes_of.__getitem__, word)): n for word, n in vocabulary.items()}
         return cls(ranks, pattern)
 
@@ -94,7 +93,7 @@ def _is_plain_bpe(stored: dict[str, Any]) -> bool:
 
 def _agree(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> bool:
     """Say whether ids rise along the merges, and each token stands."""
-    if not vocabulary.keys() >= set(spelling()):
+    if not vocabulary.keys() >= set(splits.spelling()):
         return False
     joins = [vocabulary.get(left + right, -1) for left, right in merges]
     if any(one > other for one, other in itertools.pairwise([0, *joins])):

@@ -52,18 +52,19 @@ def each_character() -> Any:
     return pre_tokenizers.Split(Regex(EACH_CHARACTER), "isolated")
 
 
+def spelling() -> list[str]:
+    """Give each byte its character in a byte-level BPE (GPT-2's): itself where it prints."""
+    printing = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printing else next(others)) for byte in range(256)]
+
+
 def split_name(pre_tokenizer: Any) -> SplitName:
     """Name a pre-tokenizer by what it is, whoever made it; `other` when it is not one of ours."""
-    if pre_tokenizer is None:
-        return "other"
-    stored = json.loads(pre_tokenizer.__getstate__())
-    if stored == json.loads(each_character().__getstate__()):
+    if pre_tokenizer is not None and _essence(pre_tokenizer) == _essence(each_character()):
         return "char"
-    parts = stored.get("pretokenizers", [])
-    if len(parts) != 2 or not _is_plain_byte_level(parts[1]) or not _is_plain_split(parts[0]):
-        return "other"
-    names: dict[str, SplitName] = {O200K: "o200k", O200K_ELISIONS: "o200k+elisions"}
-    return names.get(parts[0]["pattern"].get("Regex", ""), "other")
+    names: dict[str | None, SplitName] = {O200K: "o200k", O200K_ELISIONS: "o200k+elisions"}
+    return names.get(pattern_of(pre_tokenizer), "other")
 
 
 def pattern_of(pre_tokenizer: Any) -> str | None:
@@ -71,15 +72,6 @@ def pattern_of(pre_tokenizer: Any) -> str | None:
     known = (O200K, O200K_ELISIONS, LLAMA3, QWEN2)
     given = _essence(pre_tokenizer) if pre_tokenizer is not None else None
     return next((one for one in known if _essence(byte_level(one)) == given), None)
-
-
-def _is_plain_split(part: dict[str, Any]) -> bool:
-    return part["type"] == "Split" and part["behavior"] == "Isolated" and not part["invert"]
-
-
-def _is_plain_byte_level(part: dict[str, Any]) -> bool:
-    plain = not part.get("add_prefix_space", True) and not part.get("use_regex", True)
-    return part["type"] == "ByteLevel" and plain
 
 
 # What other models' tokenizers cut by, as llama.cpp names it. The patterns are the published ones

@@ -173,14 +173,7 @@ def _merges(tokens: list[bytes]) -> Iterator[tuple[str, str]]:
         yield from ((spelt[left], spelt[right]) for left, right in parts)
 
 
-def spelling() -> list[str]:
-    """Give each byte its character in a byte-level BPE (GPT-2's): itself where it prints."""
-    printing = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printing else next(others)) for byte in range(_NUM_BYTES)]
-
-
-_TABLE = dict(enumerate(spelling()))
+_TABLE = dict(enumerate(splits.spelling()))
 
 
 def _spelt(token: bytes) -> str:

@@ -45,7 +45,7 @@ UNKNOWN = "<|unk|>"
 _HEADER_WORDS = ("system", "user", "assistant", "\n\n")
 _HEADER_WEIGHT = 10_000
 _ENOUGH = 64
-"""Characters an id, after which the rank encoder is made: encoding them took as long as that."""
+"""Characters an id, after which the rank encoder is made: encoding them took longer than that."""
 _NUM_BYTES = 256
 _NUM_NAMED = 5  # how many unknown characters, or missing names, an error lists
 

@@ -90,8 +90,9 @@ def train(
         NonFiniteError: Q501 before the update; the weights are those of the step before.
     """
     num_steps = config.max_steps or 0
-    micro_batch_size = config.micro_batch_size or batches.batch_size
-    meet_experts(model, micro_batch_size * batches.rows.block_size, config.precision)
+    if not state.finished:
+        num_rows = config.micro_batch_size or batches.batch_size
+        meet_experts(model, num_rows * batches.rows.block_size, config.precision)
     while state.step < num_steps and not state.finished and not around.stop_requested():
         started = time.perf_counter()
         step = state.step + 1
