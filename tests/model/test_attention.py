@@ -20,7 +20,7 @@ from quatrain.model.attention import (
     attend_cached,
     attend_variable_length,
 )
-from quatrain.model.blocks import Sizes, attend_by_blocks
+from quatrain.model.blocks import Sizes, attend_by_blocks, weights_kept
 from quatrain.model.cache import LayerCache
 from quatrain.model.layout import Layout, Runs
 from tiny import CONFIGS, random_ids, tiny_config, tiny_model
@@ -92,6 +92,35 @@ def test_blocks_agree_with_the_formula_and_so_do_their_gradients(
     )
     for ours, exact in zip(found, expected, strict=True):
         assert_close(ours, exact, **TOLERANCE)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_weights_that_are_kept_and_those_computed_again_give_the_same_gradients(
+    sizes: Sizes | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, given = random_runs(0, device=device), heads(3, 50, device=device)
+    upwards = heads(3, 50, 1, device)[0]
+    found = []
+    for most in (50, 0):
+        monkeypatch.setattr(blocks, "_MOST_KEPT", most)
+        found.append(
+            with_gradients(lambda q, k, v: attend_by_blocks(q, k, v, runs, sizes), given, upwards)
+        )
+    assert all(torch.equal(kept, again) for kept, again in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("most", [97, 96, 95])
+def test_as_many_weights_are_kept_as_is_said(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_MOST_KEPT", most)
+    runs, given = Runs([[128, 128]] * 2, torch.device("cpu")), heads(2, 256)
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: saved.append(x.numel()) or x, lambda x: x
+    ):
+        attend_by_blocks(*(x.requires_grad_() for x in given), runs)
+    weights = sum(saved) - sum(x.numel() for x in given)
+    assert weights == weights_kept(runs, 4) * 2 * 4 * 256
+    assert weights_kept(runs, 4) == (96 if most >= 96 else 0)
 
 
 def with_gradients(

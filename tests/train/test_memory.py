@@ -17,14 +17,14 @@ from quatrain.model.llama import LlamaModel
 from quatrain.train.loop import accumulate
 from quatrain.train.memory import Memory, Work, predict
 from quatrain.train.optim import make_optimizer
-from quatrain.train.plan import way_of
+from quatrain.train.plan import attention_of
 from quatrain.train.sizes import parameters
 
 SHAPE: dict[str, Any] = dict(
     vocab_size=1024, d_model=96, n_layers=3, n_heads=4, n_kv_heads=2, d_k=24,
     num_local_experts=4, intermediate_size_expert=160, intermediate_size_mlp=320,
 )  # fmt: skip
-LENGTH, LONG = 128, 1152
+LENGTH, LONG_BY_BLOCKS, LONG = 128, 768, 1152
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "experts": ({}, {}, 32),
@@ -41,6 +41,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     ),
     "bfloat16 products": ({}, {"precision": "bf16"}, 32),
     "bfloat16 products, one document a row": ({}, {"precision": "bf16"}, LENGTH),
+    "softmax weights computed again": ({}, {}, LONG_BY_BLOCKS),
     "without QK-norm": ({"use_qk_norm": False}, {}, LENGTH),
     "PyTorch's kernel": ({}, {}, LONG),
     "bfloat16 products, PyTorch's kernel": ({}, {"precision": "bf16"}, LONG),
@@ -90,8 +91,8 @@ def test_the_predicted_peak_is_what_torch_allocates(
     batch = batch_of(train.batch_size or 1, config.vocab_size, document)
     measured = allocated(model, batch, train, tmp_path / "trace.json")
     length = batch.ids.shape[1]
-    way = way_of(batch.segments[:2], length)
-    work = Work(2, length, int(batch.mask[:2, 1:].sum()), way)
+    attention_is = attention_of(batch.segments[:2], length, config.n_heads)
+    work = Work(2, length, int(batch.mask[:2, 1:].sum()), *attention_is)
     predicted = _of_the_step(predict(config, train, work))
     assert predicted == pytest.approx(measured, rel=0.05)
 

@@ -15,12 +15,12 @@ from quatrain.train.machine import free_disk, free_memory
 from quatrain.train.memory import Work, predict
 from quatrain.train.plan import (
     Plan,
+    attention_of,
     gigabytes,
     make_plan,
     needs,
     refusal,
     smallest_change,
-    way_of,
     work_of,
 )
 from quatrain.train.run import run
@@ -113,9 +113,12 @@ def test_the_smallest_change_fits_and_gentler_ones_do_not(share: float) -> None:
 
 
 def test_attention_goes_the_way_that_the_model_will_go() -> None:
-    assert way_of([[64], [64]], 64) == "blocks"
-    assert way_of([[2048], [2048]], 2048) == "kernel"
-    assert way_of([[2048], [2000]], 2048) == "blocks"
+    assert attention_of([[64], [64]], 64, 4) == ("blocks", 64)
+    assert attention_of([[512], [512]], 512, 4) == ("blocks", 288)
+    assert attention_of([[64] * 16], 1024, 4) == ("blocks", 64)
+    assert attention_of([[1024]], 1024, 4) == ("blocks", 0)
+    assert attention_of([[2048], [2048]], 2048, 4) == ("kernel", 0)
+    assert attention_of([[2048], [2000]], 2048, 4) == ("blocks", 0)
 
 
 def test_a_micro_batch_is_described_from_the_rows(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@
        first query's run to the block itself       block 2                | x x x x | x x
 
 So documents far apart cost nothing, whatever their lengths, and the shapes of products are few:
-oneDNN keeps a kernel for each. Softmax weights are computed again for the gradient (Dao, 2023);
-kept are only queries, keys and values. Everything is float32 within, or wider where queries are:
-bfloat16 is widened block by block.
+oneDNN keeps a kernel for each. For the gradient softmax weights are kept while they are few; else
+only queries, keys and values are, and weights are computed again (Dao, 2023). Everything is float32
+within, or wider where queries are: bfloat16 is widened block by block.
 
 Shapes: B rows, T tokens, N query heads, K key heads, G = N / K, D width of a head; b rows, t
 queries and s keys of a part.
@@ -37,6 +37,10 @@ class Sizes(NamedTuple):
 
 _CPU, _CUDA = Sizes(64, 1 << 20), Sizes(512, 1 << 26)
 """On a CPU scores stay in the cache; on CUDA what counts is how few kernels are called."""
+_MOST_KEPT = 320
+"""Softmax weights for a query and head, on average, up to which they are kept. Rows of 512 that are
+one document have 288: a fifth more to hold for a layer, and a fifth less time for attention
+(docs/LOG.md)."""
 
 
 def attend_by_blocks(
@@ -54,11 +58,22 @@ def attend_by_blocks(
     Returns:
         [B, N, T, D], in q's dtype.
     """
-    heads, sizes = q.shape[1], sizes or (_CUDA if q.is_cuda else _CPU)
-    if (heads, sizes) not in runs.derived:
-        runs.derived[heads, sizes] = _parts(runs, heads, sizes)
-    out: Tensor = _ByBlocks.apply(q, k, v, runs.derived[heads, sizes])
+    out: Tensor = _ByBlocks.apply(q, k, v, _plan(runs, q.shape[1], sizes))
     return out
+
+
+def weights_kept(runs: Runs, heads: int) -> float:
+    """Say how many softmax weights attend_by_blocks keeps for the gradient.
+
+    Args:
+        runs: of the rows that it is given.
+        heads: of queries.
+
+    Returns:
+        The average over queries and heads; 0 where weights are computed again.
+    """
+    plan = _plan(runs, heads, None)
+    return plan.weights if plan.keeps else 0.0
 
 
 class _Block(NamedTuple):
@@ -71,6 +86,40 @@ class _Block(NamedTuple):
     keys; None if there is none."""
     after: Tensor
     """-inf where a key lies behind its query, else 0 [t, 1, t], for the last keys."""
+
+
+class _Plan(NamedTuple):
+    """How rows are computed."""
+
+    parts: list[tuple[slice, list[_Block]]]
+    """Which rows together, and by which blocks."""
+    weights: float
+    """Softmax weights for each query and head, on average."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the gradient finds them, or computes them again."""
+        return self.weights <= _MOST_KEPT
+
+
+def _plan(runs: Runs, heads: int, sizes: Sizes | None) -> _Plan:
+    """Plan once for all layers that see the same runs."""
+    sizes = sizes or (_CUDA if runs.device.type == "cuda" else _CPU)
+    if (heads, sizes) not in runs.derived:
+        parts = _parts(runs, heads, sizes)
+        weights = sum(
+            _length(rows) * _length(block.queries) * _length(block.keys)
+            for rows, blocks in parts
+            for block in blocks
+        )
+        runs.derived[heads, sizes] = _Plan(parts, weights / runs.starts.numel())
+    plan: _Plan = runs.derived[heads, sizes]
+    return plan
+
+
+def _length(part: slice) -> int:
+    length: int = part.stop - part.start
+    return length
 
 
 def _parts(runs: Runs, heads: int, sizes: Sizes) -> list[tuple[slice, list[_Block]]]:
@@ -118,32 +167,35 @@ def _in_float32(compute: Callable[..., Any]) -> Callable[..., Any]:
 class _ByBlocks(torch.autograd.Function):
     @staticmethod
     @_in_float32
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[tuple[slice, list[_Block]]]
-    ) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        ctx.parts = parts
-        out = _like(q)
-        for rows, blocks in parts:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: _Plan) -> Tensor:
+        keeps = plan.keeps and any(ctx.needs_input_grad)
+        out, kept = _like(q), []
+        for rows, blocks in plan.parts:
             here = _Rows(q, k, v, rows)
             out_bKTGD = here.by_key_head(out)
             for block in blocks:
-                weights, _, _ = here.weights(block)
+                weights = here.weights(block, here.queries(block), here.keys(block))
                 product = torch.bmm(weights, here.v[:, block.keys].contiguous())
                 out_bKTGD[:, :, block.queries] = here.apart(product)
+                if keeps:
+                    kept.append(weights)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.parts = plan.parts
         return out
 
     @staticmethod
     @_in_float32
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
+        known = iter(kept)
         grad_q, grad_k, grad_v = _like(q), _like(k), _like(v)
         for rows, blocks in ctx.parts:
             here = _Rows(q, k, v, rows)
             out_bKTGD, q_bKTGD = here.by_key_head(grad_out), here.by_key_head(grad_q)
             of_keys, of_values = torch.zeros_like(here.k), torch.zeros_like(here.v)
             for block in blocks:
-                weights, queries, keys = here.weights(block)
+                queries, keys = here.queries(block), here.keys(block)
+                weights = next(known) if kept else here.weights(block, queries, keys)
                 grad = here.together(out_bKTGD[:, :, block.queries])
                 of_values[:, block.keys].baddbmm_(weights.mT, grad)
                 of_weights = torch.bmm(grad, here.v[:, block.keys].contiguous().mT)
@@ -167,20 +219,23 @@ class _Rows:
         self.v = v[rows].to(self._dtype).contiguous().flatten(0, 1)
         self._q_bKTGD = self.by_key_head(q)
 
-    def weights(self, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the softmax over the keys that each query sees.
+    def queries(self, block: _Block) -> Tensor:
+        """Give a block's queries [bK, tG, D]."""
+        return self.together(self._q_bKTGD[:, :, block.queries])
 
-        Returns:
-            the softmax [bK, tG, s]; the queries [bK, tG, D]; the scaled keys [bK, s, D].
-        """
-        queries = self.together(self._q_bKTGD[:, :, block.queries])
-        keys = self.k[:, block.keys].contiguous()
+    def keys(self, block: _Block) -> Tensor:
+        """Give a block's scaled keys [bK, s, D]."""
+        keys: Tensor = self.k[:, block.keys].contiguous()
+        return keys
+
+    def weights(self, block: _Block, queries: Tensor, keys: Tensor) -> Tensor:
+        """Compute the softmax [bK, tG, s] over the keys that each query sees."""
         scores = torch.bmm(queries, keys.mT)
         scores_bKtGs = self.apart(scores)
         if block.before is not None:
             scores_bKtGs[..., : block.before.shape[-1]] += block.before
         scores_bKtGs[..., block.queries.start - block.keys.start :] += block.after
-        return scores.softmax(-1), queries, keys
+        return scores.softmax(-1)
 
     def by_key_head(self, x_BNTD: Tensor) -> Tensor:
         """Look at these rows of [B, N, T, D] as [b, K, T, G, D]; nothing is copied."""

@@ -45,6 +45,8 @@ class Work:
     targets: int
     way: Way = "blocks"
     """How attention is computed on a CPU; see model/attention.py."""
+    weights_kept: float = 0.0
+    """Softmax weights that blocks keep, for each query and head; see model/blocks.py."""
 
     @property
     def tokens(self) -> int:
@@ -215,7 +217,7 @@ class _Step:
         return routed + 3 * config.intermediate_size_shared + 2 * config.num_local_experts
 
     def _attention(self, layer: int) -> int:
-        """Bytes a token: queries, keys, values and the result, and copies of some.
+        """Bytes a token: queries, keys, values and the result, copies of some, and weights.
 
         QK-norm keeps its result in float32, which attention can share. Under bf16 PyTorch's kernel
         keeps float32, as on a CPU without AMX, and its result is copied.
@@ -223,6 +225,7 @@ class _Step:
         config, kernel = self.config, self.work.way == "kernel"
         queries, keys = config.n_heads * config.d_k, config.n_kv_heads * config.d_k
         bytes_a_token = 2 * (queries + keys) * (_HALF if self.half and not kernel else _FLOAT)
+        bytes_a_token += round(config.n_heads * self.work.weights_kept * _FLOAT)
         if kernel:
             bytes_a_token += config.n_heads * _FLOAT + (queries * _HALF if self.half else 0)
         if self.half and config.use_qk_norm and config.rope_layers[layer]:

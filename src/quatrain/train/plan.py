@@ -106,19 +106,27 @@ def work_of(config: Config, data: PreparedData) -> tuple[Work, int]:
     expected = float(targets.mean() + _SPREAD * targets.std())
     most = min(round(expected), micro * (length - 1))
     used = np.mean([sum(map(sum, one.segments)) for one in seen])
-    way = way_of(seen[0].segments, length)
-    return Work(micro, length, max(1, most), way), round(float(used) * batch / micro)
+    way, kept = attention_of(seen[0].segments, length, config.model.n_heads)
+    return Work(micro, length, max(1, most), way, kept), round(float(used) * batch / micro)
 
 
-def way_of(segments: list[list[int]], length: int) -> Way:
-    """Say how attention will be computed on a CPU."""
+def attention_of(segments: list[list[int]], length: int, heads: int) -> tuple[Way, float]:
+    """Say how attention will be computed on a CPU, and how many softmax weights it keeps.
+
+    Returns:
+        two fields of Work.
+    """
     import torch
 
     from quatrain.model.attention import kernel_is_faster
-    from quatrain.model.layout import Runs
+    from quatrain.model.blocks import weights_kept
+    from quatrain.model.layout import Layout
 
-    padded = [row + [length - sum(row)] * (sum(row) < length) for row in segments]
-    return "kernel" if kernel_is_faster(Runs(padded, torch.device("cpu")), length) else "blocks"
+    runs = Layout.of((len(segments), length), segments, None, torch.device("cpu")).documents
+    assert runs is not None
+    if kernel_is_faster(runs, length):
+        return "kernel", 0.0
+    return "blocks", weights_kept(runs, heads)
 
 
 def refusal(plan: Plan) -> ResourceError | None:
@@ -208,7 +216,7 @@ def _fewer_rows(config: Config, work: Work) -> Iterator[tuple[dict[str, Any], Wo
 
 def _scaled(work: Work, rows: int, length: int) -> Work:
     share = rows * length / work.tokens
-    return Work(rows, length, max(1, round(work.targets * share)), work.way)
+    return Work(rows, length, max(1, round(work.targets * share)), work.way, work.weights_kept)
 
 
 def needs(length: int = 512) -> dict[str, dict[str, int]]:
