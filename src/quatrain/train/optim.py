@@ -49,8 +49,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """Measure all gradients together, by the root of the sum of their squares, a scalar."""
-    return torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+    """Measure all gradients together, by the root of the sum of their squares, a scalar.
+
+    Row by row: PyTorch adds the squares of a whole matrix up in few float32 sums, which takes
+    longer and loses some of 16 million numbers (docs/LOG.md).
+    """
+    grads = (p.grad for p in model.parameters() if p.grad is not None)
+    return torch.nn.utils.get_total_norm(
+        torch.linalg.vector_norm(grad, dim=-1).float() for grad in grads
+    )
 
 
 def update(optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float) -> None:
