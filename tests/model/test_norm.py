@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,14 +70,25 @@ def written_out(x: Tensor, eps: float) -> Tensor:
 # sums in another order; bfloat16 keeps 8 bits
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("eps", [1e-5, 1.0])
-def test_the_gradient_is_that_of_the_formula(
-    eps: float, dtype: torch.dtype, tolerance: float, device: str
+@pytest.mark.parametrize("weight", ["none", "frozen", "learning"])
+def test_the_gradients_are_those_of_the_formula(
+    weight: str, eps: float, dtype: torch.dtype, tolerance: float, device: str
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(3, 2, 5, generator=generator).to(device, dtype) for _ in range(2))
+    shapes = ((3, 2, 5), (5,), (3, 2, 5))
+    x, scale, upwards = (torch.randn(n, generator=generator).to(device, dtype) for n in shapes)
+    norm = RMSNorm(5, eps).to(device)
+    norm.weight = torch.nn.Parameter(scale, requires_grad=weight == "learning")
+    ways: tuple[Callable[[Tensor], Tensor], ...] = (
+        norm, lambda x: written_out(x, eps) * norm.weight,
+    )  # fmt: skip
+    if weight == "none":
+        ways = (lambda x: rms_normalise(x, eps), lambda x: written_out(x, eps))
     found = []
-    for way in (rms_normalise, written_out):
+    for way in ways:
         leaf = x.clone().requires_grad_()
-        (way(leaf, eps) * weight).sum().backward()
-        found.append(leaf.grad)
-    assert_close(found[0], found[1], atol=tolerance, rtol=tolerance)
+        leaves = (leaf, norm.weight) if weight == "learning" else (leaf,)
+        found.append(torch.autograd.grad(way(leaf), leaves, upwards))
+    for ours, exact in zip(*found, strict=True):
+        assert ours.dtype == exact.dtype
+        assert_close(ours, exact, atol=tolerance, rtol=tolerance)
