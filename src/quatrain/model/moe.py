@@ -93,8 +93,9 @@ class _SwiGLU(torch.autograd.Function):
         gate, up = _gate_and_up(inputs)
         grad_inputs = tuple(torch.empty_like(x) for x in inputs)
         grad_gate, grad_up = _gate_and_up(grad_inputs)
-        torch.mul(grads[0], F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward(grads[0] * up, gate, grad_input=grad_gate)
+        torch.mul(grads[0], up, out=grad_gate)
+        torch.ops.aten.silu_backward(grad_gate, gate, grad_input=grad_gate)
+        torch.ops.aten.silu.out(gate, out=grad_up).mul_(grads[0])
         return grad_inputs
 
 
