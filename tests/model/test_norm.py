@@ -71,11 +71,17 @@ def written_out(x: Tensor, eps: float) -> Tensor:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("eps", [1e-5, 1.0])
 @pytest.mark.parametrize("weight", ["none", "frozen", "learning"])
+@pytest.mark.parametrize("leading", [(3, 2), ()])
 def test_the_gradients_are_those_of_the_formula(
-    weight: str, eps: float, dtype: torch.dtype, tolerance: float, device: str
+    weight: str,
+    leading: tuple[int, ...],
+    eps: float,
+    dtype: torch.dtype,
+    tolerance: float,
+    device: str,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = ((3, 2, 5), (5,), (3, 2, 5))
+    shapes = ((*leading, 5), (5,), (*leading, 5))
     x, scale, upwards = (torch.randn(n, generator=generator).to(device, dtype) for n in shapes)
     norm = RMSNorm(5, eps).to(device)
     norm.weight = torch.nn.Parameter(scale, requires_grad=weight == "learning")

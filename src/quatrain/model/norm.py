@@ -45,7 +45,7 @@ class _Normalise(torch.autograd.Function):
             along = product.mean(-1, keepdim=True)
         else:
             if ctx.needs_input_grad[1]:
-                grad_weight = product.flatten(0, -2).sum(0).to(weight_D.dtype)
+                grad_weight = product.reshape(-1, len(weight_D)).sum(0).to(weight_D.dtype)
             along = (product @ weight_D.float()).div_(wide.shape[-1])[..., None]
             grad = torch.mul(grad, weight_D, out=product)
         grad_x = torch.addcmul(grad, wide, along, value=-1).mul_(scale)

@@ -106,8 +106,9 @@ def work_of(config: Config, data: PreparedData) -> tuple[Work, int]:
     expected = float(targets.mean() + _SPREAD * targets.std())
     most = min(round(expected), micro * (length - 1))
     used = np.mean([sum(map(sum, one.segments)) for one in seen])
-    way, kept = attention_of(seen[0].segments, length, config.model.n_heads)
-    return Work(micro, length, max(1, most), way, kept), round(float(used) * batch / micro)
+    ways = [attention_of(one.segments, one.ids.shape[1], config.model.n_heads) for one in seen]
+    work = Work(micro, length, max(1, most), ways[0][0], max(kept for _, kept in ways))
+    return work, round(float(used) * batch / micro)
 
 
 def attention_of(segments: list[list[int]], length: int, heads: int) -> tuple[Way, float]:
