@@ -134,8 +134,8 @@ def test_the_flops_of_a_step_are_those_of_the_products_that_run(
     with FlopCounter() as counter:
         accumulate(model, batch, TrainConfig(learning_rate=1e-3))
     seen = 2 * 3 * count.score_flops(config, [24, 24], None)
-    # a block multiplies all its pairs: scores twice, values, and four products for gradients
-    blocks = 2 * 7 * (2 * config.n_heads * config.d_k * 2 * 24**2)
+    # a block multiplies all its pairs: scores, values, and four products for gradients
+    blocks = 2 * 6 * (2 * config.n_heads * config.d_k * 2 * 24**2)
     assert counter.flops == count.step_flops(config, [24, 24], 2 * 23) - seen + blocks
 
 
