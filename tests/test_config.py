@@ -228,6 +228,12 @@ RECIPES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\u2029"])
+def test_what_yaml_takes_for_the_end_of_a_line_is_read_back(end: str) -> None:
+    config = build({"run_dir": f"{end}é {end}b"})
+    assert build(yaml.safe_load(to_yaml(config))).run_dir == config.run_dir
+
+
 @settings(max_examples=2000, deadline=None, database=None,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(RECIPES)

@@ -78,7 +78,19 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Write a Config such that `build` reads it back equal."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML takes for the end of a line so that it is read back as it was."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if any(end in data for end in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 class _Loader(yaml.SafeLoader):
