@@ -109,14 +109,14 @@ def test_gradients_longer_than_allowed_are_scaled_to_that_and_then_forgotten(
     assert torch.equal(kept, torch.full_like(kept, 0.25 * scale + 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_norm_of_many_numbers_loses_none(dtype: torch.dtype) -> None:
+# a row's norm in bfloat16 keeps 8 bits, and 2,048 of them even out
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-5)])
+def test_the_norm_of_many_numbers_loses_none(dtype: torch.dtype, tolerance: float) -> None:
     layer = nn.Linear(8192, 2048, bias=False, dtype=dtype)
-    layer.weight.grad = torch.randn(2048, 8192, generator=torch.Generator().manual_seed(0)).to(
-        dtype
-    )
+    generator = torch.Generator().manual_seed(0)
+    layer.weight.grad = torch.randn(2048, 8192, generator=generator).to(dtype)
     exact = torch.linalg.vector_norm(layer.weight.grad.double())
-    torch.testing.assert_close(gradient_norm(layer).double(), exact, rtol=1e-4, atol=0)
+    torch.testing.assert_close(gradient_norm(layer).double(), exact, rtol=tolerance, atol=0)
 
 
 def test_weights_are_those_of_gradients_scaled_before_the_step(device: str) -> None:

@@ -39,7 +39,7 @@ _CPU, _CUDA = Sizes(64, 1 << 20), Sizes(512, 1 << 26)
 """On a CPU scores stay in the cache; on CUDA what counts is how few kernels are called."""
 _MOST_KEPT = 320
 """Softmax weights for a query and head, on average, up to which they are kept. Rows of 512 that are
-one document have 288: a fifth more to hold for a layer, and a fifth less time for attention
+one document have 288: a fifth more to hold for a layer, and a sixth less time for attention
 (docs/LOG.md)."""
 
 
