@@ -19,7 +19,7 @@ from parts import run_parts
 from quatrain.train.products import emulates_bfloat16
 
 LIMIT = 2380.0
-"""Seconds for all parts; to start, to stop and to write the pages takes the rest of forty minutes."""
+"""Seconds for all parts; what is before, between and behind them has the rest of forty minutes."""
 SETTLED = ("--against", "none", "--warm-up", "8", "--steps", "10", "--repeats", "1")
 """Our side alone, after the first steps of a run, which are slower."""
 PARTS: dict[str, tuple[str, ...]] = {
