@@ -18,6 +18,7 @@ from french_lines import french_lines, hostile_strings
 from quatrain.errors import CheckpointError, DataError
 from quatrain.text.chat import CHATML, LLAMA3, LLAMA4, ChatFormat, check, user_content
 from quatrain.text.conversation import Conversation, Message
+from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import CONTROL_TOKENS, SimpleCharTokenizer, Tokenizer, train_bpe
 
 LINES = french_lines(2000)
@@ -337,12 +338,12 @@ def test_the_source_of_a_record_is_optional() -> None:
 
 def test_a_directory_without_a_format_gets_llama_4s_when_its_tokenizer_can(tmp_path: Path) -> None:
     able = train_bpe(["Bonjour à tous."], 300)
-    assert ChatFormat.of(tmp_path, able) == LLAMA4
+    assert chat_format_of(tmp_path, able) == LLAMA4
     other = train_bpe(["Bonjour à tous."], 300, control_tokens=CHATML.control_tokens())
     CHATML.save(tmp_path)
-    assert ChatFormat.of(tmp_path, other) == CHATML
+    assert chat_format_of(tmp_path, other) == CHATML
     with pytest.raises(CheckpointError, match=r"no control token <\|im_start\|>"):
-        ChatFormat.of(tmp_path, able)
+        chat_format_of(tmp_path, able)
 
 
 def test_a_format_leaves_out_what_a_tokenizer_lacks() -> None:
@@ -359,4 +360,4 @@ def test_a_format_leaves_out_what_a_tokenizer_lacks() -> None:
 def test_a_directory_without_a_format_is_refused_when_its_tokenizer_cannot(tmp_path: Path) -> None:
     other = train_bpe(["Bonjour à tous."], 300, control_tokens=CHATML.control_tokens())
     with pytest.raises(CheckpointError, match=r"chat_format\.json is missing.*<\|eot\|>"):
-        ChatFormat.of(tmp_path, other)
+        chat_format_of(tmp_path, other)

@@ -108,7 +108,8 @@ def _tokenizer_of(given: str | None) -> tuple[str | None, str | None]:
 def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
     """Open the tokenizer that a directory or the recipe names; None is one to be trained."""
     from quatrain.model.locate import locate
-    from quatrain.text.chat import LLAMA4, ChatFormat
+    from quatrain.text.chat import LLAMA4
+    from quatrain.text.recognise import chat_format_of
     from quatrain.text.tokenizer import Tokenizer
     from quatrain.train.start import resolve
 
@@ -121,7 +122,7 @@ def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
         path = locate(directory)
     tokenizer = Tokenizer.load(path)
     formatted = _is_model(path) or (path / "chat_format.json").is_file()
-    return config, tokenizer, ChatFormat.of(path, tokenizer) if formatted else LLAMA4
+    return config, tokenizer, chat_format_of(path, tokenizer) if formatted else LLAMA4
 
 
 def _is_model(path: Path) -> bool:

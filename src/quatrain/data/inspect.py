@@ -245,7 +245,7 @@ def _too_long(
 ) -> Iterator[TooLong]:
     """Read again those records whose bytes do not show that they fit, and encode them."""
     data = config.data
-    likely = survey.most_tokens + len(chat.default_system.encode()) + 1 > data.block_size
+    likely = survey.most_tokens + chat.longest_system() + 1 > data.block_size
     if not survey.conversations or not likely.any():
         return
     again: Sequence[str] = data.train if side == "train" else data.eval

@@ -16,6 +16,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate, text_tools_of
 from quatrain.text.chat import ChatFormat, user_content
 from quatrain.text.conversation import Message
+from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
 
@@ -48,7 +49,7 @@ class Answerer:
         self.tokenizer = Tokenizer.load(directory)
         vocab_size = self.model.config.vocab_size
         refuse_larger_vocabulary(directory, self.tokenizer.vocab_size, vocab_size)
-        self.chat = ChatFormat.of(directory, self.tokenizer)
+        self.chat = chat_format_of(directory, self.tokenizer)
 
     @classmethod
     def of(cls, model: LlamaModel, tokenizer: Tokenizer, chat: ChatFormat) -> Answerer:

@@ -32,7 +32,7 @@ from quatrain.model.lora import add_adapters, with_delta
 from quatrain.model.peft_config import BASE, adapters_of, read_fields
 from quatrain.model.shards import LazyTensor
 from quatrain.model.targets import Adapters, Site
-from quatrain.text.chat import ChatFormat
+from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.words import say
 
@@ -62,7 +62,7 @@ def merged(base: Source, directory: Path) -> Source:
     tokenizer, chat = base.tokenizer, base.chat
     if has_tokenizer(directory):
         tokenizer = Tokenizer.load(directory)
-        chat = ChatFormat.of(directory, tokenizer)
+        chat = chat_format_of(directory, tokenizer)
         refuse_larger_vocabulary(directory, tokenizer.vocab_size, base.config.vocab_size)
     return base.replace(
         tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory, kind=ADAPTER,

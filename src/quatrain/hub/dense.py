@@ -30,7 +30,7 @@ from quatrain.model.hf_config import CONFIG, read_json, read_rope
 from quatrain.model.io import HEAD
 from quatrain.model.shards import LazyTensor, open_tensors
 from quatrain.rules import problems_of
-from quatrain.text.chat import ChatFormat
+from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
 _LLAMA: dict[str, Any] = {
@@ -72,7 +72,7 @@ def read_dense(directory: Path) -> Source:
         config=config,
         tensors=tensors,
         tokenizer=tokenizer,
-        chat=ChatFormat.of(directory, tokenizer),
+        chat=chat_format_of(directory, tokenizer),
         origin=directory,
         kind=str(fields["model_type"]),
     )

@@ -19,11 +19,12 @@ from torch import Tensor
 from quatrain.config import ModelConfig, RopeScaling
 from quatrain.errors import CheckpointError
 from quatrain.hub.gguf_names import from_gguf
-from quatrain.hub.gguf_text import Vocabulary, chat_format_of, tokenizer_of
+from quatrain.hub.gguf_text import Vocabulary, tokenizer_of
 from quatrain.hub.gguf_write import SCALING_KEY, frequency_factors, library
 from quatrain.hub.source import Source
 from quatrain.model.shards import LazyTensor
 from quatrain.rules import problems_of
+from quatrain.text.recognise import recognise
 from quatrain.words import Sentence
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
@@ -62,7 +63,10 @@ def read_gguf(path: Path) -> Source:
         if f"tokenizer.ggml.{key}_token_id" in keys
     }
     tokenizer = tokenizer_of(vocabulary, ids)
-    chat = chat_format_of(str(keys.get("tokenizer.chat_template", "")), tokenizer)
+    template = keys.get("tokenizer.chat_template")
+    if not template:
+        raise CheckpointError("Q430.gguf_chat")
+    chat = recognise(str(template), tokenizer)
     return Source(config, from_gguf(tensors), tokenizer, chat, path, "gguf")
 
 

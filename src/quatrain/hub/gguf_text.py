@@ -18,8 +18,6 @@ from tokenizers import AddedToken, decoders, models
 
 from quatrain.errors import CheckpointError
 from quatrain.text import splits
-from quatrain.text.chat import ChatFormat
-from quatrain.text.recognise import recognise
 from quatrain.text.tokenizer import Names, Tokenizer
 from quatrain.words import say
 
@@ -113,15 +111,3 @@ def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:
         if 0 <= row < len(vocabulary.tokens)
     }
     return Tokenizer(backend, Names(**{"bos": None, "eos": None, "pad": None, **names}))
-
-
-def chat_format_of(template: str, tokenizer: Tokenizer) -> ChatFormat:
-    """Recognise a chat format by the control tokens of a template, which itself is never run.
-
-    Raises:
-        CheckpointError: Q430 when it is none that is known.
-    """
-    found = recognise(template, tokenizer)
-    if found is not None:
-        return found
-    raise CheckpointError("Q430.gguf_chat")

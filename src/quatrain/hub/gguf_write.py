@@ -199,13 +199,18 @@ def ollama_modelfile(chat: ChatFormat, file: str, config: ModelConfig) -> str:
         f'{{{{ if eq .Role "{role}" }}}}{chat.role_name(role)}{{{{ end }}}}'
         for role in ("system", "user", "assistant")
     )
+    before, after = (
+        f'{{{{ if eq .Role "system" }}}}{text}{{{{ end }}}}' if text else ""
+        for text in (chat.before_system, chat.after_system)
+    )
     turn = (f"{chat.header_start}{roles}{chat.header_end}{chat.after_header}"
-            f"{{{{ .Content }}}}{chat.end_of_turn}{chat.after_turn}")  # fmt: skip
-    template = (f"{chat.begin}{{{{- range .Messages }}}}{turn}{{{{ end }}}}"
+            f"{before}{{{{ .Content }}}}{after}{chat.end_of_turn}{chat.after_turn}")  # fmt: skip
+    said = chat.header("system") + chat.default_system + chat.end_of_turn + chat.after_turn
+    default = f"{{{{- if not .System }}}}{said}{{{{ end }}}}" if chat.default_system else ""
+    template = (f"{chat.begin}{default}{{{{- range .Messages }}}}{turn}{{{{ end }}}}"
                 f"{chat.header('assistant')}")  # fmt: skip
     stops = "".join(f'PARAMETER stop "{name}"\n' for name in dict.fromkeys(chat.stop))
-    system = f'SYSTEM """{chat.default_system}"""\n' if chat.default_system else ""
     return (
-        f'FROM ./{file}\nTEMPLATE """{template}"""\n{system}{stops}'
+        f'FROM ./{file}\nTEMPLATE """{template}"""\n{stops}'
         f"PARAMETER temperature 0\nPARAMETER num_ctx {config.max_position_embeddings}\n"
     )

@@ -15,7 +15,7 @@ from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, from_hf, read_json, refuse_larger_vocabulary
 from quatrain.model.io import fitting, text_tensors
 from quatrain.model.locate import base_of, is_adapter, locate
-from quatrain.text.chat import ChatFormat
+from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
 
@@ -50,7 +50,7 @@ def _read(model: str | Path, base: Path | None) -> Source:
         config=config,
         tensors=text_tensors(directory),
         tokenizer=tokenizer,
-        chat=ChatFormat.of(directory, tokenizer),
+        chat=chat_format_of(directory, tokenizer),
         origin=directory,
         kind="llama4-multimodal" if fields.get("model_type") == "llama4" else "llama4",
     )

@@ -15,25 +15,23 @@ user or assistant content with whitespace around it.
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 
-from quatrain.errors import CheckpointError
 from quatrain.files import write_json, write_text
-from quatrain.rules import Broken, problems_of
+from quatrain.rules import problems_of
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.roles import ROLES, check
 from quatrain.text.template import chat_template
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.text.tokenizer_files import broken, read_object
-from quatrain.words import Sentence, say
+from quatrain.text.wording import Wording
+from quatrain.words import Sentence
 
 __all__ = [
     "CHATML",
@@ -46,8 +44,6 @@ __all__ = [
     "check",
     "user_content",
 ]
-
-logger = logging.getLogger(__name__)
 
 CHAT_FORMAT_FILE = "chat_format.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -92,76 +88,8 @@ class EncodedBlock:
             begin = end
 
 
-class ChatFormat(BaseModel):
-    r"""A chat format as a value: `header_start role header_end after_header content end_of_turn`.
-
-    `after_header`, `after_turn` and the names of roles are text, the others are control tokens. An
-    empty string leaves that piece out.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    begin: str = "<|begin_of_text|>"
-    """Once, before everything."""
-    header_start: str = "<|header_start|>"
-    """Before each role's name."""
-    header_end: str = "<|header_end|>"
-    """After each role's name."""
-    after_header: str = "\n\n"
-    """Text between header and content."""
-    end_of_turn: str = "<|eot|>"
-    """Closes each message; the model learns to say it."""
-    after_turn: str = ""
-    """Text between messages."""
-    end_of_text: str = "<|end_of_text|>"
-    """Closes a document of pretraining."""
-    stop: tuple[str, ...] = ("<|end_of_text|>", "<|eom|>", "<|eot|>")
-    """Generation stops at any of these."""
-    pad: str = "<|finetune_right_pad|>"
-    """Fills rows; never closes a turn. Masks go by position, so no meaning hangs on it."""
-    default_system: str = ""
-    """The system message of conversations that have none; an empty one of theirs counts as one."""
-    system_role: str = "system"
-    user_role: str = "user"
-    assistant_role: str = "assistant"
-
-    @model_validator(mode="after")
-    def _keep_the_rules(self) -> Self:
-        empty = [
-            name
-            for name in ("header_start", "end_of_turn", "end_of_text", "pad")
-            if not getattr(self, name)
-        ]
-        if empty:
-            raise Broken([Sentence.of("rules.chat.empty", fields=", ".join(empty))])
-        unstopped = {self.end_of_turn, self.end_of_text} - set(self.stop)
-        if unstopped:
-            raise Broken([Sentence.of("rules.chat.stop", missing=", ".join(sorted(unstopped)))])
-        if self.pad == self.end_of_turn:
-            raise Broken([Sentence.of("rules.chat.pad", pad=self.pad)])
-        return self
-
-    def role_name(self, role: str) -> str:
-        """Spell a role as the format does."""
-        name: str = getattr(self, f"{role}_role")
-        return name
-
-    def header(self, role: str) -> str:
-        """Write what precedes a role's content, as one string for templates."""
-        return self.header_start + self.role_name(role) + self.header_end + self.after_header
-
-    def control_tokens(self) -> tuple[str, ...]:
-        """Name every control token that the format needs, each once."""
-        names = (
-            self.begin,
-            self.header_start,
-            self.header_end,
-            self.end_of_turn,
-            self.end_of_text,
-            *self.stop,
-            self.pad,
-        )
-        return tuple(dict.fromkeys(name for name in names if name))
+class ChatFormat(Wording):
+    """A chat format as a value, and the ids that it gives."""
 
     def encode_conversation(self, conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
         """Encode a conversation to train on; see `encode_conversations`."""
@@ -185,29 +113,22 @@ class ChatFormat(BaseModel):
         self, conversations: Iterable[Conversation], tokenizer: Tokenizer
     ) -> EncodedBlock:
         """Encode conversations that passed `check`, end to end; see `encode_conversations`."""
-        said = [self._said(conversation.messages) for conversation in conversations]
-        contents = iter(_encode_contents(chain.from_iterable(said), tokenizer))
+        said = [list(self.said(conversation.messages)) for conversation in conversations]
+        texts = [text for turns in said for _, text in turns]
+        contents = iter(tokenizer.encode_arrays(texts))
         pieces, block = _Pieces.of(self, tokenizer), EncodedBlock()
-        for messages in said:
-            pieces.add(block, [(message.role, next(contents)) for message in messages])
+        for turns in said:
+            pieces.add(block, [(role, next(contents)) for role, _ in turns])
         return block
 
     def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Encode what comes before the answer: the ids with which a trained conversation begins."""
         check(messages, ends_with="user")
-        said = self._said(messages)
-        contents = _encode_contents(said, tokenizer)
-        pieces = _Pieces.of(self, tokenizer)
-        block = EncodedBlock()
-        pieces.add(block, ((turn.role, ids) for turn, ids in zip(said, contents, strict=True)))
+        said = list(self.said(messages))
+        contents = tokenizer.encode_arrays([text for _, text in said])
+        pieces, block = _Pieces.of(self, tokenizer), EncodedBlock()
+        pieces.add(block, [(role, ids) for (role, _), ids in zip(said, contents, strict=True)])
         return [*block.ids, *pieces.headers["assistant"]]
-
-    def _said(self, messages: Sequence[Message]) -> list[Message]:
-        """Leave out an empty system message, or begin with the default where there is none."""
-        said = [message for message in messages if message.content.strip()]
-        if self.default_system and messages[0].role != "system":
-            return [Message("system", self.default_system), *said]
-        return said
 
     def encode_document(self, text: str, tokenizer: Tokenizer) -> Encoded:
         """Encode a text to pretrain on; see `encode_documents`."""
@@ -274,32 +195,6 @@ class ChatFormat(BaseModel):
                 "pad": pads[0] if pads else self.header_start,
             }
         )
-
-    @classmethod
-    def of(cls, directory: Path, tokenizer: Tokenizer) -> ChatFormat:
-        """Find the format of a model directory: its file, what its template shows, or Llama 4's.
-
-        Raises:
-            CheckpointError: Q430 when none of them is there and the tokenizer is not Llama 4's,
-                Q432 when the tokenizer lacks a control token of the file's format.
-        """
-        path = Path(directory) / CHAT_FORMAT_FILE
-        if path.is_file():
-            chat = cls.load(directory)
-            tokenizer.require(chat.control_tokens(), needed_by="the chat format")
-            return chat
-        from quatrain.text.recognise import find_template, recognise
-
-        template = find_template(Path(directory))
-        recognised = recognise(template, tokenizer) if template is not None else None
-        if recognised is not None:
-            return recognised
-        lacking = [name for name in cls().control_tokens() if not tokenizer.has_control(name)]
-        if lacking:
-            key = "Q430.no_template" if template is None else "Q430.template"
-            raise CheckpointError(key, path=path, lacking=", ".join(lacking))
-        logger.info(say("log.llama4_format", directory=directory, file=CHAT_FORMAT_FILE))
-        return cls()
 
 
 LLAMA4 = ChatFormat()
@@ -368,7 +263,3 @@ class _Pieces:
             ids += self.after_content
         mask += bytes(len(ids) - len(mask))
         block.lengths.append(len(ids) - before)
-
-
-def _encode_contents(messages: Iterable[Message], tokenizer: Tokenizer) -> list[array[int]]:
-    return tokenizer.encode_arrays([message.content.strip() for message in messages])

@@ -1,6 +1,6 @@
 r"""The chat format as a Jinja template, for programs that know nothing else of it.
 
-An export only: Quatrain itself never runs a template. On ordinary text its ids are the encoder's;
+An export only, never read back. On ordinary text its ids are the encoder's;
 but a template joins control tokens and content into one string, so *content that contains control
 tokens can forge turns* in programs that use it. For Llama 4:
 
@@ -10,15 +10,11 @@ tokens can forge turns* in programs that use it. For Llama 4:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from quatrain.text.roles import ROLES
-
-if TYPE_CHECKING:
-    from quatrain.text.chat import ChatFormat
+from quatrain.text.wording import Wording
 
 
-def chat_template(chat: ChatFormat) -> str:
+def chat_template(chat: Wording) -> str:
     """Write the template; blocks are trimmed on their left, so its line ends print nothing."""
     known = ", ".join(_literal(role) for role in ROLES)
     before = f"{_literal(chat.header_start)} + {_role_name(chat)} + "
@@ -30,6 +26,7 @@ def chat_template(chat: ChatFormat) -> str:
         "{%- endif %}",
         "{%- set content = message['content'] | trim %}",
         "{%- if content or message['role'] != 'system' %}",
+        *_frame(chat),
         "{{- " + before + after_role + " + content + "
         f"{_literal(chat.end_of_turn + chat.after_turn)}" + " }}",
         "{%- endif %}",
@@ -39,7 +36,7 @@ def chat_template(chat: ChatFormat) -> str:
         "{%- endif %}",
     ]
     if chat.default_system:
-        said = chat.header("system") + chat.default_system.strip() + chat.end_of_turn
+        said = chat.header("system") + chat.default_system + chat.end_of_turn
         lines = [
             "{%- if messages[0]['role'] != 'system' %}",
             "{{- " + _literal(said + chat.after_turn) + " }}",
@@ -51,7 +48,19 @@ def chat_template(chat: ChatFormat) -> str:
     return "\n".join(lines)
 
 
-def _role_name(chat: ChatFormat) -> str:
+def _frame(chat: Wording) -> list[str]:
+    """Put what a format has around a system message there."""
+    if not chat.before_system and not chat.after_system:
+        return []
+    before, after = _literal(chat.before_system), _literal(chat.after_system)
+    return [
+        "{%- if message['role'] == 'system' %}",
+        f"{{%- set content = {before} + content + {after} %}}",
+        "{%- endif %}",
+    ]
+
+
+def _role_name(chat: Wording) -> str:
     """Give the expression of a role's name: itself, or looked up where a format renames it."""
     names = {role: chat.role_name(role) for role in ROLES}
     if all(role == name for role, name in names.items()):

@@ -132,6 +132,23 @@ class Tokenizer:
         """Say whether there is a control token of this name."""
         return name in self._control
 
+    @property
+    def control_names(self) -> tuple[str, ...]:
+        """The names of all control tokens."""
+        return tuple(self._control)
+
+    def encode_joined(self, text: str) -> list[int]:
+        """Turn a whole prompt into ids as other programs do, with its control tokens as such.
+
+        For comparisons alone: content within such a text can forge control tokens.
+        """
+        self.backend.encode_special_tokens = False
+        try:
+            ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        finally:
+            self.backend.encode_special_tokens = True
+        return ids
+
     def require(self, names: Iterable[str], needed_by: str = "") -> dict[str, int]:
         """Find several control tokens.
 

@@ -27,6 +27,7 @@ from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.run_dir import DATA, HOLDER, LOCK, REQUESTED, SETTLED
 from quatrain.text.chat import LLAMA4, ChatFormat
+from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.words import say
 
@@ -84,7 +85,7 @@ def resolve(config: Config) -> Start:
     local = Path(model.init or "").exists()
     return Start(
         config, directory, str(directory.resolve()) if local else model.init, tokenizer,
-        ChatFormat.of(directory, tokenizer),
+        chat_format_of(directory, tokenizer),
     )  # fmt: skip
 
 
