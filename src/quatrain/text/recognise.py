@@ -263,7 +263,9 @@ def _prove_pieces(chat: ChatFormat, probe: Turns, tokenizer: Tokenizer) -> None:
         return
     at = _num_equal(whole, pieces)
     near = slice(max(0, at - 1), at + 3)
-    spelt = [[str(tokenizer.backend.id_to_token(one)) for one in ids[near]] for ids in (whole, pieces)]
+    spelt = [
+        [str(tokenizer.backend.id_to_token(one)) for one in ids[near]] for ids in (whole, pieces)
+    ]
     raise CheckpointError("Q436.pieces", whole=" ".join(spelt[0]), pieces=" ".join(spelt[1]))
 
 
