@@ -32,7 +32,7 @@ from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
 from quatrain.train.plan import make_plan
-from quatrain.train.settle import settle_intervals
+from quatrain.train.settle import settle, settle_intervals
 
 SMALL: dict[str, Any] = dict(
     vocab_size=8192, d_model=256, n_layers=4, n_heads=8, n_kv_heads=4, d_k=32,
@@ -82,7 +82,7 @@ def main() -> None:
 def row_of(name: str, case: dict[str, Any], directory: Path, steps: int) -> str:
     config = config_of(case, directory, steps)
     rows = random_rows(config, case, directory / "rows")
-    plan = make_plan(config, SimpleNamespace(train=rows), None, 1 << 50)  # type: ignore[arg-type]
+    plan = make_plan(settle(config, len(rows)), SimpleNamespace(train=rows), None, 1 << 50)  # type: ignore[arg-type]
     measured = peak_of(plan.config, rows)
     peak = plan.memory.peak
     error = peak.total / measured - 1

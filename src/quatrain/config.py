@@ -176,6 +176,9 @@ def _parts(value: Any) -> Any:
     return value
 
 
+DEFAULT_ROW = 512
+
+
 class DataConfig(Section):
     """What is read, and how it fills rows."""
 
@@ -194,8 +197,9 @@ class DataConfig(Section):
     """For plain text: whether a file or each line is a document."""
     limit: int | None = Field(None, ge=1)
     """Use the first so many training records."""
-    block_size: int = Field(512, ge=8)
-    """Tokens in a row."""
+    block_size: int | None = Field(None, ge=8)
+    """Tokens in a row; by default 512, and what the longest conversation needs where weights come
+    from model.init."""
     packing: Literal["best_fit", "padded"] = "best_fit"
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
     """The share of unreadable records above which nothing starts."""
@@ -245,8 +249,9 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     balance_loss_coef: float | None = Field(None, ge=0)
     """Weight of the load-balancing loss; by default 0.01 in pretraining, 0 in SFT."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes under autocast; the weights stay fp32."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """bf16 computes under autocast; the weights stay fp32. By default bf16 where model.init is
+    large and the processor multiplies it by itself, else fp32."""
     activation_checkpointing: bool = False
     loss_chunk_size: int = Field(1024, ge=1)
     """Positions whose logits exist at one time."""
@@ -343,8 +348,11 @@ class LoraConfig(Section):
 class EvalConfig(Section):
     """How answers are judged while training."""
 
-    questions: int = Field(200, ge=0)
-    """How many held-out questions are answered at each evaluation."""
+    questions: int | None = Field(None, ge=0)
+    """How many held-out questions are answered at each evaluation; by default 200, or as many as a
+    fifth of the run's time allows where weights come from model.init."""
+    rows: int | None = Field(None, ge=1)
+    """How many held-out rows the loss is measured on; by default all, or fewer for that reason."""
     samples: int = Field(5, ge=0)
     """How many of them are written to samples.jsonl."""
 
@@ -390,10 +398,15 @@ class Config(Section):
             raise Broken([Sentence.of("rules.run_dir")])
         return value
 
+    @property
+    def row_length(self) -> int:
+        """Tokens in a row; where that is still open, those of a model that starts from nothing."""
+        return self.data.block_size or DEFAULT_ROW
+
     def problems(self) -> list[Sentence]:
         """See Section."""
         found = []
-        row, context = self.data.block_size, self.model.max_position_embeddings
+        row, context = self.row_length, self.model.max_position_embeddings
         if row > context and self.model.init is None:
             found.append(Sentence.of("rules.block_size", row=row, context=context))
         if self.train.adapter and self.model.init is None:

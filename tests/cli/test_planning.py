@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 
 from quatrain.cli.planning import billions, machine_for
-from quatrain.train import machine
+from quatrain.train import plan
 from tiny_run import recipe_in
 
 
 def test_a_plan_tells_memory_steps_time_and_disk(quatrain: Any, tmp_path: Path) -> None:
     code, out, err = quatrain("plan", recipe_in(tmp_path), "--json")
-    plan = json.loads(out)
+    planned = json.loads(out)
     assert code == 0, err
-    assert plan["fits"]
-    assert plan["steps"] == 12
-    assert plan["tokens"] == 12 * plan["tokens_a_step"]
-    assert plan["seconds"] > 12 * plan["step_seconds"] > 0
-    assert plan["memory"]["total"] == sum(plan["memory"]["parts"].values())
-    assert plan["memory"]["total"] == max(plan["memory"]["moments"].values())
-    assert plan["disk"]["most"] > plan["disk"]["checkpoint"]
+    assert planned["fits"]
+    assert planned["steps"] == 12
+    assert planned["tokens"] == 12 * planned["tokens_a_step"]
+    assert planned["seconds"] > 12 * planned["step_seconds"] > 0
+    assert planned["memory"]["total"] == sum(planned["memory"]["parts"].values())
+    assert planned["memory"]["total"] == max(planned["memory"]["moments"].values())
+    assert planned["disk"]["most"] > planned["disk"]["checkpoint"]
 
 
 def test_a_plan_leaves_the_run_to_be_run(quatrain: Any, tmp_path: Path) -> None:
@@ -49,9 +49,9 @@ def test_without_calibration_no_time_is_told(quatrain: Any, tmp_path: Path) -> N
 def test_a_budget_gives_the_steps_once_one_is_timed(quatrain: Any, tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, max_steps=None, epochs=None, budget="10m")
     _, out, err = quatrain("plan", recipe, "--json")
-    plan = json.loads(out)
-    assert plan["budget"] == 600, err
-    assert 0 < plan["steps"] * plan["step_seconds"] <= 600
+    planned = json.loads(out)
+    assert planned["budget"] == 600, err
+    assert 0 < planned["steps"] * planned["step_seconds"] <= 600
     _, out, _ = quatrain("plan", recipe, "--no-calibrate", "--json")
     assert json.loads(out)["steps"] is None
 
@@ -59,7 +59,7 @@ def test_a_budget_gives_the_steps_once_one_is_timed(quatrain: Any, tmp_path: Pat
 def test_what_cannot_fit_is_shown_then_refused(
     quatrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(plan, "free_memory", lambda: 1 << 20)
     code, out, err = quatrain("plan", recipe_in(tmp_path))
     assert code == 6
     assert "weights" in out

@@ -24,6 +24,7 @@ from quatrain.train.plan import (
     work_of,
 )
 from quatrain.train.run import run
+from quatrain.train.settle import settle
 from quatrain.train.start import read_settled
 from tiny_run import tiny_run
 
@@ -35,7 +36,8 @@ def prepared(tmp_path: Path, **train: Any) -> tuple[Config, PreparedData]:
 
 
 def plan_of(tmp_path: Path, free: int | None = MUCH, disk: int = MUCH, **train: Any) -> Plan:
-    return make_plan(*prepared(tmp_path, **train), free, disk)
+    config, data = prepared(tmp_path, **train)
+    return make_plan(settle(config, len(data.train)), data, free, disk)
 
 
 def refused(plan: Plan) -> ResourceError:

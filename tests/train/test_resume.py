@@ -101,10 +101,10 @@ def test_a_signal_saves_at_the_end_of_the_step(
 ) -> None:
     evaluate = run_module.Judge.evaluate
 
-    def signalling(self: Any, step: int, journal: Any = None) -> Any:
+    def signalling(self: Any, step: int) -> Any:
         if step == 4:
             signal.raise_signal(number)
-        return evaluate(self, step, journal)
+        return evaluate(self, step)
 
     assert threading.current_thread() is threading.main_thread()
     monkeypatch.setattr(run_module.Judge, "evaluate", signalling)

@@ -57,10 +57,10 @@ def test_pretraining_makes_one_pass_with_a_balance_loss() -> None:
     assert settled(320).balance_loss_coef == 0
 
 
-def test_the_rate_falls_with_the_width_and_for_trained_weights() -> None:
+def test_the_rate_falls_with_the_width_and_is_that_of_trained_weights_too() -> None:
     assert settled(300, {"d_model": 256}).learning_rate == pytest.approx(1e-3)
     assert settled(300, {"d_model": 512}).learning_rate == pytest.approx(5e-4)
-    assert settled(300, {"d_model": 256, "init": "x"}).learning_rate == pytest.approx(4e-4)
+    assert settled(300, {"d_model": 256, "init": "x"}).learning_rate == pytest.approx(1e-3)
 
 
 def test_some_8192_tokens_are_in_flight() -> None:
@@ -122,8 +122,19 @@ def test_settling_twice_changes_nothing() -> None:
     assert settle_intervals(settle(once, 300)) == once
 
 
-def test_adapters_learn_ten_times_as_fast_as_the_weights_that_they_are_added_to() -> None:
+def test_adapters_learn_four_times_as_fast_as_the_weights_that_they_are_added_to() -> None:
     model = {"init": "runs/base", "d_model": 512}
     whole, adapters = settled(300, model), settled(300, model, adapter="lora")
     assert adapters.learning_rate == pytest.approx(4 * 0.256 / 512)
-    assert adapters.learning_rate == pytest.approx(10 * (whole.learning_rate or 0))
+    assert adapters.learning_rate == pytest.approx(4 * (whole.learning_rate or 0))
+
+
+def test_a_large_base_is_trained_in_bf16_where_the_processor_multiplies_it() -> None:
+    small = build({"model": {"init": "x"}})
+    large = build({"model": {"init": "x", "d_model": 1024, "n_layers": 8}})
+    fresh = build({"model": {"d_model": 1024, "n_layers": 8}})
+    said = build({"model": {"init": "x", "d_model": 1024, "n_layers": 8},
+                  "train": {"precision": "fp32"}})  # fmt: skip
+    found = [settle(c, 300, halves=True).train.precision for c in (small, large, fresh, said)]
+    assert found == ["fp32", "bf16", "fp32", "fp32"]
+    assert settle(large, 300, halves=False).train.precision == "fp32"

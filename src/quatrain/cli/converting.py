@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from quatrain.cli.telling import telling
 from quatrain.errors import ConfigError
+from quatrain.progress import working
 from quatrain.words import say, tell
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -42,7 +44,8 @@ def run_conversion(
         to=to, experts=experts, dtype=dtype, base=base, merge=merge,  # type: ignore[arg-type]
         check=check, shard_bytes=shard_bytes, force=force,
     )  # fmt: skip
-    done = convert(model, directory, asked)
+    with telling(), working("progress.converting", source=model, to=to):
+        done = convert(model, directory, asked)
     agreement = done.agreement.as_dict() if done.agreement else None
     if as_json:
         report = {"directory": str(done.directory), "to": to, "dtype": done.dtype,

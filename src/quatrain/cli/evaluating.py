@@ -6,7 +6,9 @@ import json
 import sys
 from typing import Any
 
+from quatrain.cli.telling import telling
 from quatrain.errors import DataError
+from quatrain.progress import working
 from quatrain.recipe import load_config
 from quatrain.words import Sentence, say, spoken
 
@@ -16,6 +18,15 @@ def run_evaluation(
 ) -> None:
     """Answer every question of a file and print the scores."""
     config = load_config(None, [f"data.limit={limit}"] * (limit is not None) + overrides)
+    with telling():
+        found = _examined(model, file, by, config)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, Any]:
     from quatrain.data.records import load_records
 
     conversations = load_records((file,), config.data).conversations
@@ -28,11 +39,9 @@ def run_evaluation(
     from quatrain.evaluate.run import examine
     from quatrain.generate.answer import Answerer
 
-    found = examine(Answerer(model), conversations, config.generate, by)
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        _show(found)
+    with working("progress.loading"):
+        answerer = Answerer(model)
+    return examine(answerer, conversations, config.generate, by)
 
 
 def _show(found: dict[str, Any]) -> None:

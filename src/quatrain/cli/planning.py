@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from quatrain.cli.telling import telling
+from quatrain.progress import working
 from quatrain.recipe import load_config
 from quatrain.words import say, spoken, tell
 
@@ -27,31 +29,8 @@ def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) 
         ResourceError: Q603 or Q604 after the plan is shown, when it cannot be.
     """
     config = load_config(recipe, overrides)
-    from quatrain.data.prepare import load_and_prepare_french_data
-    from quatrain.train.start import locked, resolve
-
-    start = resolve(config)
-    with locked(config.run_dir):
-        config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
-    import torch
-
-    from quatrain.train.calibrate import calibrate
-    from quatrain.train.machine import free_disk, free_memory
-    from quatrain.train.plan import make_plan, refusal
-    from quatrain.train.run import build_model, device_of
-
-    device = device_of(config)
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else free_memory()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    plan = make_plan(config, data, free, free_disk(config.run_dir))
-    refused = refusal(plan)
-    timed = None
-    if times and refused is None:
-        timed = calibrate(plan.config, data, build_model(plan.config, start, None))
-    described = describe(plan, timed, data)
-    described["fits"] = refused is None
-    described["device"] = device.type
+    with telling():
+        described, refused = _planned(config, times)
     if as_json:
         print(json.dumps(described, ensure_ascii=False))
     else:
@@ -60,8 +39,47 @@ def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) 
         raise refused
 
 
-def describe(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
-    """Describe a plan, and what was timed, as plain values; sizes in bytes, times in seconds."""
+def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
+    """Describe the plan, and say why it cannot be, if it cannot."""
+    from quatrain.data.prepare import load_and_prepare_french_data
+    from quatrain.train.start import locked, resolve
+
+    with working("progress.starting", task=config.train.task, run_dir=config.run_dir):
+        start = resolve(config)
+    with locked(config.run_dir):
+        config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
+        with working("progress.measuring"):
+            import torch
+
+            from quatrain.train.budget import is_timed
+            from quatrain.train.calibrate import calibrate
+            from quatrain.train.machine import free_disk
+            from quatrain.train.plan import make_plan, memory_of, refusal
+            from quatrain.train.run import build_model, device_of
+            from quatrain.train.settling import by_size, expect
+
+            if config.train.threads:
+                torch.set_num_threads(config.train.threads)
+            device = device_of(config)
+            free, disk = memory_of(device), free_disk(config.run_dir)
+            settled = by_size(config, config, data, device, free)
+            plan = make_plan(settled, data, free, disk)
+            refused, timed, check = refusal(plan), None, None
+            if times and refused is None:
+                model = build_model(plan.config, start, None)
+                if is_timed(config):
+                    settled, check = expect(config, data, model, free)
+                    plan = make_plan(settled, data, free, disk)
+                timed = calibrate(plan.config, data, model)
+    described = describe(plan, timed, data, check)
+    return {**described, "fits": refused is None, "device": device.type}, refused
+
+
+def describe(plan: Any, timed: Any, data: Any, check: float | None = None) -> dict[str, Any]:
+    """Describe a plan, and what was timed, as plain values; sizes in bytes, times in seconds.
+
+    `check` is what an evaluation with its checkpoint takes, where a trial has said so.
+    """
     train, counts = plan.config.train, plan.parameters
     peak = plan.memory.peak
     return {
@@ -91,39 +109,42 @@ def describe(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
             "most": plan.disk.most,
             "free": plan.disk.free,
         },
-        **_time(plan, timed, data),
+        **_time(plan, timed, data, check),
     }
 
 
-def _time(plan: Any, timed: Any, data: Any) -> dict[str, Any]:
+def _time(plan: Any, timed: Any, data: Any, check: float | None) -> dict[str, Any]:
     """Say how many steps there are, and how long they and the evaluations take."""
     from quatrain.config import seconds
-    from quatrain.train.budget import MARGIN
 
     train = plan.config.train
-    budget = seconds(train.budget) if train.budget else None
     steps = plan.steps
-    found: dict[str, Any] = {"steps": steps, "tokens": None, "budget": budget, "seconds": None,
-                             "step_seconds": None, "evaluation_seconds": None}  # fmt: skip
+    found: dict[str, Any] = {
+        "steps": steps, "tokens": None, "budget": seconds(train.budget) if train.budget else None,
+        "seconds": None, "step_seconds": None, "evaluation_seconds": None,
+    }  # fmt: skip
     if timed is not None:
-        step = timed.step_seconds
-        questions = min(plan.config.evaluate.questions, len(data.questions))
-        batches = -(-questions // plan.config.generate.batch_size)
-        rows = len(data.eval) if data.eval is not None else 0
-        check = batches * (timed.answer_seconds or 0.0)
-        check += rows / (train.batch_size or 1) * step * _FORWARD
-        if budget is not None:
-            affordable = max(1, int((budget * MARGIN - check) / step))
-            steps = min(steps or affordable, affordable)
         assert steps is not None
+        if check is None:
+            check = _evaluation(plan, timed, data)
         interval = train.eval_interval or max(1, -(-steps // 10))
         checks = 1 + -(-steps // interval)
-        found |= {"steps": steps, "step_seconds": step, "evaluation_seconds": check,
+        found |= {"steps": steps, "step_seconds": timed.step_seconds, "evaluation_seconds": check,
                   "evaluations": checks, "steps_timed": timed.steps,
-                  "seconds": steps * step + checks * check}  # fmt: skip
+                  "seconds": steps * timed.step_seconds + checks * check}  # fmt: skip
     if found["steps"] is not None:
         found["tokens"] = found["steps"] * plan.tokens_a_step
     return found
+
+
+def _evaluation(plan: Any, timed: Any, data: Any) -> float:
+    """Say what an evaluation takes, from one batch of answers and the time of a step."""
+    train = plan.config.train
+    questions = min(plan.config.evaluate.questions, len(data.questions))
+    batches = -(-questions // plan.config.generate.batch_size)
+    rows = len(data.eval) if data.eval is not None else 0
+    learning = rows / (train.batch_size or 1) * timed.step_seconds
+    return float(batches * (timed.answer_seconds or 0.0) + learning * _FORWARD)
 
 
 def _show(described: dict[str, Any]) -> None:

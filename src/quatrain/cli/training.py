@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from typing import Any
 
+from quatrain.cli.telling import telling
+from quatrain.progress import working
 from quatrain.recipe import load_config
 from quatrain.words import say
 
 
 def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) -> None:
     """Build the Config, train, and say where the model is."""
+    started = time.monotonic()
     config = load_config(recipe, overrides, train={"task": task})
-    from quatrain.train.start import resolve
+    with telling():
+        with working("progress.starting", task=task, run_dir=config.run_dir):
+            from quatrain.train.start import resolve
 
-    resolve(config)  # what a recipe gets wrong is said before torch is imported
-    from quatrain.train.run import run
+            resolve(config)  # what a recipe gets wrong is said before torch is imported
+            from quatrain.train.run import run
 
-    result = run(config)
+        result = run(config, started=started)
     if as_json:
         print(json.dumps(summary(result), ensure_ascii=False))
     leave_if_stopped(result, ["quatrain", task, recipe, *overrides])

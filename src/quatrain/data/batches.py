@@ -107,8 +107,9 @@ def collate(rows: Rows, indices: npt.NDArray[np.int64], epoch: float) -> Batch:
     )
 
 
-def in_order(rows: Rows, batch_size: int) -> Iterator[Batch]:
-    """Yield all rows in their order, batch_size at a time; the last batch may be smaller."""
-    for start in range(0, len(rows), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(rows)))
+def in_order(rows: Rows, batch_size: int, num_rows: int | None = None) -> Iterator[Batch]:
+    """Yield the first num_rows rows, or all, batch_size at a time; the last may be smaller."""
+    end = len(rows) if num_rows is None else num_rows
+    for start in range(0, end, batch_size):
+        indices = np.arange(start, min(start + batch_size, end))
         yield collate(rows, indices, 0.0)

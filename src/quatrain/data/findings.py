@@ -146,7 +146,7 @@ class _Side:
         yield self._found(
             "stop" if stops else "warning", "too_long", number,
             Sentence.of("findings.cut" if stops else "findings.set_aside", count=number,
-                        total=total, block_size=data.block_size, longest=longest,
+                        total=total, block_size=self.config.row_length, longest=longest,
                         allowed=data.max_cut_fraction),
             Sentence.of("findings.remedy.cut", enough=enough),
             [Sentence.of("findings.tokens", location=item.location, count=item.tokens)

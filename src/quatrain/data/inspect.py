@@ -136,7 +136,7 @@ def inspect(
     if tokenizer is None and len(trained):
         about["exact"] = trained.sample.whole
         tokenizer = _quick_tokenizer(config, trained.sample)
-    found = Inspection(config.train.task, data.block_size, about, sides)
+    found = Inspection(config.train.task, config.row_length, about, sides)
     if tokenizer is not None:
         about["vocab_size"] = tokenizer.vocab_size
         for side, one in sides.items():
@@ -233,7 +233,7 @@ def _tokens(
     too_long = list(_too_long(survey, side, config, tokenizer, chat))
     return Tokens(
         sampled=len(records),
-        lengths=measure(sizes, config.data.block_size),
+        lengths=measure(sizes, config.row_length),
         per_token=num_characters / max(1, int(sizes.sum())),
         too_long=too_long,
         fit=survey.conversations - len(too_long),
@@ -245,7 +245,7 @@ def _too_long(
 ) -> Iterator[TooLong]:
     """Read again those records whose bytes do not show that they fit, and encode them."""
     data = config.data
-    likely = survey.most_tokens + chat.longest_system() + 1 > data.block_size
+    likely = survey.most_tokens + chat.longest_system() + 1 > config.row_length
     if not survey.conversations or not likely.any():
         return
     again: Sequence[str] = data.train if side == "train" else data.eval
@@ -267,7 +267,7 @@ def _too_long(
     for block in blocks(candidates(), lambda pair: characters(pair[1])):
         encoded = chat.encode_conversations([one for _, one in block], tokenizer)
         for (number, conversation), pair in zip(block, encoded, strict=True):
-            if len(pair.ids) > data.block_size:
+            if len(pair.ids) > config.row_length:
                 yield TooLong(number, conversation.source, len(pair.ids))
 
 

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quatrain.config import Config
+from quatrain.config import DEFAULT_ROW, Config
 from quatrain.data.encode import Counts, Encoder, TooLong, parts, refuse_cuts, refuse_no_targets
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.parse import Rejection, group_key
 from quatrain.data.records import TOLD_EVERY, Records, holdout, load_records, write_rejected
+from quatrain.data.row_length import SHORTEST, row_length
 from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.data.spool import temporary_spool
 from quatrain.errors import DataError
@@ -40,6 +41,7 @@ from quatrain.files import (
     write_json,
     write_text,
 )
+from quatrain.progress import working
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
@@ -97,7 +99,8 @@ def load_and_prepare_french_data(
     prepared = _find(directory, key, config, chat)
     if prepared is None:
         prepared = _Preparation(config, chat, directory, key).run(tokenizer)
-    return completed(config, prepared.tokenizer, chat), prepared
+    rows = config.data.replace(block_size=prepared.train.block_size)
+    return completed(config.replace(data=rows), prepared.tokenizer, chat), prepared
 
 
 def completed(config: Config, tokenizer: Tokenizer, chat: ChatFormat) -> Config:
@@ -130,6 +133,7 @@ class _Preparation:
     ) -> PreparedData:
         if tokenizer is None:
             tokenizer = train_tokenizer(self.config, train)
+        self._settle_row_length(train, tokenizer)
         with new_directory(self.directory / "tokenizer", {"key": self.key}) as temporary:
             tokenizer.save(temporary)
             self.chat.save(temporary)
@@ -147,6 +151,16 @@ class _Preparation:
         write_json(self.directory / "report.json", report)
         _log(report)
         return PreparedData(train_rows, eval_rows, questions, tokenizer, self.chat, report)
+
+    def _settle_row_length(self, train: Records, tokenizer: Tokenizer) -> None:
+        """Find out how long rows must be, where the recipe leaves it open."""
+        config, context = self.config, self.config.model.max_position_embeddings
+        if config.data.block_size is None:
+            length = min(DEFAULT_ROW, context)
+            if config.train.task == "sft":
+                shortest = SHORTEST if config.model.init is not None else length
+                length = row_length(train.conversations, tokenizer, self.chat, shortest, context)
+            self.config = config.replace(data=config.data.replace(block_size=length))
 
     def _records(self, files: ExitStack) -> tuple[Records, Records | None]:
         """Read all sources, and split training from judging."""
@@ -176,14 +190,14 @@ class _Preparation:
         self, name: str, records: Records, tokenizer: Tokenizer, texts: dict[str, str]
     ) -> tuple[Rows, Counts]:
         """Encode and pack records into `name`; say what was counted."""
-        data, task = self.config.data, self.config.train.task
-        encoder = Encoder(tokenizer, self.chat, data.block_size, task)
+        data, task, size = self.config.data, self.config.train.task, self.config.row_length
+        encoder = Encoder(tokenizer, self.chat, size, task)
 
         def encoded() -> Iterator[Block]:
             yield from _told(encoder, records)
             self._name_too_long(name, encoder.counts.too_long)
-            refuse_cuts(encoder.counts, data.block_size, data.max_cut_fraction)
-            refuse_no_targets(encoder.counts, data.block_size)
+            refuse_cuts(encoder.counts, size, data.max_cut_fraction)
+            refuse_no_targets(encoder.counts, size)
             if name == "eval":
                 aside = {item.index for item in encoder.counts.too_long}
                 kept = (c for i, c in enumerate(records.conversations) if i not in aside)
@@ -192,7 +206,7 @@ class _Preparation:
         rows = write_rows(
             self.directory / name,
             encoded(),
-            block_size=data.block_size,
+            block_size=size,
             packing=data.packing,
             pad_id=self.chat.pad_id(tokenizer),
             manifest={"key": self.key},
@@ -210,12 +224,14 @@ class _Preparation:
 def _told(encoder: Encoder, records: Records) -> Iterator[Block]:
     """Encode records, and say how far it is now and then."""
     said, total = 0, len(records)
-    for block in encoder.stream(records):
-        yield block
-        done = encoder.counts.conversations + encoder.counts.documents
-        if done - said >= TOLD_EVERY:
-            logger.info(say("log.encoded", count=done, total=total))
-            said = done
+    with working("progress.encoding", total=total) as work:
+        for block in encoder.stream(records):
+            yield block
+            done = encoder.counts.conversations + encoder.counts.documents
+            work.reach(done)
+            if done - said >= TOLD_EVERY:
+                logger.info(say("log.encoded", count=done, total=total))
+                said = done
 
 
 def train_tokenizer(config: Config, records: Records) -> Tokenizer:

@@ -29,6 +29,7 @@ from quatrain.data.read import read_rows
 from quatrain.data.spool import Spool
 from quatrain.errors import DataError
 from quatrain.files import write_text
+from quatrain.progress import working
 from quatrain.text.conversation import Conversation, Document
 from quatrain.words import Sentence, recorded, say
 
@@ -107,13 +108,15 @@ def load_records(
         records: an empty one to be filled, in a file or in memory; None is in memory.
     """
     records = Records() if records is None else records
-    for number, outcome in enumerate(_outcomes(sources, config, records.notes), 1):
-        records.add(outcome)
-        if number % TOLD_EVERY == 0:
-            logger.info(say("log.read", count=number))
-        if config.limit is not None and len(records) >= config.limit:
-            records.notes.append(Sentence.of("notes.limit", limit=config.limit))
-            break
+    with working("progress.reading") as work:
+        for number, outcome in enumerate(_outcomes(sources, config, records.notes), 1):
+            records.add(outcome)
+            work.advance()
+            if number % TOLD_EVERY == 0:
+                logger.info(say("log.read", count=number))
+            if config.limit is not None and len(records) >= config.limit:
+                records.notes.append(Sentence.of("notes.limit", limit=config.limit))
+                break
     if directory is not None:
         write_rejected(directory / "rejected.jsonl", records.rejected)
     _refuse_too_many_bad(records, sources, config, directory)

@@ -22,6 +22,7 @@ from quatrain.evaluate.loss import judge
 from quatrain.evaluate.score import Score, exact_match, f1, mean_score
 from quatrain.generate.answer import Answer, Answerer
 from quatrain.model.llama import LlamaModel
+from quatrain.progress import working
 from quatrain.text.chat import Encoded
 from quatrain.text.conversation import Conversation
 from quatrain.words import say
@@ -87,25 +88,28 @@ def evaluating(model: LlamaModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def held_out_loss(model: LlamaModel, batches: Iterable[HasRows]) -> tuple[float, int]:
+def held_out_loss(
+    model: LlamaModel, batches: Iterable[HasRows], total: int | None = None
+) -> tuple[float, int]:
     """Average the loss over all target tokens; return it, in nats, and their count.
 
-    With no target the loss is 0 and so is the count.
+    With no target the loss is 0 and so is the count; `total` says how many batches there are.
 
     Raises:
         NonFiniteError: Q502.
     """
     device = model.lm_head.weight.device
-    total, count = 0.0, 0
-    with evaluating(model):
+    loss_sum, count = 0.0, 0
+    with evaluating(model), working("progress.loss", total=total) as work:
         for batch in batches:
             ids = torch.from_numpy(np.asarray(batch.ids)).to(device)
             judged = judge(model, ids, batch.mask, batch.segments, _LOSS_CHUNK)
-            total += float(judged.loss_sum)
+            loss_sum += float(judged.loss_sum)
             count += judged.num_targets
-    if not math.isfinite(total):
-        raise NonFiniteError("Q502.held_out", total=total, count=count)
-    return total / max(1, count), count
+            work.advance()
+    if not math.isfinite(loss_sum):
+        raise NonFiniteError("Q502.held_out", total=loss_sum, count=count)
+    return loss_sum / max(1, count), count
 
 
 def padded_batches(encoded: Sequence[Encoded]) -> Iterator[PaddedBatch]:

@@ -18,6 +18,10 @@ from quatrain.errors import DataError
 from quatrain.generate.sampling import choose, generators
 from quatrain.model.layout import pad_left
 from quatrain.model.llama import LlamaModel
+from quatrain.progress import working
+
+_TOKENS_AT_ONCE = 16_384
+"""Of prompts that are read side by side, padding included: they and their cache take memory."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -55,15 +59,27 @@ def complete(
     each = options.candidates
     completions = [Completion() for _ in prompts for _ in range(each)]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), options.batch_size):
-        block = order[start : start + options.batch_size]
-        for step in stream(model, [prompts[i] for i in block], options, stop_ids):
-            completion = completions[block[step.row // each] * each + step.row % each]
-            if step.finish_reason != "stop":
-                completion.ids.append(step.token_id)
-            if step.finish_reason:
-                completion.finish_reason = step.finish_reason
+    with working("progress.answers", total=len(completions)) as work:
+        for block in _blocks(order, prompts, options.batch_size):
+            for step in stream(model, [prompts[i] for i in block], options, stop_ids):
+                completion = completions[block[step.row // each] * each + step.row % each]
+                if step.finish_reason != "stop":
+                    completion.ids.append(step.token_id)
+                if step.finish_reason:
+                    completion.finish_reason = step.finish_reason
+                    work.advance()
     return completions
+
+
+def _blocks(
+    order: Sequence[int], prompts: Sequence[Sequence[int]], most: int
+) -> Iterator[Sequence[int]]:
+    """Cut prompts, the longest first, into blocks that do not take too much memory."""
+    start = 0
+    while start < len(order):
+        fitting = max(1, _TOKENS_AT_ONCE // len(prompts[order[start]]))
+        yield order[start : start + min(most, fitting)]
+        start += min(most, fitting)
 
 
 @torch.inference_mode()

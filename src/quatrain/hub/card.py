@@ -137,7 +137,7 @@ def _scored(config: Config, evaluation: dict[str, Any] | None) -> str:
     if evaluation["f1"] is not None:
         parts.append(f"exact match {evaluation['exact_match']:.1f} %")
         parts.append(f"F1 {evaluation['f1']:.1f} %, with French normalising")
-    most = config.evaluate.questions
+    most = config.evaluate.questions or 0
     return f"On {_judged_on(config)} ({most:,} questions at most): {', '.join(parts)}."
 
 

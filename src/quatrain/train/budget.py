@@ -1,4 +1,9 @@
-"""A time box becomes a number of steps: once, from what a few steps take on this machine."""
+"""A time box becomes batches, steps, evaluations and questions: once, from what a trial takes.
+
+Evaluations and their checkpoints get a fifth of the time at most. A run from model.init without any
+limit gets two hours at most, so that nobody starts twelve by accident. The trial learns at a rate
+of 0, so that no weight changes. Not for what the size of the data alone decides (settle.py).
+"""
 
 from __future__ import annotations
 
@@ -7,96 +12,227 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from quatrain.config import Config, seconds
-from quatrain.data.batches import Batches
+from quatrain.config import Config, TrainConfig, seconds
+from quatrain.data.batches import Batch, Batches
 from quatrain.errors import ConfigError
 from quatrain.model.llama import LlamaModel
+from quatrain.progress import working
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
+from quatrain.train.settle import MOST_QUESTIONS, power_of_two
 
-_TRIALS = 5
-MARGIN = 0.92
-"""The share of a budget that is planned for."""
-_SHARE_FOR_EVALUATION, _MOST_EVALUATIONS = 0.25, 10
+LONGEST = 2 * 3600.0
+"""Seconds of a run from model.init that is given no limit."""
+SHARE_FOR_EVALUATION = 0.2
+MARGIN = 0.98
+"""The share of a budget that is planned for; ending takes the rest."""
+_FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 2, 11
+"""The first, before a step, and the last among them."""
+_FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
+"""Those with which more evaluations are worth having, and those that are asked in any case."""
+_SHARE_FOR_LOSS, _FEWEST_ROWS = 0.25, 4
+_WANTED_STEPS = 100
+_BYTES_SAVED = 300 * 10**6
+"""A second, hashed and written, on a laptop: weights and two moments of what learns."""
+_SHARE_FOR_TRIAL, _FEWEST_TRIALS, _MOST_TRIALS = 0.03, 2, 8
 
 
-def fit_budget(
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the parts of a run take, in seconds."""
+
+    row: float
+    """Of learning one row, in a micro-batch."""
+    update: float
+    """Of a step beside its rows."""
+    loss_row: float
+    """Of the held-out loss of one row."""
+    question: float
+    """Of one answered question, side by side with others; 0 where there is none."""
+    save: float
+    """Of a checkpoint."""
+
+    def evaluation(self, questions: int, rows: int) -> float:
+        """An evaluation and its checkpoint."""
+        return questions * self.question + rows * self.loss_row + self.save
+
+    def step(self, batch: int) -> float:
+        """A step of so many rows."""
+        return batch * self.row + self.update
+
+
+def is_timed(config: Config) -> bool:
+    """Say whether the clock decides anything in a run of this recipe."""
+    return config.train.budget is not None or config.model.init is not None
+
+
+def time_of(config: Config) -> float | None:
+    """Give the seconds that a run may take; None where the recipe limits it otherwise."""
+    train = config.train
+    if train.budget:
+        return seconds(train.budget)
+    return None if train.epochs or train.max_steps or config.model.init is None else LONGEST
+
+
+def fit_batch(request: Config, batch: int, costs: Costs, left: float | None) -> int:
+    """Choose the rows of a step: as settled, or fewer, so that there are some hundred steps.
+
+    Args:
+        request: as the recipe has it; what it gives is kept, and so is the batch of new weights.
+        batch: as the size of the data settles it.
+        costs: from a trial.
+        left: seconds for the whole run; None where steps are limited otherwise.
+    """
+    if request.train.batch_size or left is None or request.model.init is None:
+        return batch
+    rows = left * (1 - SHARE_FOR_EVALUATION) / costs.row
+    return min(batch, power_of_two(rows / _WANTED_STEPS))
+
+
+def fit_evaluations(
+    config: Config, costs: Costs, held_out: tuple[int, int], left: float | None
+) -> tuple[int, int, int]:
+    """Choose how many evaluations there are, and the questions and rows of each.
+
+    Args:
+        config: settled but for these; what it gives is kept.
+        costs: from a trial.
+        held_out: how many questions and rows there are.
+        left: seconds for the whole run; None where steps are limited otherwise.
+
+    Returns:
+        Evaluations, the first before a step included; questions and rows of one.
+    """
+    most = MOST_QUESTIONS if config.evaluate.questions is None else config.evaluate.questions
+    questions, rows = min(most, held_out[0]), min(config.evaluate.rows or held_out[1], held_out[1])
+    if left is None:
+        left = (config.train.max_steps or 1) * costs.step(config.train.batch_size or 1)
+        left /= 1 - SHARE_FOR_EVALUATION
+    budget = SHARE_FOR_EVALUATION * left
+    fewest = questions if config.evaluate.questions is not None else min(questions, _FEW_QUESTIONS)
+    fewest_rows = rows if config.evaluate.rows else min(rows, _FEWEST_ROWS)
+    number = int(budget / max(1e-9, costs.evaluation(fewest, fewest_rows)))
+    number = min(max(number, _FEWEST_EVALUATIONS), _MOST_EVALUATIONS)
+    each = budget / number - costs.save
+    if config.evaluate.rows is None and costs.loss_row:
+        rows = min(rows, max(fewest_rows, int(_SHARE_FOR_LOSS * each / costs.loss_row)))
+    if config.evaluate.questions is None and costs.question:
+        affordable = int((each - rows * costs.loss_row) / costs.question)
+        questions = min(questions, max(min(questions, _FEWEST_QUESTIONS), affordable))
+    return number, questions, rows
+
+
+def fit_steps(config: Config, costs: Costs, evaluations: int, each: float, left: float) -> Config:
+    """Set max_steps and eval_interval, so that what is left of the time is used and kept.
+
+    Args:
+        config: settled but for these.
+        costs: from the trial.
+        evaluations: those still to come.
+        each: seconds of one, with its checkpoint.
+        left: seconds.
+
+    Raises:
+        ConfigError: Q206 when there is no time for one step and its evaluation.
+    """
+    train = config.train
+    step = costs.step(train.batch_size or 1)
+    if train.save_interval:
+        step += costs.save / train.save_interval
+    if train.eval_interval:
+        steps = int((left - each) / (step + each / train.eval_interval))
+        every = train.eval_interval
+    else:
+        steps = int((left - evaluations * each) / step)
+        every = max(1, math.ceil(steps / evaluations))
+    if steps < 1:
+        raise ConfigError(
+            "Q206.short", budget=train.budget or "2h", step_time=step, check_time=each,
+            left=max(left, 0),
+        )  # fmt: skip
+    steps = min(steps, train.max_steps or steps)
+    if not train.eval_interval:
+        every = min(every, max(1, math.ceil(steps / evaluations)))
+    return config.replace(train=train.replace(max_steps=steps, eval_interval=every))
+
+
+# --- the trial -----------------------------------------------------------------------------------
+
+
+def time_parts(
     config: Config,
     model: LlamaModel,
     batches: Batches,
     judge: Judge,
-    keeper: Keeper,
-    started: float,
-) -> Config:
-    """Set max_steps and eval_interval so that the run ends, evaluated, inside train.budget.
-
-    A step, an evaluation and a checkpoint are timed; the rate is 0, so that no weight changes.
+    keeper: Keeper | None,
+    left: float | None,
+) -> Costs:
+    """Try out what a run will do, a little of each.
 
     Args:
-        config: settled but for max_steps, unless that is a further limit.
-        model: the model to time.
-        batches: what it will learn.
+        config: settled but for what the trial decides.
+        model: the run's.
+        batches: what it will learn, a micro-batch of rows at a time.
         judge: what it will be judged by.
-        keeper: writes a checkpoint to be timed, in a directory of its own, which is deleted.
-        started: when the run began, by time.monotonic; that time counts too.
-
-    Raises:
-        ConfigError: Q206 when the budget does not suffice for one step and its evaluation.
+        keeper: writes a checkpoint to be timed, in a directory of its own, which is deleted;
+            without one its time is estimated from its size.
+        left: seconds of the run.
     """
-    train = config.train
-    assert train.budget is not None
-    step_time, save_time = _time_step_and_save(config, model, batches, keeper)
-    evaluation_time = _timed(lambda: judge.evaluate(0))
-    check_time = evaluation_time + save_time
-    left = (seconds(train.budget) - (time.monotonic() - started)) * MARGIN - evaluation_time
-    if train.save_interval:
-        step_time += save_time / train.save_interval
-    if train.eval_interval:
-        steps = int((left - check_time) / (step_time + check_time / train.eval_interval))
-        every = train.eval_interval
-    else:
-        affordable = int(_SHARE_FOR_EVALUATION * left / check_time)
-        evaluations = max(1, min(_MOST_EVALUATIONS, affordable))
-        steps = int((left - (evaluations + 1) * check_time) / step_time)
-        every = max(1, math.ceil(steps / evaluations))
-    if steps < 1:
-        raise ConfigError(
-            "Q206.short",
-            budget=train.budget,
-            step_time=step_time,
-            check_time=check_time,
-            left=max(left, 0),
-        )
-    steps = min(steps, train.max_steps or steps)
-    return config.replace(train=train.replace(max_steps=steps, eval_interval=every))
+    with working("progress.trial"):
+        optimizer = make_optimizer(model, config.train)
+        set_learning_rate(optimizer, 0.0)
+        row, updating = _time_learning(config.train, model, batches, optimizer, left)
+        save = _time_saving(model, optimizer, keeper)
+        loss_row, question = judge.trial()
+        return Costs(row, updating, loss_row, question, save)
 
 
-def _time_step_and_save(
-    config: Config, model: LlamaModel, batches: Batches, keeper: Keeper
+def _time_learning(
+    train: TrainConfig,
+    model: LlamaModel,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    left: float | None,
 ) -> tuple[float, float]:
-    """Time whole steps at rate 0, and a checkpoint with the moments they made."""
-    optimizer = make_optimizer(model, config.train)
-    set_learning_rate(optimizer, 0.0)
+    """Time micro-batches, each a step of its own; give what a row takes, and an update."""
+    learning, updating = list[float](), list[float]()
+    whole = train.replace(batch_size=batches.batch_size, micro_batch_size=batches.batch_size)
+    begun, most = time.perf_counter(), _SHARE_FOR_TRIAL * (left or 0.0)
 
-    def step(number: int) -> None:
-        accumulate(model, batches.batch(number), config.train)
-        update(optimizer, gradient_norm(model), config.train.max_grad_norm)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def step(batch: Batch) -> None:
+        learning.append(_timed(lambda: accumulate(model, batch, whole)))
+        norm = gradient_norm(model)
+        updating.append(_timed(lambda: update(optimizer, norm, train.max_grad_norm)))
 
-    step(0)  # the first allocates
-    times = [_timed(lambda: step(number)) for number in range(1, _TRIALS)]  # noqa: B023
-    save_time = _timed(lambda: keeper.save(model, optimizer, State()))
+    for number in range(1 + _MOST_TRIALS):  # the first allocates
+        step(batches.batch(number))
+        if number >= _FEWEST_TRIALS and time.perf_counter() - begun > most:
+            break
+    row = statistics.median(learning[1:]) / batches.batch_size
+    return row, statistics.median(updating[1:])
+
+
+def _time_saving(
+    model: LlamaModel, optimizer: torch.optim.Optimizer, keeper: Keeper | None
+) -> float:
+    if keeper is None:
+        learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        return 3 * learning / _BYTES_SAVED
+    with working("progress.saving"):
+        save = _timed(lambda: keeper.save(model, optimizer, State()))
     shutil.rmtree(keeper.directory.parent)
-    return statistics.median(times), save_time
+    return save
 
 
 def _timed(action: Callable[[], object]) -> float:
     begun = time.perf_counter()
     action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begun

@@ -22,6 +22,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 from quatrain.train.products import set_for_training
+from quatrain.train.settle import MOST_QUESTIONS
 
 SECONDS = 10.0
 _FEWEST, _MOST = 1, 20
@@ -84,7 +85,8 @@ def _left(begun: float) -> float:
 
 def _answers(config: Config, data: PreparedData, model: LlamaModel) -> float | None:
     """Answer as many questions as go side by side."""
-    count = min(config.generate.batch_size, config.evaluate.questions)
+    asked = config.evaluate.questions
+    count = min(config.generate.batch_size, MOST_QUESTIONS if asked is None else asked)
     questions = data.questions[:count]
     if not questions:
         return None

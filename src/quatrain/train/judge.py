@@ -12,8 +12,11 @@ from quatrain.data.prepare import HOLDOUT_SEED, PreparedData
 from quatrain.evaluate.run import Graded, grade, held_out_loss, total_score
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
-from quatrain.train.log import Journal
+from quatrain.progress import working
 from quatrain.train.loop import Evaluation
+from quatrain.train.settle import MOST_QUESTIONS
+
+_TRIED = 8
 
 
 class Judge:
@@ -22,11 +25,13 @@ class Judge:
     def __init__(self, config: Config, data: PreparedData, model: LlamaModel) -> None:
         self.config, self.data, self.model = config, data, model
         self.answerer = Answerer.of(model, data.tokenizer, data.chat)
-        count = min(config.evaluate.questions, len(data.questions))
+        asked, rows = config.evaluate.questions, config.evaluate.rows
+        count = min(MOST_QUESTIONS if asked is None else asked, len(data.questions))
         self.questions = random.Random(HOLDOUT_SEED).sample(data.questions, count)
+        self.num_rows = min(rows or len(data.eval), len(data.eval)) if data.eval is not None else 0
 
-    def evaluate(self, step: int, journal: Journal | None = None) -> Evaluation:
-        """Measure; write the first answers to the journal, where there is one.
+    def evaluate(self, step: int) -> Evaluation:
+        """Measure, and keep the first answers as samples.
 
         The score is F1, then exact match, then the loss. Without held-out data nothing is
         measured: the row is None, and a later step is better.
@@ -34,11 +39,10 @@ class Judge:
         if self.data.eval is None and not self.questions:
             return Evaluation(None, (float(step),))
         started = time.perf_counter()
-        loss = self._loss()
-        graded = grade(self.answerer, self.questions, self.config.generate)
-        if journal is not None:
-            for one in graded[: self.config.evaluate.samples]:
-                journal.sample(_sample(step, one))
+        with working("progress.evaluation"):
+            loss = self._loss(self.num_rows)
+            graded = grade(self.answerer, self.questions, self.config.generate)
+        samples = [_sample(step, one) for one in graded[: self.config.evaluate.samples]]
         score = total_score(graded) if graded else None
         row: dict[str, Any] = {
             "step": step,
@@ -48,14 +52,29 @@ class Judge:
             "seconds": time.perf_counter() - started,
         }
         if score is not None:
-            return Evaluation(row, (score.f1, score.exact_match, -(loss or 0.0)))
-        return Evaluation(row, (-(loss or 0.0),))
+            return Evaluation(row, (score.f1, score.exact_match, -(loss or 0.0)), samples)
+        return Evaluation(row, (-(loss or 0.0),), samples)
 
-    def _loss(self) -> float | None:
+    def trial(self) -> tuple[float, float]:
+        """Measure what one row of the loss, and one answered question, take in seconds.
+
+        As many questions are answered side by side as an evaluation would, up to eight.
+        """
+        count = min(len(self.questions), self.config.generate.batch_size, _TRIED)
+        rows = min(self.num_rows, self.config.train.micro_batch_size or 1)
+        begun = time.perf_counter()
+        self._loss(rows)
+        measured = time.perf_counter()
+        grade(self.answerer, self.questions[:count], self.config.generate)
+        answered = time.perf_counter() - measured
+        return (measured - begun) / max(1, rows), answered / max(1, count)
+
+    def _loss(self, num_rows: int) -> float | None:
         if self.data.eval is None:
             return None
-        rows_at_once = self.config.train.micro_batch_size or 1
-        return held_out_loss(self.model, in_order(self.data.eval, rows_at_once))[0]
+        at_once = self.config.train.micro_batch_size or 1
+        batches = in_order(self.data.eval, at_once, num_rows)
+        return held_out_loss(self.model, batches, total=-(-num_rows // at_once))[0]
 
 
 def _sample(step: int, graded: Graded) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quatrain.files import fsync_path, write_text
+from quatrain.progress import watcher, working
 from quatrain.run_dir import METRICS, SAMPLES, read_rows
 from quatrain.train.sinks import Sinks
 from quatrain.words import say
@@ -68,7 +69,7 @@ class Journal:
 
 
 class Display:
-    """Progress on stderr: a live bar on a terminal, plain lines when piped or in a notebook."""
+    """What a run says on stderr, beside the bar of who watches (progress.py)."""
 
     def __init__(self, num_steps: int, first_step: int, quiet: bool = False) -> None:
         self.num_steps, self.quiet = num_steps, quiet
@@ -77,24 +78,16 @@ class Display:
             file=sys.stderr, highlight=False, force_jupyter=False, force_terminal=live
         )
         self._every = max(1, num_steps // 20)
-        self._progress: Progress | None = None
-        if self.console.is_terminal and not quiet:
-            self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[now]}"),
-                console=self.console,
-            )  # fmt: skip
-            self._task = self._progress.add_task(
-                say("train.bar"), total=num_steps, completed=first_step, now=""
-            )
-            self._progress.start()
+        self._has_bar = watcher() is not None and self.console.is_terminal
+        self._stack = ExitStack()
+        self._bar = self._stack.enter_context(working("train.bar", total=num_steps))
+        self._bar.reach(first_step)
 
     def trained(self, row: dict[str, Any]) -> None:
         """Show a training row."""
         now = say("train.now", loss=row["loss"], rate=row["lr"], speed=row["tokens_per_second"])
-        if self._progress is not None:
-            self._progress.update(self._task, completed=row["step"], now=now)
-        elif not self.quiet and (row["step"] % self._every == 0 or row["step"] == 1):
+        self._bar.reach(row["step"], now)
+        if not self._has_bar and (row["step"] % self._every == 0 or row["step"] == 1):
             self.say(say("train.step", step=row["step"], steps=self.num_steps, now=now))
 
     def evaluated(self, row: dict[str, Any]) -> None:
@@ -108,10 +101,13 @@ class Display:
 
     def say(self, line: str) -> None:
         """Show a line."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        if (one := watcher()) is not None:
+            one.line(line)
+        else:
             self.console.print(line, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._progress is not None:
-            self._progress.stop()
+        """End the bar."""
+        self._stack.close()

@@ -8,7 +8,7 @@ drop, so that a run that is killed anywhere goes on from a checkpoint as if noth
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from quatrain.files import write_json
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import dropping
 from quatrain.model.weights import Draw
+from quatrain.progress import working
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
 from quatrain.train.optim import gradient_norm, learning_rate, set_learning_rate, update
@@ -48,6 +49,8 @@ class Evaluation:
     row: dict[str, Any] | None
     """None when there was nothing to measure on."""
     score: tuple[float, ...]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of samples.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ class Around:
     """Asked before each step; True saves and returns."""
     report: Callable[[], None] = lambda: None
     """Called after an evaluation and its checkpoint; tells of the run, and never fails."""
+
+    def tell(self, found: Evaluation) -> None:
+        """Write down an evaluation, and show it."""
+        for sample in found.samples:
+            self.journal.sample(sample)
+        if found.row is not None:
+            self.journal.metrics(found.row)
+            self.display.evaluated(found.row)
 
 
 def train(
@@ -128,9 +139,7 @@ def _evaluate_and_save(
     evaluated = last or step % (config.eval_interval or step) == 0
     if evaluated:
         found = around.evaluate(step)
-        if found.row is not None:
-            around.journal.metrics(found.row)
-            around.display.evaluated(found.row)
+        around.tell(found)
         state = state.after_evaluation(found.score)
         out_of_patience = state.evaluations_since_best >= (config.early_stop or step + 1)
         state = state.model_copy(update={"finished": last or out_of_patience})
@@ -144,8 +153,9 @@ def _evaluate_and_save(
 def _save(
     model: LlamaModel, optimizer: torch.optim.Optimizer, state: State, around: Around
 ) -> None:
-    around.journal.sync()
-    around.keeper.save(model, optimizer, state)
+    with working("progress.saving"):
+        around.journal.sync()
+        around.keeper.save(model, optimizer, state)
 
 
 def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int = 0) -> Gradients:
@@ -161,26 +171,31 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int =
     coefficient = (config.balance_loss_coef or 0.0) / max(1, len(model.config.moe_layers))
     total = Gradients(num_tokens=num_tokens)
     loss_sum = torch.zeros((), device=device)
-    for part in _micro_batches(len(batch.ids), config.micro_batch_size):
-        ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
-        with dropping(model, Draw(config.seed, step, part.start, len(ids))):
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                judged = judge(
-                    model, ids, batch.mask[part], batch.segments[part], config.loss_chunk_size,
-                    balance=coefficient > 0,
-                )  # fmt: skip
-            loss = judged.loss_sum / num_targets + coefficient * judged.balance_sum / num_tokens
-            loss.backward()
-        loss_sum += judged.loss_sum.detach()
-        for layer, load in judged.loads.items():
-            total.loads[layer] = total.loads.get(layer, 0) + load
+    parts = _micro_batches(len(batch.ids), config.micro_batch_size)
+    with working("progress.step", total=len(parts)) as work:
+        for part in parts:
+            ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
+            with dropping(model, Draw(config.seed, step, part.start, len(ids))):
+                with torch.autocast(
+                    device.type, torch.bfloat16, enabled=config.precision == "bf16"
+                ):
+                    judged = judge(
+                        model, ids, batch.mask[part], batch.segments[part], config.loss_chunk_size,
+                        balance=coefficient > 0,
+                    )  # fmt: skip
+                balance = coefficient * judged.balance_sum / num_tokens
+                (judged.loss_sum / num_targets + balance).backward()
+            loss_sum += judged.loss_sum.detach()
+            for layer, load in judged.loads.items():
+                total.loads[layer] = total.loads.get(layer, 0) + load
+            work.advance()
     total.loss = float(loss_sum) / num_targets
     return total
 
 
-def _micro_batches(rows: int, size: int | None) -> Iterator[slice]:
+def _micro_batches(rows: int, size: int | None) -> list[slice]:
     size = size or rows
-    return (slice(start, start + size) for start in range(0, rows, size))
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _refuse_non_finite(

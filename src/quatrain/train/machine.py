@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 """mallopt takes an int."""
@@ -33,6 +34,19 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     limits = (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD)
     return mallopt is not None and all(mallopt(limit, _MOST) == 1 for limit in limits)
+
+
+def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
+    """Say whether this processor has instructions for products of bfloat16.
+
+    False where the system does not tell.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
 
 
 def free_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:

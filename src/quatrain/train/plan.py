@@ -16,8 +16,9 @@ from quatrain.config import Config, TrainConfig
 from quatrain.data.batches import Batches
 from quatrain.data.prepare import PreparedData
 from quatrain.errors import ResourceError
+from quatrain.train.machine import free_memory
 from quatrain.train.memory import Memory, Way, Work, predict
-from quatrain.train.settle import settle, settle_intervals
+from quatrain.train.settle import settle_intervals
 from quatrain.train.sizes import Parameters, bases, parameters
 from quatrain.words import Sentence
 
@@ -26,6 +27,8 @@ _FEWEST_POSITIONS = 32
 _SPREAD = 2.0
 """Standard deviations by which a batch may have more targets than the mean."""
 _BEST, _BEING_WRITTEN = 1, 1
+_SHARE_OF_MEMORY, _SHARE_OF_GPU = 0.25, 0.85
+"""Of what is free, for a base: a machine is used for other things meanwhile, a GPU is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,12 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
     """Plan a run on prepared data.
 
     Args:
-        config: completed with the tokenizer's vocabulary; what it leaves open is settled here.
+        config: settled, but perhaps for max_steps and the intervals.
         data: the run's.
         free: bytes of memory that a process may take, on the device that trains.
         free_disk: bytes free where the run directory is.
     """
-    settled = settle(config, len(data.train))
-    if settled.train.max_steps is not None:
-        settled = settle_intervals(settled)
+    settled = config if config.train.max_steps is None else settle_intervals(config)
     counts = parameters(settled.model)
     work, tokens = work_of(settled, data)
     checkpoint = 12 * counts.total
@@ -92,6 +93,33 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
         free=free,
         disk=Disk(checkpoint, kept * checkpoint, free_disk),
     )
+
+
+def memory_of(device: Any) -> int | None:
+    """Say how many bytes a run may take on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory()
+
+
+def rows_at_once(config: Config, data: PreparedData, free: int | None, on_gpu: bool) -> int:
+    """Choose a micro-batch: the settled one, or the largest that leaves most of the memory free.
+
+    A GPU is there for training alone, and is filled further.
+    """
+    rows = config.train.micro_batch_size or 1
+    if free is None:
+        return rows
+    work, _ = work_of(config, data)
+    allowed = free * (_SHARE_OF_GPU if on_gpu else _SHARE_OF_MEMORY)
+    batch = config.train.batch_size or 1
+    for fewer in (number for number in range(rows, 1, -1) if batch % number == 0):
+        train = config.train.replace(micro_batch_size=fewer)
+        if predict(config.model, train, _scaled(work, fewer, work.length)).total <= allowed:
+            return fewer
+    return 1
 
 
 def work_of(config: Config, data: PreparedData) -> tuple[Work, int]:

@@ -14,7 +14,7 @@ import torch
 from quatrain.model.llama import LlamaModel
 from quatrain.model.moe import ExpertMLP
 from quatrain.model.weights import meet_numbers_of_rows
-from quatrain.train.machine import keep_freed_memory
+from quatrain.train.machine import has_bfloat16, keep_freed_memory
 
 _MORE_THAN_BFLOAT16 = 1 + 2.0**-12
 """A float32 that bfloat16 and TF32 round to 1."""
@@ -22,6 +22,13 @@ _SIDES = (64, 512)
 _LOAD = 8
 """Times its even share that an expert is expected to get at most."""
 _MKLDNN: Any = torch.backends.mkldnn
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Say whether a device multiplies bfloat16 faster than float32, by what it is."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return has_bfloat16()
 
 
 def emulates_bfloat16() -> bool:
@@ -37,7 +44,7 @@ def set_for_training() -> Iterator[None]:
         yield
 
 
-def meet_experts(model: LlamaModel, num_tokens: int, precision: str) -> None:
+def meet_experts(model: LlamaModel, num_tokens: int, precision: str | None) -> None:
     """Have the library make its kernels for experts before the first step, not in its midst.
 
     Args:

@@ -24,16 +24,17 @@ from quatrain.model.adapter import adapter_tensors, place_adapters
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import add_adapters, learning
 from quatrain.model.targets import choose
+from quatrain.progress import working
 from quatrain.run_dir import ENVIRONMENT
-from quatrain.train.budget import fit_budget
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
+from quatrain.train.plan import memory_of
 from quatrain.train.products import emulates_bfloat16, set_for_training
 from quatrain.train.report import Reporter
-from quatrain.train.settle import settle, settle_intervals
+from quatrain.train.settling import settle_run
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
     MAY_CHANGE,
@@ -60,13 +61,18 @@ class Result:
     """The row of the last evaluation made now; None when there was nothing left to do."""
 
 
-def run(config: Config, quiet: bool = False) -> Result:
+def run(config: Config, quiet: bool = False, started: float | None = None) -> Result:
     """Train as the Config says, or go on where the run directory stands.
+
+    Args:
+        config: as the recipe has it.
+        quiet: whether nothing is said on the way.
+        started: when a budget began, by time.monotonic(); None is now.
 
     Raises:
         QuatrainError: with a code, for anything the user can mend.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     with locked(config.run_dir), StopSignal() as stop, set_for_training():
         request = config
         refuse_another_recipe(request)
@@ -79,14 +85,19 @@ def run(config: Config, quiet: bool = False) -> Result:
         evaluations: list[Evaluation] = []
         keeper = _keeper(config, config.run_dir, data, evaluations)
         newest = keeper.newest()
-        model = build_model(config, start, newest)
-        judge = Judge(config, data, model)
+        free = memory_of(device_of(config))
+        with working("progress.loading"):
+            model = build_model(config, start, newest)
         settled = read_settled(config.run_dir)
         if settled is None:
-            config = _settle(config, data, model, judge, started)
+            write_json(config.run_dir / ENVIRONMENT, _environment())
+            trial = _keeper(config, config.run_dir / ".trial", data)
+            config, first = settle_run(config, data, model, trial, started, free)
+            evaluations += [first] if first is not None else []
             write_settled(request, config, key)
         else:
             config = _as_settled(config, settled)
+        judge = Judge(config, data, model)
         return _train(config, data, model, judge, keeper, newest, stop, quiet, evaluations)
 
 
@@ -133,20 +144,7 @@ def _as_settled(config: Config, settled: Config) -> Config:
     kept = {name: value for name, value in settled.train if name not in MAY_CHANGE}
     if config.train.micro_batch_size is None:
         kept["micro_batch_size"] = settled.train.micro_batch_size
-    return config.replace(train=config.train.replace(**kept))
-
-
-def _settle(
-    config: Config, data: PreparedData, model: LlamaModel, judge: Judge, started: float
-) -> Config:
-    """Settle what the recipe left open; a budget is turned into steps here, once."""
-    write_json(config.run_dir / ENVIRONMENT, _environment())
-    config = settle(config, len(data.train))
-    if config.train.budget:
-        batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
-        trial = _keeper(config, config.run_dir / ".trial", data)
-        config = fit_budget(config, model, batches, judge, trial, started)
-    return settle_intervals(config)
+    return config.replace(train=config.train.replace(**kept), evaluate=settled.evaluate)
 
 
 def _keeper(
@@ -181,20 +179,17 @@ def _train(
     reporter = Reporter(config.run_dir, spoken().language)
 
     def evaluate(step: int) -> Evaluation:
-        evaluations.append(judge.evaluate(step, journal))
+        evaluations.append(judge.evaluate(step))
         return evaluations[-1]
 
     display = Display(config.train.max_steps or 0, state.step, quiet)
     try:
         _introduce(config, data, model, state, display)
+        around = Around(evaluate, keeper, journal, display, lambda: stop.asked, reporter.refresh)
         if newest is None:
-            first = evaluate(0).row
-            if first is not None:
-                journal.metrics(first)
-                display.evaluated(first)
+            around.tell(evaluations[-1] if evaluations else evaluate(0))
             reporter.refresh()
         batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
-        around = Around(evaluate, keeper, journal, display, lambda: stop.asked, reporter.refresh)
         state = train(model, optimizer, batches, config.train, state, around)
     finally:
         journal.sinks.close()
@@ -229,7 +224,7 @@ def _introduce(
         say(
             "train.data",
             rows=len(data.train),
-            size=config.data.block_size,
+            size=config.row_length,
             targets=int(data.train.num_targets),
             questions=len(data.questions),
         )
@@ -241,9 +236,21 @@ def _introduce(
             steps=train.max_steps,
             rows=train.batch_size,
             rate=train.learning_rate,
-            interval=train.eval_interval,
+            at_once=train.micro_batch_size,
+            precision=train.precision,
         )
     )
+    if data.questions or data.eval is not None:
+        evaluate = config.evaluate
+        rows = len(data.eval) if data.eval is not None else 0
+        display.say(
+            say(
+                "train.evaluations",
+                interval=train.eval_interval,
+                questions=min(evaluate.questions or 0, len(data.questions)),
+                rows=min(evaluate.rows or rows, rows),
+            )
+        )
     if train.precision == "bf16" and device.type == "cpu" and emulates_bfloat16():
         display.say(say("train.emulated"))
     if state.step:

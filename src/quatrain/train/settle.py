@@ -2,26 +2,40 @@
 
     batch_size      a 32nd of the rows, from 1 to 32, a power of two
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
-    learning_rate   0.256 / d_model; 0.4 of that on weights that were trained already, 4 times
-                    that for adapters
+    learning_rate   0.256 / d_model, 4 times that for adapters; see `_default_rate`
+    precision       bf16 for a large base where the processor multiplies it, else fp32
     eval_interval   a tenth of the steps
 
-What was settled is written to config.yaml; nothing else reads these rules.
+Of weights that come from model.init, what time there is decides too (budget.py): batches that give
+some hundred steps, passes and questions that fit. What was settled is written to config.yaml;
+nothing else reads these rules.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from quatrain.config import Config, TrainConfig
+from quatrain.train.sizes import parameters
 
 _SHARE_OF_ROWS, _LARGEST_BATCH = 32, 32
 _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
 _TOKENS_AT_ONCE = 8192
+_WORTH_BF16 = 50 * 10**6
+"""Parameters from which products take most of a step, and rounding them pays."""
+_ADAPTERS = 4.0
+"""How many times as fast adapters learn; see docs/bases.md for the sweep."""
 
 
-def settle(config: Config, num_rows: int) -> Config:
-    """Fill every open field of config.train but the intervals, and max_steps under a budget."""
+def settle(config: Config, num_rows: int, halves: bool = False) -> Config:
+    """Fill every open field of config.train but the intervals, and max_steps under a budget.
+
+    Args:
+        config: with the row length settled.
+        num_rows: of the training data.
+        halves: whether the device multiplies bfloat16 by itself.
+    """
     train, pretraining = config.train, config.train.task == "pretrain"
     batch = train.batch_size or default_batch_size(num_rows)
     if train.micro_batch_size and batch % train.micro_batch_size:
@@ -32,11 +46,12 @@ def settle(config: Config, num_rows: int) -> Config:
     return config.replace(
         train=train.replace(
             batch_size=batch,
-            micro_batch_size=train.micro_batch_size or _micro(batch, config.data.block_size),
+            micro_batch_size=train.micro_batch_size or _micro(batch, config.row_length),
             epochs=epochs,
             max_steps=_limit(train, math.ceil(epochs * steps_per_epoch)),
             learning_rate=train.learning_rate or _default_rate(config),
             balance_loss_coef=0.01 * pretraining if coefficient is None else coefficient,
+            precision=train.precision or _default_precision(config, halves),
         )
     )
 
@@ -50,19 +65,30 @@ def _limit(train: TrainConfig, steps_of_epochs: int) -> int | None:
 
 
 def settle_intervals(config: Config) -> Config:
-    """Fill the intervals, once the number of steps is known."""
-    train = config.train
+    """Fill the intervals, once the number of steps is known, and what is asked at each."""
+    train, questions = config.train, config.evaluate.questions
     assert train.max_steps is not None
     every = train.eval_interval or max(1, math.ceil(train.max_steps / 10))
     return config.replace(
-        train=train.replace(eval_interval=every, save_interval=train.save_interval or every)
+        train=train.replace(eval_interval=every, save_interval=train.save_interval or every),
+        evaluate=config.evaluate.replace(
+            questions=MOST_QUESTIONS if questions is None else questions
+        ),
     )
+
+
+MOST_QUESTIONS = 200
+"""That are asked at an evaluation where the recipe does not say how many."""
 
 
 def default_batch_size(num_rows: int) -> int:
     """Take a 32nd of the rows, from 1 to 32, rounded down to a power of two."""
-    wanted = min(max(num_rows // _SHARE_OF_ROWS, 1), _LARGEST_BATCH)
-    return 1 << (wanted.bit_length() - 1)
+    return power_of_two(min(num_rows // _SHARE_OF_ROWS, _LARGEST_BATCH))
+
+
+def power_of_two(number: float) -> int:
+    """Round down to a power of two, and at least to 1."""
+    return 1 << (max(1, int(number)).bit_length() - 1)
 
 
 def _default_epochs(steps_per_epoch: float) -> float:
@@ -71,13 +97,15 @@ def _default_epochs(steps_per_epoch: float) -> float:
 
 
 def _default_rate(config: Config) -> float:
-    fresh = 0.256 / config.model.d_model
-    if config.train.adapter:
-        return 4 * fresh
-    return fresh if config.model.init is None else 0.4 * fresh
+    return 0.256 / config.model.d_model * (_ADAPTERS if config.train.adapter else 1.0)
 
 
-def _micro(batch: int, block_size: int) -> int:
+def _default_precision(config: Config, halves: bool) -> Literal["fp32", "bf16"]:
+    large = config.model.init is not None and parameters(config.model).active >= _WORTH_BF16
+    return "bf16" if large and halves else "fp32"
+
+
+def _micro(batch: int, length: int) -> int:
     """Take the largest divisor of the batch that keeps some 8192 tokens in flight."""
-    most = max(1, _TOKENS_AT_ONCE // block_size)
+    most = max(1, _TOKENS_AT_ONCE // length)
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)

@@ -77,7 +77,7 @@ def resolve(config: Config) -> Start:
     config = build({**config.model_dump(exclude_unset=True), "model": model.model_dump()})
     if config.train.adapter:
         choose(config.lora, config.model)
-    if config.data.block_size > model.max_position_embeddings:
+    if (config.data.block_size or 0) > model.max_position_embeddings:
         raise ConfigError(
             "Q203.context", block_size=config.data.block_size, context=model.max_position_embeddings
         )

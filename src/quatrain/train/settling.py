@@ -1,0 +1,160 @@
+"""Settle a run: what the data's size decides, then what the clock and the memory decide.
+
+    settle            batch, passes, rate, precision          from the number of rows
+    time_parts        what a row, an answer, a checkpoint take, where the clock decides
+    fit_batch         fewer rows a step, so that there are some hundred steps
+    rows_at_once      a micro-batch that leaves most of the memory free
+    fit_evaluations   how often, how many questions
+    fit_steps         after the first evaluation, which says what the others will take
+
+Plan does the same from the trial alone (`expect`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+
+from quatrain.config import Config
+from quatrain.data.batches import Batches
+from quatrain.data.prepare import PreparedData
+from quatrain.model.llama import LlamaModel
+from quatrain.train.budget import (
+    MARGIN,
+    Costs,
+    fit_batch,
+    fit_evaluations,
+    fit_steps,
+    is_timed,
+    time_of,
+    time_parts,
+)
+from quatrain.train.checkpoint import Keeper
+from quatrain.train.judge import Judge
+from quatrain.train.loop import Evaluation
+from quatrain.train.plan import rows_at_once
+from quatrain.train.products import multiplies_bfloat16
+from quatrain.train.settle import settle, settle_intervals
+from quatrain.words import say
+
+logger = logging.getLogger(__name__)
+
+_TRIED = 2048
+"""Tokens of the rows with which a step is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial settled."""
+
+    config: Config
+    """Settled but for max_steps and the intervals."""
+    costs: Costs
+    evaluations: int
+    """The first, before a step, included."""
+
+
+def settle_run(
+    config: Config,
+    data: PreparedData,
+    model: LlamaModel,
+    trial: Keeper,
+    started: float,
+    free: int | None,
+) -> tuple[Config, Evaluation | None]:
+    """Settle everything that a recipe leaves open.
+
+    Args:
+        config: completed with what the data and the tokenizer say.
+        data: the run's.
+        model: the run's, on its device; no weight changes.
+        trial: writes a checkpoint to be timed, and is deleted.
+        started: when the run began, by time.monotonic().
+        free: bytes of memory that were free before the model was loaded, where that is known.
+
+    Returns:
+        The settled Config, and the evaluation before the first step where it was made already.
+    """
+    device = model.lm_head.weight.device
+    if not is_timed(config):
+        return settle_intervals(by_size(config, config, data, device, free)), None
+    tried = try_out(config, data, model, trial, free)
+    config, longest = tried.config, time_of(config)
+    judge, begun = Judge(config, data, model), time.monotonic()
+    first = judge.evaluate(0)
+    each = time.monotonic() - begun + tried.costs.save
+    if longest is not None:
+        left = MARGIN * longest - (time.monotonic() - started)
+        config = fit_steps(config, tried.costs, tried.evaluations - 1, each, left)
+    return settle_intervals(_spread(config, tried)), first
+
+
+def try_out(
+    config: Config,
+    data: PreparedData,
+    model: LlamaModel,
+    trial: Keeper | None,
+    free: int | None,
+) -> Tried:
+    """Settle what the size of the data and a trial decide; without a Keeper nothing is written."""
+    device, longest = model.lm_head.weight.device, time_of(config)
+    settled = by_size(config, config, data, device, free)
+    at_once = min(settled.train.micro_batch_size or 1, max(1, _TRIED // settled.row_length))
+    batches = Batches(data.train, at_once, settled.train.seed)
+    judge = Judge(settled, data, model)
+    costs = time_parts(settled, model, batches, judge, trial, longest)
+    batch = fit_batch(config, settled.train.batch_size or 1, costs, longest)
+    chosen = config.replace(train=config.train.replace(batch_size=batch))
+    settled = by_size(chosen, config, data, device, free)
+    held_out = len(data.questions), len(data.eval) if data.eval is not None else 0
+    number, questions, rows = fit_evaluations(settled, costs, held_out, longest)
+    logger.info(say("train.tried", row=costs.row, question=costs.question, save=costs.save))
+    asked = settled.evaluate.replace(questions=questions, rows=max(1, rows))
+    return Tried(settled.replace(evaluate=asked), costs, number)
+
+
+def expect(
+    config: Config, data: PreparedData, model: LlamaModel, free: int | None
+) -> tuple[Config, float]:
+    """Settle as a run would, from a trial that writes nothing and no evaluation.
+
+    Returns:
+        The settled Config, and the seconds that an evaluation with its checkpoint will take.
+    """
+    tried, longest = try_out(config, data, model, None, free), time_of(config)
+    config, asked = tried.config, tried.config.evaluate
+    check = tried.costs.evaluation(asked.questions or 0, asked.rows or 0)
+    if longest is not None:
+        left = MARGIN * longest - check
+        config = fit_steps(config, tried.costs, tried.evaluations - 1, check, left)
+    return settle_intervals(_spread(config, tried)), check
+
+
+def _spread(config: Config, tried: Tried) -> Config:
+    """Put the evaluations at equal distances, where the recipe does not place them."""
+    if config.train.eval_interval is not None:
+        return config
+    every = -(-(config.train.max_steps or 1) // (tried.evaluations - 1))
+    return config.replace(train=config.train.replace(eval_interval=every))
+
+
+def by_size(
+    config: Config, request: Config, data: PreparedData, device: torch.device, free: int | None
+) -> Config:
+    """Settle what sizes decide: of the data, of the model, and of the memory.
+
+    Args:
+        config: the request, or with its batch chosen.
+        request: as the recipe has it; rows at a time that it gives are kept.
+        data: the run's.
+        device: which trains.
+        free: bytes of memory.
+    """
+    settled = settle(config, len(data.train), multiplies_bfloat16(device))
+    if request.train.micro_batch_size or request.model.init is None:
+        return settled
+    rows = rows_at_once(settled, data, free, device.type == "cuda")
+    return settled.replace(train=settled.train.replace(micro_batch_size=rows))
