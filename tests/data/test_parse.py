@@ -8,7 +8,8 @@ import pytest
 
 from quatrain.config import DataConfig
 from quatrain.data.lines import RawRow
-from quatrain.data.parse import Rejection, group_key, guess_shape, parse_row
+from quatrain.data.parse import Rejection, guess_shape, parse_row
+from quatrain.data.question import group_key
 from quatrain.data.records import Records, load_records
 from quatrain.errors import DataError
 from quatrain.text.conversation import Conversation, Document

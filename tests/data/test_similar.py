@@ -7,13 +7,13 @@ import random
 import numpy as np
 import pytest
 
+from quatrain.data.question import mark
 from quatrain.data.similar import (
     ALIKE,
     HeldOut,
     Sketches,
     disputed,
     grams,
-    mark,
     repeated,
 )
 

@@ -10,7 +10,7 @@ from quatrain.cli.telling import telling
 from quatrain.errors import DataError
 from quatrain.progress import working
 from quatrain.recipe import load_config
-from quatrain.words import Sentence, say, spoken
+from quatrain.words import Sentence, say, spoken, tell
 
 
 def run_evaluation(
@@ -29,7 +29,9 @@ def run_evaluation(
 def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, Any]:
     from quatrain.data.records import load_records
 
-    conversations = load_records((file,), config.data).conversations
+    records = load_records((file,), config.data)
+    _say_what_is_not_examined(records)
+    conversations = records.conversations
     if not conversations:
         raise DataError("Q303.no_questions", file=file)
     if by and not any(by in one.fields for one in conversations):
@@ -42,6 +44,16 @@ def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, A
     with working("progress.loading"):
         answerer = Answerer(model)
     return examine(answerer, conversations, config.generate, by)
+
+
+def _say_what_is_not_examined(records: Any) -> None:
+    """Say on stderr what training on the same file would say of it."""
+    for note in records.notes:
+        print(tell(note), file=sys.stderr)
+    if records.rejected:
+        first, count = records.rejected[0], len(records.rejected)
+        where = {"location": first.location, "reason": first.reason}
+        print(say("log.not_examined", count=count, **where), file=sys.stderr)
 
 
 def _show(found: dict[str, Any]) -> None:

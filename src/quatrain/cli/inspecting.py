@@ -135,15 +135,13 @@ def _grid() -> Table:
 
 
 def _shape(source: dict[str, Any]) -> str:
+    """Say the shape, and which columns it reads; a note says which it does not."""
     columns: dict[str, str] = source["columns"]
     mapped = [name if name == meaning else say("inspect.as", name=name, meaning=meaning)
               for name, meaning in columns.items() if meaning]  # fmt: skip
-    kept = [name for name, meaning in columns.items() if not meaning]
     if not mapped:
-        shape = source["shape"]
-    else:
-        shape = say("inspect.shape.of", shape=source["shape"], columns=", ".join(mapped))
-    return say("inspect.kept", shape=shape, kept=", ".join(kept)) if kept else shape
+        return str(source["shape"])
+    return say("inspect.shape.of", shape=source["shape"], columns=", ".join(mapped))
 
 
 def _summary(lengths: Lengths) -> str:

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from quatrain.data.question import mark, marks
 from quatrain.data.records import Records
 from quatrain.data.rows import Block
 from quatrain.errors import DataError
@@ -60,7 +61,7 @@ class Counts:
     tokens: int = 0
     targets: int = 0
     duplicates: int = 0
-    """Records whose texts are those of an earlier one."""
+    """Records that say what an earlier one says, typography left aside."""
     control_like: int = 0
     """Records whose text looks like a control token; it is encoded as the text that it is."""
     longest: int = 0
@@ -98,7 +99,8 @@ class Encoder:
 
         for block, encoded in ahead(encode, blocks(conversations, characters)):
             for conversation in block:
-                self._look_at(tuple([message.content for message in conversation.messages]))
+                texts = [message.content for message in conversation.messages]
+                self._look_at(texts, marks(conversation).whole)
             yield self._counted(self._those_that_fit(block, encoded))
 
     def _those_that_fit(self, block: list[Conversation], encoded: EncodedBlock) -> Block:
@@ -129,7 +131,7 @@ class Encoder:
             all_ids, held = iter(encoded), list[Sequence[int]]()
             for text in block:
                 self.counts.documents += 1
-                self._look_at((text,))
+                self._look_at([text], mark(text))
                 ids = next(all_ids) if len(text) <= longest else None
                 if ids is not None and len(ids) <= self.block_size:
                     held.append(ids)
@@ -148,11 +150,11 @@ class Encoder:
             yield self._counted(_whole([ids]))
         self.counts.pieces += num_pieces if num_pieces > 1 else 0
 
-    def _look_at(self, texts: tuple[str, ...]) -> None:
+    def _look_at(self, texts: Sequence[str], whole: int) -> None:
+        """Count what a record's texts hold; `whole` marks them (a collision: one in 10^7 runs)."""
         self.counts.control_like += any(map(CONTROL_LIKE.search, texts))
-        mark = hash(texts)  # not kept beyond this process; a collision is one count in 10^7 runs
-        self.counts.duplicates += mark in self._seen
-        self._seen.add(mark)
+        self.counts.duplicates += whole in self._seen
+        self._seen.add(whole)
 
     def _counted(self, block: Block) -> Block:
         self.counts.tokens += len(block.ids)

@@ -15,7 +15,7 @@ from quatrain.files import sha256
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
-VERSION = 2
+VERSION = 3
 """Raised when the same inputs come to give other rows."""
 _MOVE_BITS = {"shape", "columns", "hub_split", "document", "limit", "holdout"}
 _MOVE_BITS |= {"block_size", "packing"}

@@ -21,6 +21,7 @@ from quatrain.config import Config
 from quatrain.data.encode import TooLong, blocks, characters
 from quatrain.data.findings import Finding, judge_leaks, judge_side
 from quatrain.data.language import languages
+from quatrain.data.records import outcomes
 from quatrain.data.similar import HeldOut
 from quatrain.data.survey import Sample, Survey, said
 from quatrain.errors import DataError
@@ -250,12 +251,11 @@ def _too_long(
         return
     again: Sequence[str] = data.train if side == "train" else data.eval
     limited = data if side == "train" else data.replace(limit=None)
-    outcomes = (o for _, o in Survey().outcomes(again, limited))
     index = -1
 
     def candidates() -> Iterator[tuple[int, Conversation]]:
         nonlocal index
-        for outcome in outcomes:
+        for _, outcome in outcomes(again, limited, []):
             if hasattr(outcome, "reason"):
                 continue
             index += 1

@@ -1,6 +1,7 @@
 """Parse: a raw row becomes Conversations or Documents, or a Rejection that says why not.
 
-    alpaca     instruction, input, output; or question, context, answer; or question, réponse
+    alpaca     instruction, input, output; or question, context, answer; or question, réponse;
+               perhaps system, and history: [[question, answer], ...]
     messages   messages: [{role, content}]
     sharegpt   conversations: [{from: human | gpt | system, value}]
     squad      an article of paragraphs (PIAF, FQuAD), or a row of context, question, answers
@@ -12,22 +13,24 @@ Not for reading files (read.py) nor for the prompt's wording (text/chat.py).
 from __future__ import annotations
 
 import datetime
-import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from quatrain.data.aside import Aside
 from quatrain.data.json_rows import kind_of
 from quatrain.data.lines import RawRow
+from quatrain.data.question import group_key
+from quatrain.data.turns import Turns, Unfit, read_messages, read_sharegpt
 from quatrain.errors import DataError
-from quatrain.text.chat import check, user_content
-from quatrain.text.conversation import Conversation, Document, Message, Role
+from quatrain.text.chat import user_content
+from quatrain.text.conversation import Conversation, Document, Message
 from quatrain.words import Sentence
 
 SHAPES = ("alpaca", "messages", "sharegpt", "squad", "text")
-MEANINGS = ("question", "context", "answer", "answers", "text")
+MEANINGS = ("question", "context", "answer", "answers", "text", "system", "history")
 """What data.columns can name."""
 _ALIASES = {
     "question": ("question", "instruction"),
@@ -35,19 +38,12 @@ _ALIASES = {
     "answer": ("answer", "output", "réponse", "reponse"),
     "answers": ("answers", "gold"),
     "text": ("text",),
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
     "messages": ("messages",),
     "conversations": ("conversations",),
 }
-_SHAREGPT: dict[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
 _EXCERPT = 120
-_LONGEST_GROUP = 120
-_WHOLE_FILE = 1 << 20
 
 Row = dict[str, Any]
 
@@ -64,23 +60,20 @@ class Rejection:
 Outcome = Conversation | Document | Rejection
 
 
-class _Unfit(ValueError):
-    """A row, or a part of one, breaks a rule; the message is the rejection's reason."""
+def parse_row(
+    row: RawRow, shape: str, columns: Mapping[str, str], aside: Aside | None = None
+) -> Iterator[Outcome]:
+    """Turn one raw row into its records, at least one: each is good, or says why it is not.
 
-    def __init__(self, key: str, /, **values: object) -> None:
-        super().__init__(key)
-        self.message = Sentence.of(key, **values)
-
-
-def parse_row(row: RawRow, shape: str, columns: Mapping[str, str]) -> Iterator[Outcome]:
-    """Turn one raw row into its records, at least one: each is good, or says why it is not."""
+    What good ones hold and no run learns is counted in `aside`.
+    """
     if row.value is None:
         yield Rejection(row.location, row.error or Sentence.of("reasons.row"))
         return
     try:
         named = _named(row.value, columns)
-        yield from _PARSERS[shape](named, row.location)
-    except (_Unfit, DataError) as error:
+        yield from _PARSERS[shape](named, row.location, Aside() if aside is None else aside)
+    except (Unfit, DataError) as error:
         yield Rejection(row.location, error.message, excerpt(row.value))
 
 
@@ -88,7 +81,7 @@ def guess_shape(value: Row | str, columns: Mapping[str, str]) -> str | None:
     """Tell a row's shape from its keys, or None when they are of no shape."""
     try:
         keys = set(_named(value, columns))
-    except _Unfit:
+    except Unfit:
         return None
     if "messages" in keys or "conversations" in keys:
         return "messages" if "messages" in keys else "sharegpt"
@@ -116,21 +109,6 @@ def excerpt(value: Any) -> str:
     return " ".join(text[:_EXCERPT].split())
 
 
-def group_key(text: str) -> str:
-    """Make one key of texts that differ in case, spaces or final punctuation only.
-
-    A long text is replaced by its hash, so that a million contexts need little memory; one of a
-    whole file is hashed as it is, since its words are more than memory holds.
-    """
-    if len(text) > _WHOLE_FILE:
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    folded = folded.rstrip(" ?!.…:;,") or folded
-    if len(folded) <= _LONGEST_GROUP:
-        return folded
-    return hashlib.blake2b(folded.encode(), digest_size=16).hexdigest()
-
-
 def meanings(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Say which of a file's columns has which meaning, by its alias or by data.columns."""
     chosen = dict(zip(columns.values(), columns, strict=True))
@@ -149,7 +127,7 @@ def _named(value: Row | str, columns: Mapping[str, str]) -> Row:
         return {"text": value}
     for meaning, column in columns.items():
         if column not in value:
-            raise _Unfit("reasons.no_named_column", column=column, meaning=meaning)
+            raise Unfit("reasons.no_named_column", column=column, meaning=meaning)
     names = _names_for(tuple(value), tuple(columns.items()))
     return dict(zip(names, value.values(), strict=True))
 
@@ -164,65 +142,81 @@ def _names_for(names: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> 
     )
 
 
-def _alpaca(row: Row, location: str) -> Iterator[Outcome]:
+def _alpaca(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
     question = _text(row, "question", "instruction")
     context = _text(row, "context", "input", needed=False)
     golds = _golds(row.get("answers"))
     if row.get("answer") is not None or not golds:
         golds = _unique([_text(row, "answer", "output"), *golds])
-    messages = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
-    check(messages, ends_with="assistant")
-    group = group_key(context or question)
-    yield Conversation(messages, golds, group, location, _fields(row, _ALPACA_COLUMNS))
+    before = _history(row)
+    first = before[0].content if before else question
+    last = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
+    messages = Turns((*_system(row), *before, *last)).settled(aside, examined=True)
+    fields = _fields(row, _ALPACA_COLUMNS)
+    aside.see(columns=_filled(fields))
+    yield Conversation(messages, golds, group_key(context or first), location, fields)
 
 
-_ALPACA_COLUMNS = ("question", "context", "answer", "answers")
+_ALPACA_COLUMNS = ("question", "context", "answer", "answers", "system", "history")
 
 
-def _messages(row: Row, location: str) -> Iterator[Outcome]:
-    turns = _list(row, "messages")
-    messages = tuple(_message(turn, "role", "content", _identity) for turn in turns)
-    yield _conversation(messages, row, location, "messages")
+def _system(row: Row) -> tuple[Message, ...]:
+    """Begin with a system column's text; an empty one is none."""
+    text = _text(row, "system", needed=False)
+    return (Message("system", text),) if text else ()
 
 
-def _sharegpt(row: Row, location: str) -> Iterator[Outcome]:
-    turns = _list(row, "conversations")
-    messages = tuple(_message(turn, "from", "value", _SHAREGPT.get) for turn in turns)
-    yield _conversation(messages, row, location, "conversations")
+def _history(row: Row) -> list[Message]:
+    """Take earlier turns, which are learnt as the last one is."""
+    pairs = row.get("history")
+    if pairs is None or pairs == "":
+        return []
+    if not isinstance(pairs, list):
+        raise Unfit("reasons.list", name="history", kind=kind_of(pairs))
+    messages = []
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
+            raise Unfit("reasons.history", number=number)
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return messages
 
 
-def _conversation(
-    messages: tuple[Message, ...], row: Row, location: str, column: str
-) -> Conversation:
-    check(messages, ends_with="assistant")
-    golds = _unique([messages[-1].content, *_golds(row.get("answers"))])
+def _messages(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
+    turns = read_messages(_list(row, "messages"))
+    yield _conversation(turns, row, location, "messages", aside)
+
+
+def _sharegpt(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
+    turns = read_sharegpt(_list(row, "conversations"))
+    yield _conversation(turns, row, location, "conversations", aside)
+
+
+def _conversation(turns: Turns, row: Row, location: str, column: str, aside: Aside) -> Conversation:
+    golds = _golds(row.get("answers"))
+    opened = replace(turns, messages=_opened(turns.messages, row))
+    messages = opened.settled(aside, examined=bool(golds))
     first_question = next(message.content for message in messages if message.role == "user")
-    fields = _fields(row, (column, "answers"))
+    fields = _fields(row, (column, "answers", "system"))
+    aside.see(columns=_filled(fields))
+    golds = _unique([messages[-1].content, *golds])
     return Conversation(messages, golds, group_key(first_question), location, fields)
 
 
-def _message(turn: Any, role_key: str, text_key: str, role_of: Callable[[str], Any]) -> Message:
-    if not isinstance(turn, dict):
-        raise _Unfit("reasons.message", kind=kind_of(turn))
-    name, content = turn.get(role_key), turn.get(text_key)
-    role = role_of(name) if isinstance(name, str) else None
-    if role is None:
-        raise _Unfit("reasons.role", field=role_key, name=name, known=", ".join(_SHAREGPT))
-    if not isinstance(content, str):
-        raise _Unfit("reasons.text", name=text_key, kind=kind_of(content))
-    return Message(role, content)
+def _opened(messages: tuple[Message, ...], row: Row) -> tuple[Message, ...]:
+    """Put a system column's text first; a system turn of another text contradicts it."""
+    system = _system(row)
+    if not system or messages[0].role != "system":
+        return (*system, *messages)
+    said = messages[0].content.strip()
+    if said and said != system[0].content.strip():
+        raise Unfit("reasons.two_systems")
+    return (*system, *messages[1:])
 
 
-def _identity(name: str) -> str:
-    return name
-
-
-def _squad(row: Row, location: str) -> Iterator[Outcome]:
+def _squad(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
     if "paragraphs" not in row:
-        title = row.get("title")
-        yield from _squad_question(row, _text(row, "context"), title, location, row)
+        yield _squad_question(row, _text(row, "context"), location, row, aside)
         return
-    title, extra = row.get("title"), _fields(row, ("paragraphs", "title"))
     for number, paragraph in enumerate(_list(row, "paragraphs"), 1):
         where = f"{location}.{number}"
         if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
@@ -230,45 +224,47 @@ def _squad(row: Row, location: str) -> Iterator[Outcome]:
             yield Rejection(where, reason, excerpt(paragraph))
             continue
         for index, qa in enumerate(paragraph["qas"], 1):
-            yield from _squad_item(qa, paragraph, title, f"{where}.{index}", extra)
+            yield _squad_item(qa, paragraph, f"{where}.{index}", row, aside)
 
 
-def _squad_item(
-    qa: Any, paragraph: Row, title: Any, location: str, extra: Row
-) -> Iterator[Outcome]:
+def _squad_item(qa: Any, paragraph: Row, location: str, article: Row, aside: Aside) -> Outcome:
     try:
         if not isinstance(qa, dict):
-            raise _Unfit("reasons.question", kind=kind_of(qa))
-        yield from _squad_question(qa, _text(paragraph, "context"), title, location, extra)
-    except (_Unfit, DataError) as error:
-        yield Rejection(location, error.message, excerpt(qa))
+            raise Unfit("reasons.question", kind=kind_of(qa))
+        return _squad_question(qa, _text(paragraph, "context"), location, article, aside)
+    except (Unfit, DataError) as error:
+        return Rejection(location, error.message, excerpt(qa))
 
 
-def _squad_question(
-    qa: Row, context: str, title: Any, location: str, extra: Row
-) -> Iterator[Outcome]:
+def _squad_question(qa: Row, context: str, location: str, row: Row, aside: Aside) -> Outcome:
+    """Read a question; its title, its system text and some fields stand in the row."""
     question, golds = _text(qa, "question"), _golds(qa.get("answers"))
     if not golds:
-        raise _Unfit("reasons.no_answer")
-    messages = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
-    check(messages, ends_with="assistant")
+        raise Unfit("reasons.no_answer")
+    last = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
+    messages = Turns((*_system(row), *last)).settled(aside, examined=True)
+    title = row.get("title")
     named = isinstance(title, str) and title.strip()
     group = group_key(str(title) if named else context)
-    fields = {**_fields(extra, _SQUAD_COLUMNS), **_fields(qa, _SQUAD_COLUMNS)}
+    fields = {**_fields(row, _SQUAD_COLUMNS), **_fields(qa, _SQUAD_COLUMNS)}
     if named:
         fields["title"] = title
-    yield Conversation(messages, golds, group, location, fields)
+    aside.see(columns=_filled(fields))
+    return Conversation(messages, golds, group, location, fields)
 
 
-_SQUAD_COLUMNS = ("question", "context", "answer", "answers", "title", "is_impossible")
+_SQUAD_COLUMNS = ("question", "context", "answer", "answers", "title", "is_impossible",
+                  "paragraphs", "system")  # fmt: skip
 
 
-def _document(row: Row, location: str) -> Iterator[Outcome]:
+def _document(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
     text = _text(row, "text")
+    if len(row) > 1:
+        aside.see(columns=_filled(_fields(row, ("text",))))
     yield Document(text, group_key(text), location)
 
 
-_PARSERS: dict[str, Callable[[Row, str], Iterator[Outcome]]] = {
+_PARSERS: dict[str, Callable[[Row, str, Aside], Iterator[Outcome]]] = {
     "alpaca": _alpaca,
     "messages": _messages,
     "sharegpt": _sharegpt,
@@ -284,20 +280,20 @@ def _text(row: Row, name: str, alias: str = "", needed: bool = True) -> str:
     if value is None and not needed:
         return ""
     if name not in row:
-        raise _Unfit("reasons.no_column", name=label, known=", ".join(sorted(map(str, row))))
+        raise Unfit("reasons.no_column", name=label, known=", ".join(sorted(map(str, row))))
     if not isinstance(value, str):
-        raise _Unfit("reasons.text", name=label, kind=kind_of(value))
+        raise Unfit("reasons.text", name=label, kind=kind_of(value))
     if needed and not value.strip():
-        raise _Unfit("reasons.empty", name=label)
+        raise Unfit("reasons.empty", name=label)
     return value if value.strip() else ""
 
 
 def _list(row: Row, name: str) -> list[Any]:
     value = row.get(name)
     if not isinstance(value, list):
-        raise _Unfit("reasons.list", name=name, kind=kind_of(value))
+        raise Unfit("reasons.list", name=name, kind=kind_of(value))
     if not value:
-        raise _Unfit("reasons.empty_list", name=name)
+        raise Unfit("reasons.empty_list", name=name)
     return value
 
 
@@ -309,12 +305,12 @@ def _golds(value: Any) -> tuple[str, ...]:
         value = value.get("text", [])
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list):
-        raise _Unfit("reasons.list", name="answers", kind=kind_of(value))
+        raise Unfit("reasons.list", name="answers", kind=kind_of(value))
     texts: list[str] = []
     for item in items:
         text = item.get("text") if isinstance(item, dict) else item
         if not isinstance(text, str):
-            raise _Unfit("reasons.answers", kind=kind_of(text))
+            raise Unfit("reasons.answers", kind=kind_of(text))
         if text.strip():
             texts.append(text)
     return _unique(texts)
@@ -327,6 +323,10 @@ def _unique(texts: list[str]) -> tuple[str, ...]:
 def _fields(row: Row, used: tuple[str, ...]) -> Row:
     """Keep the other columns, as values that JSON can hold."""
     return {str(name): _plain(cell) for name, cell in row.items() if name not in used}
+
+
+def _filled(fields: Row) -> Iterator[str]:
+    return (name for name, value in fields.items() if value not in (None, "", [], {}))
 
 
 def _plain(value: Any) -> Any:

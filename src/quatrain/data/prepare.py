@@ -26,7 +26,8 @@ import numpy.typing as npt
 from quatrain.config import DEFAULT_ROW, Config
 from quatrain.data.encode import Counts, Encoder, TooLong, parts, refuse_cuts, refuse_no_targets
 from quatrain.data.fingerprint import fingerprint
-from quatrain.data.parse import Rejection, group_key
+from quatrain.data.parse import Rejection
+from quatrain.data.question import marks, taught
 from quatrain.data.records import TOLD_EVERY, Records, holdout, load_records, write_rejected
 from quatrain.data.row_length import SHORTEST, row_length
 from quatrain.data.rows import Block, Rows, write_rows
@@ -45,7 +46,7 @@ from quatrain.progress import working
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
-from quatrain.words import Sentence, recorded, say
+from quatrain.words import Sentence, recorded, say, spoken
 
 __all__ = ["PreparedData", "Records", "Rejection", "holdout", "load_and_prepare_french_data"]
 __all__ += ["load_records"]
@@ -303,8 +304,8 @@ def _line(value: dict[str, Any]) -> str:
 
 def _describe(train: Records, judged: Records | None, key: str) -> dict[str, Any]:
     """Count records, and questions that are on both sides; what encoding counts comes later."""
-    learnt = {_question(item) for item in train.conversations} if judged else set()
-    leaks = sum(_question(item) in learnt for item in judged.conversations) if judged else 0
+    learnt = {mark for item in train for mark in taught(item)} if judged else set()
+    leaks = sum(marks(item).asked in learnt for item in judged) if judged else 0
     both = [train, *([judged] if judged else [])]
     return {
         "key": key,
@@ -316,11 +317,6 @@ def _describe(train: Records, judged: Records | None, key: str) -> dict[str, Any
         "train": None,
         "eval": None,
     }
-
-
-def _question(conversation: Conversation) -> int:
-    """Mark the last question; a mark lives as long as the process."""
-    return hash(group_key(conversation.messages[-2].content))
 
 
 def _counted(counts: Counts, rows: Rows) -> dict[str, Any]:
@@ -357,5 +353,7 @@ def _log(report: dict[str, Any]) -> None:
             used=100 * train["positions_used"],
         )
     )
+    for note in report["notes"]:
+        logger.info(spoken().retold(note, "text"))
     if report["leaks"]:
         logger.warning(say("log.leaks", count=report["leaks"]))

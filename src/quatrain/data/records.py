@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from quatrain.config import DataConfig
+from quatrain.data.aside import Aside
 from quatrain.data.lines import RawRow
 from quatrain.data.parse import (
     SHAPES,
@@ -108,15 +109,17 @@ def load_records(
         records: an empty one to be filled, in a file or in memory; None is in memory.
     """
     records = Records() if records is None else records
+    opened: Source | None = None
     with working("progress.reading") as work:
-        for number, outcome in enumerate(_outcomes(sources, config, records.notes), 1):
+        for number, (source, outcome) in enumerate(outcomes(sources, config, records.notes), 1):
+            if source is not opened and config.shape == "auto":
+                shape = Sentence.of("notes.shape", source=source.name, shape=source.shape)
+                records.notes.append(shape)
+            opened = source
             records.add(outcome)
             work.advance()
             if number % TOLD_EVERY == 0:
                 logger.info(say("log.read", count=number))
-            if config.limit is not None and len(records) >= config.limit:
-                records.notes.append(Sentence.of("notes.limit", limit=config.limit))
-                break
     if directory is not None:
         write_rejected(directory / "rejected.jsonl", records.rejected)
     _refuse_too_many_bad(records, sources, config, directory)
@@ -160,7 +163,6 @@ class Source:
     columns: dict[str, str]
     """What each column of the first rows means; `""` for those kept as fields."""
     rows: Iterator[RawRow]
-    empty: bool
 
 
 def open_source(name: str, config: DataConfig, notes: list[str]) -> Source:
@@ -177,16 +179,31 @@ def open_source(name: str, config: DataConfig, notes: list[str]) -> Source:
     )
     known = meanings(seen, config.columns)
     columns = {column: known.get(column, "") for column in seen}
-    return Source(name, shape, columns, itertools.chain(first, rows), not first)
+    return Source(name, shape, columns, itertools.chain(first, rows))
 
 
-def _outcomes(sources: Sequence[str], config: DataConfig, notes: list[str]) -> Iterator[Outcome]:
+def outcomes(
+    sources: Sequence[str], config: DataConfig, notes: list[str]
+) -> Iterator[tuple[Source, Outcome]]:
+    """Yield the records of sources, with their source, up to data.limit good ones.
+
+    Args:
+        sources: paths and names on the Hub.
+        config: shape, columns and limit.
+        notes: gets what was assumed, and what is not learnt, of each source.
+    """
+    good = 0
     for name in sources:
-        source = open_source(name, config, notes)
-        if config.shape == "auto" and not source.empty:
-            notes.append(Sentence.of("notes.shape", source=name, shape=source.shape))
+        source, aside = open_source(name, config, notes), Aside()
         for row in source.rows:
-            yield from parse_row(row, source.shape, config.columns)
+            for outcome in parse_row(row, source.shape, config.columns, aside):
+                yield source, outcome
+                good += not isinstance(outcome, Rejection)
+                if config.limit is not None and good >= config.limit:
+                    notes += aside.notes(name)
+                    notes.append(Sentence.of("notes.limit", limit=config.limit))
+                    return
+        notes += aside.notes(name)
 
 
 def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:

@@ -2,7 +2,7 @@
 
 Texts become numbers at once, so that a million records take some 200 bytes each:
 
-    mark      64 bits of a text without case, spaces and final punctuation; equal texts, equal marks
+    mark      64 bits of a text without case and typography (question.py); equal texts, equal marks
     gram      64 bits of n words in a row
     sketch    the least of all grams of three words under each of 64 hashes (Broder, 1997): two
               texts agree in as many places as they share of their grams
@@ -14,9 +14,7 @@ Shapes: N records, G grams of all, P places of a sketch.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quatrain.data.parse import group_key
+from quatrain.data.question import folded
 
 Marks = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
@@ -45,12 +43,6 @@ _BITS = 24
 """Of the table that tells most foreign grams from held-out ones at a glance."""
 
 
-def mark(text: str) -> int:
-    """Give equal numbers to texts that differ in case, spaces and final punctuation only."""
-    folded = group_key(text).encode()
-    return int.from_bytes(hashlib.blake2b(folded, digest_size=8).digest(), "little")
-
-
 def grams(texts: Sequence[str], size: int, whole: bool) -> tuple[Marks, Indices]:
     """Hash every `size` words in a row of each text.
 
@@ -65,7 +57,7 @@ def grams(texts: Sequence[str], size: int, whole: bool) -> tuple[Marks, Indices]
     codes: list[int] = []
     lengths: list[int] = []
     for text in texts:
-        words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())[:_MOST_WORDS]
+        words = _WORD.findall(folded(text))[:_MOST_WORDS]
         if whole and len(words) < size:
             words = (words or [text]) + [""] * (size - max(1, len(words)))
         codes += [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words]

@@ -95,7 +95,7 @@ def temporary_spool(directory: Path) -> Iterator[Spool[Any]]:
 def _plain(record: Conversation | Document) -> tuple[Any, ...]:
     if isinstance(record, Document):
         return record.text, record.group, record.source
-    messages = [(message.role, message.content) for message in record.messages]
+    messages = [(one.role, one.content, one.learnt) for one in record.messages]
     return messages, record.answers, record.group, record.source, record.fields
 
 

@@ -19,9 +19,10 @@ import numpy.typing as npt
 from quatrain.config import DataConfig
 from quatrain.data.encode import CONTROL_LIKE, characters
 from quatrain.data.language import is_lossy, mojibake
-from quatrain.data.parse import Outcome, Rejection, parse_row
-from quatrain.data.records import Source, open_source
-from quatrain.data.similar import HeldOut, Sketches, mark
+from quatrain.data.parse import Rejection
+from quatrain.data.question import Marks, marks, taught
+from quatrain.data.records import Source, outcomes
+from quatrain.data.similar import HeldOut, Sketches
 from quatrain.text.chat import CONTEXT_SEPARATOR
 from quatrain.text.conversation import Conversation, Document, Message
 from quatrain.text.french import normalise
@@ -136,31 +137,19 @@ class Survey:
 
     def read(self, sources: Sequence[str], config: DataConfig) -> Survey:
         """Go through the sources once."""
-        outcomes = self.outcomes(sources, config)
-        while block := list(islice(outcomes, _BLOCK)):
+        found = outcomes(sources, config, self.notes)
+        while block := list(islice(found, _BLOCK)):
             records = []
-            for shape, outcome in block:
+            for source, outcome in block:
+                if not self.sources or self.sources[-1] is not source:
+                    self.sources.append(source)
                 if isinstance(outcome, Rejection):
                     self._reject(outcome)
                 else:
-                    self._take(outcome, shape)
+                    self._take(outcome, source.shape)
                     records.append(outcome)
             self._compare(records)
         return self
-
-    def outcomes(self, sources: Sequence[str], config: DataConfig) -> Iterator[tuple[str, Outcome]]:
-        """Yield the records of sources with their shapes; stop at data.limit."""
-        good = 0
-        for name in sources:
-            source = open_source(name, config, self.notes)
-            self.sources.append(source)
-            for row in source.rows:
-                for outcome in parse_row(row, source.shape, config.columns):
-                    yield source.shape, outcome
-                    good += not isinstance(outcome, Rejection)
-                    if config.limit is not None and good >= config.limit:
-                        self.notes.append(Sentence.of("notes.limit", limit=config.limit))
-                        return
 
     def __len__(self) -> int:
         return self.conversations + self.documents
@@ -174,7 +163,7 @@ class Survey:
                      else Sentence.of("reasons.others")] += 1  # fmt: skip
 
     def _take(self, record: Conversation | Document, shape: str) -> None:
-        index, texts = len(self), said(record)
+        index, texts, known = len(self), said(record), marks(record)
         self.places.add(record.source)
         self.sample.add(index, record)
         self._sizes.append(sum(map(len, texts)))
@@ -182,26 +171,20 @@ class Survey:
         if isinstance(record, Conversation):
             self.conversations += 1
             self.turns += len(record.messages)
-            self._take_answer(record, shape)
+            self._take_answer(record, shape, known)
         else:
             self.documents += 1
-            whole = mark(record.text)
-            self._wholes.append(whole)
-            self._questions.append(whole)
-            self._said.append(whole)
             self._answers.append(0)
+        self._wholes.append(known.whole)
+        self._questions.append(known.asked)
+        self._said.append(known.said)
         self._look_at(record.source, texts)
 
-    def _take_answer(self, record: Conversation, shape: str) -> None:
+    def _take_answer(self, record: Conversation, shape: str, known: Marks) -> None:
         *before, answer = record.messages
-        asked = "\n".join(message.content for message in before if message.role != "system")
-        question, said_mark = mark(asked), mark(answer.content)
-        self._wholes.append(mark(f"{question} {said_mark}"))
-        self._questions.append(question)
-        self._said.append(said_mark)
         self._answers.append(min(len(answer.content), 2**32 - 1))
         if len(answer.content) <= _SHORT_ANSWER and len(self.answer_texts) < _SAMPLE_RECORDS:
-            self.answer_texts.setdefault(said_mark, answer.content)
+            self.answer_texts.setdefault(known.said, answer.content)
         if shape == _SHAPE_WITH_ANSWERS_INSIDE:
             self.with_context += 1
             context = before[-1].content.partition(CONTEXT_SEPARATOR)[2]
@@ -221,18 +204,17 @@ class Survey:
         """Take note of what a block says; look for held-out text in it."""
         self.sketches.add([gist(record) for record in records])
         first = len(self) - len(records)
-        marks = self._questions[first:].tolist()
         texts = ["\n".join(spoken(record)) for record in records]
         if self._collect is not None:
-            self._collect.add(marks, texts)
+            self._collect.add(self._questions[first:].tolist(), texts)
         if self._held_out is None or not records:
             return
         shared = self._held_out.shared(texts)
         for index, record in enumerate(records):
-            asked = self._held_out.asked(marks[index])
-            if asked is not None:
+            held = map(self._held_out.asked, taught(record))
+            if leaks := {one for one in held if one is not None}:
                 self.asked.see(record.source)
-                self.leaked.add(asked)
+                self.leaked |= leaks
             if index in shared:
                 self.shared.see(record.source)
                 self.leaked |= shared[index]

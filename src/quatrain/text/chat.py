@@ -98,7 +98,7 @@ class ChatFormat(Wording):
     def encode_conversations(
         self, conversations: Iterable[Conversation], tokenizer: Tokenizer
     ) -> list[Encoded]:
-        """Encode conversations to train on; the mask covers each answer and its end of turn.
+        """Encode conversations to train on; the mask covers each learnt answer and its end of turn.
 
         Raises:
             DataError: turns break a rule of `check`.
@@ -114,20 +114,20 @@ class ChatFormat(Wording):
     ) -> EncodedBlock:
         """Encode conversations that passed `check`, end to end; see `encode_conversations`."""
         said = [list(self.said(conversation.messages)) for conversation in conversations]
-        texts = [text for turns in said for _, text in turns]
+        texts = [turn.content for turns in said for turn in turns]
         contents = iter(tokenizer.encode_arrays(texts))
         pieces, block = _Pieces.of(self, tokenizer), EncodedBlock()
         for turns in said:
-            pieces.add(block, [(role, next(contents)) for role, _ in turns])
+            pieces.add(block, [(turn, next(contents)) for turn in turns])
         return block
 
     def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Encode what comes before the answer: the ids with which a trained conversation begins."""
         check(messages, ends_with="user")
         said = list(self.said(messages))
-        contents = tokenizer.encode_arrays([text for _, text in said])
+        contents = tokenizer.encode_arrays([turn.content for turn in said])
         pieces, block = _Pieces.of(self, tokenizer), EncodedBlock()
-        pieces.add(block, [(role, ids) for (role, _), ids in zip(said, contents, strict=True)])
+        pieces.add(block, zip(said, contents, strict=True))
         return [*block.ids, *pieces.headers["assistant"]]
 
     def encode_document(self, text: str, tokenizer: Tokenizer) -> Encoded:
@@ -251,13 +251,13 @@ class _Pieces:
             after_content=array("i", [control[chat.end_of_turn], *after_turn]),
         )
 
-    def add(self, block: EncodedBlock, turns: Iterable[tuple[str, array[int]]]) -> None:
-        """Add a conversation to a block: roles and encoded contents together, with the mask."""
+    def add(self, block: EncodedBlock, turns: Iterable[tuple[Message, array[int]]]) -> None:
+        """Add a conversation to a block: turns and their encoded contents, with the mask."""
         ids, mask, before = block.ids, block.mask, len(block.ids)
         ids += self.begin
-        for role, content in turns:
-            ids += self.headers[role]
-            if role == "assistant":
+        for message, content in turns:
+            ids += self.headers[message.role]
+            if message.role == "assistant" and message.learnt:
                 mask += bytes(len(ids) - len(mask)) + b"\1" * (len(content) + 1)
             ids += content
             ids += self.after_content

@@ -17,6 +17,8 @@ class Message:
 
     role: Role
     content: str
+    learnt: bool = True
+    """Of an assistant's turn: whether fine-tuning learns to say it, or has it as context alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,12 @@ class Conversation:
     """Questions and answers in their order, and what is needed to judge the last answer."""
 
     messages: tuple[Message, ...]
-    """User and assistant turns in turn, after at most one system turn; the assistant ends."""
+    """User and assistant turns in turn, after at most one system turn; an answer that is learnt
+    ends."""
     answers: tuple[str, ...]
     """Every gold answer to the last question; the first is the last message's content."""
     group: str
-    """What training and evaluation must not share: a context's title, or the question."""
+    """What training and evaluation must not share: a title, a context, or the first question."""
     source: str
     """Where it came from, as `file:line` or `file:index`."""
     fields: dict[str, Any] = field(default_factory=dict)

@@ -45,7 +45,7 @@ NUMBER_SEPARATORS = frozenset(".,:/")
 
 _APOSTROPHES = "\u2019\u2018\u02bc\u2032\u00b4\uff07"
 _HYPHENS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
-_FOLDED = str.maketrans(
+_FOLDED = (
     dict.fromkeys(_APOSTROPHES, "'")
     | dict.fromkeys(_HYPHENS, "-")
     | {"œ": "oe", "æ": "ae", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
@@ -68,7 +68,7 @@ def normalise(text: str) -> str:
 
 def tokens(text: str) -> list[str]:
     """Give the words, numbers and symbols by which a text is compared."""
-    folded = _fold(text)
+    folded = fold(text)
     words = _split_elisions(_spaced(folded).split())
     kept = _join_thousands(_drop_articles(words))
     return kept or words or folded.split() or text.split()
@@ -82,11 +82,15 @@ def overlap(found: Sequence[str], gold: Sequence[str]) -> float:
     return 2 * shared / (len(found) + len(gold))
 
 
-def _fold(text: str) -> str:
-    """Undo the differences of encoding, case and typography."""
-    visible = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
-    lowered = unicodedata.normalize("NFC", visible).lower()
-    return unicodedata.normalize("NFC", lowered.translate(_FOLDED))
+def fold(text: str) -> str:
+    """Undo the differences of encoding, case and letter forms; leave out what is not seen."""
+    for sign in set(text):
+        if unicodedata.category(sign) == "Cf":
+            text = text.replace(sign, "")
+    lowered = unicodedata.normalize("NFC", text).lower()
+    for sign in _FOLDED.keys() & set(lowered):
+        lowered = lowered.replace(sign, _FOLDED[sign])
+    return unicodedata.normalize("NFC", lowered)
 
 
 def _spaced(folded: str) -> str:

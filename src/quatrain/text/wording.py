@@ -9,6 +9,7 @@ others are control tokens. An empty string leaves that piece out. Not for ids (t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -90,19 +91,19 @@ class Wording(BaseModel):
         )
         return tuple(dict.fromkeys(name for name in names if name))
 
-    def said(self, messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
-        """Give each turn's role and text, without whitespace around what somebody wrote.
+    def said(self, messages: Sequence[Message]) -> Iterator[Message]:
+        """Give each turn as it is said, without whitespace around what somebody wrote.
 
         An empty system message is left out; where there is none the default is said.
         """
         if self.default_system and messages[0].role != "system":
-            yield "system", self.default_system
+            yield Message("system", self.default_system)
         for message in messages:
             text = message.content.strip()
             if message.role != "system":
-                yield message.role, text
+                yield replace(message, content=text)
             elif text:
-                yield message.role, self.before_system + text + self.after_system
+                yield replace(message, content=self.before_system + text + self.after_system)
 
     def written(self, messages: Sequence[Message]) -> str:
         """Write a conversation as one string, as the exported template does.
@@ -110,8 +111,8 @@ class Wording(BaseModel):
         One that ends with the user gets the header of the answer.
         """
         turns = [
-            self.header(role) + text + self.end_of_turn + self.after_turn
-            for role, text in self.said(messages)
+            self.header(turn.role) + turn.content + self.end_of_turn + self.after_turn
+            for turn in self.said(messages)
         ]
         answer = self.header("assistant") if messages[-1].role == "user" else ""
         return self.begin + "".join(turns) + answer

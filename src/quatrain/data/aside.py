@@ -1,0 +1,54 @@
+"""Aside: what a file holds and fine-tuning does not learn, counted, and said once a file.
+
+Not for records that are not used at all (Rejection in parse.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from quatrain.words import Sentence
+
+_MOST_NAMES, _MOST_SHOWN = 1000, 12
+
+
+@dataclass(slots=True)
+class Aside:
+    """Counts over the good records of one source."""
+
+    columns: Counter[str] = field(default_factory=Counter)
+    """Records that have a column which is kept beside."""
+    keys: Counter[str] = field(default_factory=Counter)
+    """Turns that have a key which means nothing here."""
+    context: int = 0
+    """Answers that are context alone, as their turns say."""
+    left_out: int = 0
+    """Turns behind the last answer that is learnt."""
+    asking: int = 0
+    """Turns of a user or of the system that ask to be learnt."""
+
+    def see(self, columns: Iterable[str] = (), keys: Iterable[str] = ()) -> None:
+        """Count what one record has."""
+        for counter, names in ((self.columns, columns), (self.keys, keys)):
+            counter.update(n for n in names if n in counter or len(counter) < _MOST_NAMES)
+
+    def notes(self, source: str) -> Iterator[Sentence]:
+        """Say what was counted, a sentence for each kind."""
+        if self.columns:
+            yield Sentence.of("notes.columns", source=source, names=_listed(self.columns))
+        if self.keys:
+            yield Sentence.of("notes.turn_keys", source=source, names=_listed(self.keys))
+        for what in ("context", "left_out", "asking"):
+            if count := getattr(self, what):
+                yield Sentence.of(f"notes.{what}", source=source, count=count)
+
+
+def _listed(counter: Counter[str]) -> tuple[Sentence, ...]:
+    shown = [
+        Sentence.of("notes.times", name=name, count=count)
+        for name, count in counter.most_common(_MOST_SHOWN)
+    ]
+    more = len(counter) - len(shown)
+    return (*shown, *([Sentence.of("notes.more", count=more)] if more else []))
