@@ -6,6 +6,7 @@ recipes (recipe.py) nor for the Hugging Face spelling of a model (model/hf_confi
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -176,6 +177,19 @@ def _parts(value: Any) -> Any:
     return value
 
 
+def _sources(value: Any) -> Any:
+    """Split a text at its commas, but for those in the name of a file or folder that is there."""
+    if not isinstance(value, str):
+        return value
+    names, parts = list[str](), value.split(",")
+    while parts:
+        joined = (",".join(parts[:size]).strip() for size in range(len(parts), 1, -1))
+        name = next((one for one in joined if os.path.exists(os.path.expanduser(one))), parts[0])
+        parts = parts[1 + name.count(",") :]
+        names.append(name.strip())
+    return tuple(name for name in names if name)
+
+
 DEFAULT_ROW = 512
 
 
@@ -191,7 +205,8 @@ class DataConfig(Section):
     """The share of training groups (a context, a question) kept for judging."""
     shape: Literal["auto", "alpaca", "messages", "sharegpt", "squad", "text"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
-    """Where the file says otherwise: question, context, answer, text -> the file's column."""
+    """Where the file says otherwise: question, context, answer, answers, text, system, history ->
+    the file's column."""
     hub_split: str = "train"
     document: Literal["file", "line"] = "file"
     """For plain text: whether a file or each line is a document."""
@@ -209,7 +224,7 @@ class DataConfig(Section):
     @field_validator("train", "eval", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        return _parts(value)
+        return _sources(value)
 
     def problems(self) -> list[Sentence]:
         """See Section."""

@@ -1,22 +1,30 @@
 """Recipes: YAML files and `section.field=value` overrides become a Config, or all their errors.
 
 Order of precedence: defaults, then the preset, then the recipe, then the overrides. An unknown
-name is an error that proposes the nearest one. Nothing here needs torch.
+name is an error that proposes the nearest one. What a value means, its field decides, not YAML:
+
+    data.columns.question=No   text, as any field of text: No, 007, 2024-11-05, on, 1_000
+    train.seed=007             the number 7
+    model.init=null            nothing, where a field may have nothing; "null" in quotes is text
+
+Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
-from quatrain.config import Config, Section
+from quatrain.config import Config, ModelConfig, Section
 from quatrain.errors import ConfigError
 from quatrain.rules import problems_in
 from quatrain.words import Sentence, say
@@ -24,7 +32,13 @@ from quatrain.words import Sentence, say
 logger = logging.getLogger(__name__)
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
-"""What PyYAML raises; the last two for an impossible date, a number too long, deep nesting."""
+"""What PyYAML raises; the last for deep nesting."""
+_RIVALS = (("data", "eval", "holdout"), ("data", "holdout", "eval"), ("model", "preset", "init"))
+"""Fields of a section of which one alone can hold; model.init has its own way with a preset."""
+_NOTHING = ("", "~", "null", "Null", "NULL")
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 
 
 def shipped(folder: str = "") -> list[str]:
@@ -38,7 +52,7 @@ def load_config(recipe: str | None, overrides: Sequence[str], **fixed: Any) -> C
 
     Args:
         recipe: a shipped name, the path of a YAML file, or None for the defaults.
-        overrides: `section.field=value`, the value in YAML.
+        overrides: `section.field=value`; lists and mappings in YAML.
         fixed: what the command itself settles, as `train={"task": "sft"}`.
 
     Raises:
@@ -48,7 +62,7 @@ def load_config(recipe: str | None, overrides: Sequence[str], **fixed: Any) -> C
     given: dict[str, Any] = {}
     for override in overrides:
         _merge(given, _parse_override(override))
-    _set_holdout_aside(values, given)
+    _set_rivals_aside(values, given)
     _merge(values, given)
     _merge(values, fixed)
     return build(_with_preset(values))
@@ -73,7 +87,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     else:
         near = _nearest(recipe, shipped())
         raise ConfigError("Q201.recipe", recipe=recipe, known=", ".join(shipped()), near=near)
-    return _read_yaml(text, recipe)
+    return _read_yaml(text, recipe, Config)
 
 
 def to_yaml(config: Config) -> str:
@@ -93,8 +107,16 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
+class _Typed(str):
+    """A scalar without quotes, as it was typed: what it means is its field's to say."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without duplicate keys."""
+    """YAML without duplicate keys, whose plain scalars are left as they were typed."""
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        return text if node.style else _Typed(text)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -104,6 +126,10 @@ class _Loader(yaml.SafeLoader):
         return dict(super().construct_mapping(node, deep))
 
 
+_Loader.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # merging
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -111,17 +137,19 @@ def _read_text(path: Path) -> str:
         raise ConfigError("Q201.unreadable", path=path, error=error) from None
 
 
-def _read_yaml(text: str, name: str) -> dict[str, Any]:
+def _read_yaml(text: str, name: str, section: type[Section]) -> dict[str, Any]:
     try:
         value = yaml.load(text, _Loader)
     except _UNREADABLE as error:
         ours = [part for part in error.args if isinstance(part, Sentence)]
         raise ConfigError("Q201.yaml", name=name, why=ours[0] if ours else error) from None
-    if value is None:
+    if value is None or value in _NOTHING:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError("Q201.mapping", name=name, kind=type(value).__name__)
-    return value
+        kind = "str" if isinstance(value, str) else type(value).__name__
+        raise ConfigError("Q201.mapping", name=name, kind=kind)
+    settled: dict[str, Any] = _settled(value, section)
+    return settled
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -129,13 +157,26 @@ def _parse_override(override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise ConfigError("Q201.override", given=override)
-    try:
-        value: Any = yaml.load(text, _Loader) if text.strip() else ""
-    except _UNREADABLE:
-        value = text
-    for name in reversed(path.strip().split(".")):
+    names = path.strip().split(".")
+    value = _value(text.strip(), _field(names))
+    for name in reversed(names):
         value = {name: value}
     return dict(value)
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """Read the value of an override: a field of text takes it as it was typed."""
+    if not text:
+        return ""
+    try:
+        value = yaml.load(text, _Loader)
+    except _UNREADABLE:
+        value = text
+    if isinstance(value, str) and not isinstance(value, _Typed) and value != text:  # in quotes
+        return value if _element(annotation) is None else [value]
+    if _takes_text(annotation) and (_element(annotation) is None or not isinstance(value, list)):
+        value = _Typed(text)  # with what YAML takes for a comment or a mapping
+    return _settled(value, annotation)
 
 
 def _merge(base: dict[str, Any], more: dict[str, Any]) -> None:
@@ -146,13 +187,86 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> None:
             base[name] = value
 
 
-def _set_holdout_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
-    """Let a `data.eval` among the overrides take the place of the recipe's holdout."""
-    named, data = given.get("data"), recipe.get("data")
-    if not isinstance(named, dict) or not isinstance(data, dict) or "holdout" in named:
-        return
-    if named.get("eval") and data.get("holdout"):
-        logger.info(say("log.holdout", holdout=str(data.pop("holdout")), eval=str(named["eval"])))
+def _set_rivals_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
+    """Let a field among the overrides take the place of one of the recipe that contradicts it."""
+    for section, field, rival in _RIVALS:
+        named, base = given.get(section), recipe.get(section)
+        if not isinstance(named, dict) or not isinstance(base, dict) or rival in named:
+            continue
+        if named.get(field) and base.get(rival):
+            value = base.pop(rival)
+            shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            about = {"section": section, "field": field, "given": str(named[field])}
+            logger.info(say("log.set_aside", rival=rival, value=shown, **about))
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """List what a field may be: the parts of a union, text for names to choose from."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _options(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return tuple(option for part in get_args(annotation) for option in _options(part))
+    if origin is Literal:
+        return tuple({type(choice) for choice in get_args(annotation)})
+    return (annotation,)
+
+
+def _element(annotation: Any) -> Any:
+    """Give what a field's list consists of, or None where it takes no list."""
+    found = (get_args(one)[0] for one in _options(annotation) if get_origin(one) is tuple)
+    return next(found, None)
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Say whether a value is text: the field's own, or a list of text, which commas part."""
+    element = _element(annotation)
+    options = _options(annotation if element is None else element)
+    return str in options or Path in options
+
+
+def _within(annotation: Any, name: str) -> Any:
+    """Find the type of a field in a section, or of an entry in a mapping; Any where unknown."""
+    for option in _options(annotation):
+        if isinstance(option, type) and issubclass(option, Section):
+            field = option.model_fields.get(name)
+            return Any if field is None else field.annotation
+        if get_origin(option) is dict:
+            return get_args(option)[1]
+    return Any
+
+
+def _field(names: Sequence[str]) -> Any:
+    annotation: Any = Config
+    for name in names:
+        annotation = _within(annotation, name)
+    return annotation
+
+
+def _settled(value: Any, annotation: Any) -> Any:
+    """Give each scalar that was typed without quotes the meaning that its field has for it."""
+    if isinstance(value, Mapping):
+        return {
+            str(name) if isinstance(name, str) else name: _settled(one, _within(annotation, name))
+            for name, one in value.items()
+        }
+    if isinstance(value, list):
+        element = _element(annotation)
+        return [_settled(one, Any if element is None else element) for one in value]
+    return _meaning(value, annotation) if isinstance(value, _Typed) else value
+
+
+def _meaning(typed: _Typed, annotation: Any) -> Any:
+    text, options, is_text = str(typed), _options(annotation), _takes_text(annotation)
+    if text in _NOTHING and (type(None) in options or not is_text or not text):
+        return None
+    if is_text:
+        return text
+    if text.lower() in _SWITCHES and int not in options and float not in options:
+        return _SWITCHES[text.lower()]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else text
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +280,7 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
         near = _nearest(str(name), known)
         raise ConfigError("Q201.preset", name=name, known=", ".join(known), near=near)
     file = resources.files("quatrain") / "recipes" / "presets" / f"{name}.yaml"
-    return {**values, "model": {**_read_yaml(file.read_text("utf-8"), name), **model}}
+    return {**values, "model": {**_read_yaml(file.read_text("utf-8"), name, ModelConfig), **model}}
 
 
 def _problems(error: ValidationError, values: dict[str, Any]) -> Iterator[Sentence]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from quatrain import __version__
 from tiny_run import recipe_in, tiny_run
 
 
@@ -130,6 +131,68 @@ def test_eval_takes_the_names_of_columns_as_the_error_writes_them(
     names = ["data.columns.question=Frage", "data.columns.answer=Antwort"]
     assert "data.columns.question=COLUMN" in quatrain("eval", trained, file).err
     assert quatrain("eval", trained, file, *names, "--json").json["count"] == 1
+
+
+def test_eval_and_ask_take_settings_with_one_meaning(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "exam.csv"
+    file.write_text("Frage,Antwort\nQui ?,Moi\n", encoding="utf-8")
+    names = ["data.columns.question=Frage", "--set", "data.columns.answer=Antwort"]
+    for word in (["--set", "max_new_tokens=2"], ["--set", "generate.max_new_tokens=2"],
+                 ["max_new_tokens=2"]):  # fmt: skip
+        found = quatrain("eval", trained, file, *names, *word, "--json")
+        assert found.json["count"] == 1, found.err
+    asked = quatrain("ask", trained, "Qui ?", "--set", "max_new_tokens=2", "--json").json
+    assert asked["completion_tokens"] <= 2
+
+
+@pytest.mark.parametrize("verb", ["eval", "ask"])
+@pytest.mark.parametrize(
+    ("setting", "code", "said"),
+    [
+        ("max_new_token=2", "Q202", "Did you mean 'generate.max_new_tokens'?"),
+        ("max_new_tokens=0", "Q202", "generate.max_new_tokens=0"),
+        ("max_new_tokens", "Q201", "'max_new_tokens' is not an override"),
+        ("train.seed=3", "Q209", "train.seed would have no effect"),
+        ("answer.seed=3", "Q209", "answer.seed would have no effect"),
+        ("run_dir.x=3", "Q209", "run_dir.x would have no effect"),
+    ],
+)
+def test_eval_and_ask_refuse_settings_alike(
+    quatrain: Any, tmp_path: Path, verb: str, setting: str, code: str, said: str
+) -> None:
+    result = quatrain(verb, tmp_path / "none", "what", "--set", setting)
+    assert result.code == 2
+    assert f"[{code}]" in result.err
+    assert said in result.err
+
+
+def test_eval_says_what_it_does_not_examine(quatrain: Any, trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "exam, 2.jsonl"
+    rows = [{"question": "Qui ?", "answer": "Moi", "theme": "a"}, {"question": "Où ?"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = quatrain("eval", trained, file, "data.max_bad_fraction=1", "--json")
+    assert found.json["count"] == 1
+    assert "columns kept beside, and not learnt: theme (1x)" in found.err
+    assert "1 record is not examined, since it cannot be used: exam, 2.jsonl:2: no" in found.err
+
+
+def test_every_verb_with_overrides_takes_them_as_options_too(quatrain: Any, tmp_path: Path) -> None:
+    for words in (["sft", "demo"], ["pretrain", "demo-text"], ["plan", "demo"], ["demo"],
+                  ["data", "inspect", "q.jsonl"], ["data", "prepare", "demo"]):  # fmt: skip
+        given, option = (quatrain(*words, *form) for form in
+                         (["train.sed=1"], ["--set", "train.sed=1"]))  # fmt: skip
+        assert option == given
+        assert "Did you mean 'train.seed'?" in option.err
+
+
+@pytest.mark.parametrize(
+    "words", [["--version"], ["--lang", "fr", "--version"], ["--version", "x"]]
+)
+def test_the_version_is_printed_alone(quatrain: Any, words: list[str]) -> None:
+    result = quatrain(*words)
+    assert (result.code, result.out, result.err) == (0, f"quatrain {__version__}\n", "")
 
 
 def test_report_writes_the_page_and_tells_a_program_its_figures(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from quatrain.cli.usage import of_answering
 from quatrain.errors import ConfigError, DataError
 from quatrain.recipe import load_config
 from quatrain.words import say
@@ -20,8 +21,9 @@ def run_asking(
     """Answer a question, streamed; or talk until the input ends."""
     if as_json and question is None:
         raise ConfigError("Q208.json_without_a_question")
-    overrides = [o if o.startswith("generate.") else f"generate.{o}" for o in options]
-    settings = load_config(None, overrides).generate.model_dump(exclude_unset=True)
+    settings = load_config(None, of_answering("ask", options)).generate.model_dump(
+        exclude_unset=True
+    )
     context = _read(context_file) if context_file else None
     from quatrain.generate.answer import Answer, Answerer
 

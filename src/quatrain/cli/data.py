@@ -9,17 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from quatrain.cli.usage import Verbs
+from quatrain.cli.usage import Json, Options, Overrides, Verbs
 
 _TROUBLE = 3
 """The exit code for a finding that would stop training: that of DataError."""
 
 data_app = typer.Typer(cls=Verbs, help="help.data", no_args_is_help=True, rich_markup_mode=None)
-
-Json = Annotated[bool, typer.Option("--json", help="help.json")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
-]
 
 
 @data_app.command(help="help.inspect")
@@ -38,6 +33,7 @@ def inspect(
         bool, typer.Option("--fail-on-leak", help="help.inspect.fail_on_leak")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="help.inspect.strict")] = False,
+    options: Options = None,
     json: Json = False,
 ) -> None:
     """Say what a run would find in its data: shape, lengths, duplicates, leaks, bad records.
@@ -50,7 +46,9 @@ def inspect(
     from quatrain.recipe import load_config
 
     recipe, directory = _tokenizer_of(tokenizer)
-    config = load_config(recipe, [*(overrides or []), "data.holdout=0"], data=fixed)
+    config = load_config(
+        recipe, [*(overrides or []), *(options or []), "data.holdout=0"], data=fixed
+    )
     from quatrain.cli.inspecting import as_dict, show
     from quatrain.data.inspect import inspect as look_through
 
@@ -68,6 +66,7 @@ def inspect(
 def prepare(
     recipe: Annotated[str, typer.Argument(help="help.recipe")],
     overrides: Overrides = None,
+    options: Options = None,
     json: Json = False,
 ) -> None:
     """Do what training does first, alone: rows on disk, and a report.
@@ -76,7 +75,7 @@ def prepare(
     """
     from quatrain.recipe import load_config
 
-    config = load_config(recipe, overrides or [])
+    config = load_config(recipe, [*(overrides or []), *(options or [])])
     from quatrain.cli.inspecting import show_prepared
     from quatrain.data.fingerprint import fingerprint
     from quatrain.data.prepare import load_and_prepare_french_data

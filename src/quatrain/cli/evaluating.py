@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from quatrain.cli.telling import telling
+from quatrain.cli.usage import of_answering
 from quatrain.errors import DataError
 from quatrain.progress import working
 from quatrain.recipe import load_config
@@ -17,7 +18,9 @@ def run_evaluation(
     model: str, file: str, by: str | None, limit: int | None, overrides: list[str], as_json: bool
 ) -> None:
     """Answer every question of a file and print the scores."""
-    config = load_config(None, [f"data.limit={limit}"] * (limit is not None) + overrides)
+    limits = [f"data.limit={limit}"] * (limit is not None)
+    settings = of_answering("eval", overrides, others=("data",))
+    config = load_config(None, [*limits, *settings], data={"train": file})
     with telling():
         found = _examined(model, file, by, config)
     if as_json:
@@ -29,7 +32,7 @@ def run_evaluation(
 def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, Any]:
     from quatrain.data.records import load_records
 
-    records = load_records((file,), config.data)
+    records = load_records(config.data.train, config.data)
     _say_what_is_not_examined(records)
     conversations = records.conversations
     if not conversations:

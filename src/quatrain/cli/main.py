@@ -17,9 +17,10 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from quatrain import __version__
 from quatrain.cli.data import data_app
 from quatrain.cli.speech import in_words, take_language
-from quatrain.cli.usage import Verbs
+from quatrain.cli.usage import Json, Options, Overrides, Settings, Verbs
 from quatrain.errors import QuatrainError, ResourceError
 from quatrain.locale import choose_language
 from quatrain.words import say, speak
@@ -39,18 +40,23 @@ app.add_typer(data_app, name="data")
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
-Json = Annotated[bool, typer.Option("--json", help="help.json")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
-]
 Recipe = Annotated[str, typer.Argument(help="help.recipe")]
 Model = Annotated[str, typer.Argument(help="help.model")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"quatrain {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="help.debug")] = False,
     lang: Annotated[str | None, typer.Option(help="help.lang")] = None,  # main() takes it before
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="help.version")
+    ] = False,
 ) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if debug:
@@ -61,33 +67,38 @@ def _options(
 
 
 @app.command(help="help.demo")
-def demo(overrides: Overrides = None, json: Json = False) -> None:
+def demo(overrides: Overrides = None, options: Options = None, json: Json = False) -> None:
     """Run the main job on the embedded questions: pretrain, fine-tune, exam, answers."""
     from quatrain.cli.demo import run_demo
 
-    run_demo(overrides or [], json)
+    run_demo([*(overrides or []), *(options or [])], json)
 
 
 @app.command(help="help.pretrain")
-def pretrain(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
+def pretrain(
+    recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False
+) -> None:
     """Train on text. The same command again resumes."""
     from quatrain.cli.training import run_training
 
-    run_training(recipe, overrides or [], "pretrain", json)
+    run_training(recipe, [*(overrides or []), *(options or [])], "pretrain", json)
 
 
 @app.command(help="help.sft")
-def sft(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
+def sft(
+    recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False
+) -> None:
     """Fine-tune on questions and answers. The same command again resumes."""
     from quatrain.cli.training import run_training
 
-    run_training(recipe, overrides or [], "sft", json)
+    run_training(recipe, [*(overrides or []), *(options or [])], "sft", json)
 
 
 @app.command(help="help.plan")
 def plan(
     recipe: Annotated[str | None, typer.Argument(help="help.recipe")] = None,
     overrides: Overrides = None,
+    options: Options = None,
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="help.plan.no_calibrate")
     ] = False,
@@ -100,7 +111,7 @@ def plan(
     if bases or recipe is None:
         list_bases(json)
     else:
-        run_planning(recipe, overrides or [], not no_calibrate, json)
+        run_planning(recipe, [*(overrides or []), *(options or [])], not no_calibrate, json)
 
 
 @app.command(name="eval", help="help.eval")
@@ -110,10 +121,7 @@ def evaluate(
     overrides: Overrides = None,
     by: Annotated[str | None, typer.Option(help="help.eval.by")] = None,
     limit: Annotated[int | None, typer.Option(help="help.eval.limit")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="help.eval.set"),
-    ] = None,
+    options: Settings = None,
     json: Json = False,
 ) -> None:
     """Score a model's answers: loss, exact match and F1 with French normalising."""
@@ -127,10 +135,7 @@ def ask(
     model: Model,
     question: Annotated[str | None, typer.Argument(help="help.ask.question")] = None,
     context: Annotated[str | None, typer.Option(metavar="FILE", help="help.ask.context")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="help.ask.set"),
-    ] = None,
+    options: Settings = None,
     json: Json = False,
 ) -> None:
     """Answer one question, or hold a conversation; the answer streams."""

@@ -1,22 +1,62 @@
-"""Mistakes in the command line itself, told as every other error is: a code, a rule, a remedy.
+"""What the verbs share: options, and mistakes told as every error is: a code, a rule, a remedy.
 
-typer prints them in English, whatever language is spoken. A group of this class raises them as
+typer prints mistakes in English, whatever language is spoken. A group of this class raises them as
 ConfigError instead, wherever in its verbs they were found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from quatrain.errors import ConfigError
 
+Json = Annotated[bool, typer.Option("--json", help="help.json")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="help.set")
+]
+"""The same as Overrides, for those who like options better."""
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="help.settings")
+]
+"""Likewise, of a verb that answers: see `of_answering`."""
+
+_GENERATE = "generate"
 _UsageError: Any = typer.BadParameter.__base__
 """What all mistakes of usage are; typer has no public name for it."""
+
+
+def of_answering(verb: str, settings: Sequence[str], others: tuple[str, ...] = ()) -> list[str]:
+    """Read the settings of a verb that answers: a field without a section is one of generate.
+
+    ["max_new_tokens=2"]  ->  ["generate.max_new_tokens=2"]
+
+    Args:
+        verb: its name.
+        settings: fields and their values.
+        others: sections that the verb reads besides.
+
+    Raises:
+        ConfigError: Q209 for a field of a section that would have no effect.
+    """
+    overrides, known = [], (*others, _GENERATE)
+    for setting in settings:
+        name, equals, _ = setting.partition("=")
+        section, dot, _ = name.partition(".")
+        if not dot and equals and name.strip():
+            overrides.append(f"{_GENERATE}.{setting.lstrip()}")
+            continue
+        if equals and name.strip() and section.strip() not in known:
+            raise ConfigError("Q209.section", verb=verb, given=name.strip(), known=known)
+        overrides.append(setting)
+    return overrides
 
 
 class Verbs(TyperGroup):

@@ -9,7 +9,7 @@ from typing import Any
 
 from quatrain.config import Config
 from quatrain.data.embedded import embedded_rows, is_embedded
-from quatrain.data.read import data_files, is_saved_dataset, looks_like_a_path
+from quatrain.data.read import data_files, is_saved_dataset, refuse_missing
 from quatrain.data.tables import hub_dataset
 from quatrain.files import sha256
 from quatrain.text.chat import ChatFormat
@@ -29,8 +29,13 @@ def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -
         config: its data section, its task, and what a tokenizer would be trained to.
         tokenizer: the one at hand, or None when one is to be trained.
         chat: the prompt format.
+
+    Raises:
+        DataError: Q320 for a path that is not there.
     """
     data = config.data
+    refuse_missing(data.train)
+    refuse_missing(data.eval)
     parts = {
         "version": VERSION,
         "train": [_source(name, data.hub_split) for name in data.train],
@@ -53,8 +58,6 @@ def _source(name: str, split: str) -> Any:
         files = sorted(file for file in path.rglob("*") if file.is_file())
     elif path.exists():
         files = data_files(path, [])
-    elif looks_like_a_path(name):
-        files = []  # reading it says that it is not there
     else:
         return [name, hub_dataset(name, split)._fingerprint]
     return [(file.name, sha256(file)) for file in files]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from quatrain.config import DataConfig
@@ -20,6 +20,12 @@ from quatrain.errors import DataError
 from quatrain.words import Sentence
 
 __all__ = ["RawRow", "data_files", "is_saved_dataset", "looks_like_a_path", "read_rows"]
+__all__ += ["refuse_missing"]
+
+_OTHER_FILES = {".arrow", ".avro", ".doc", ".docx", ".feather", ".gzip", ".htm", ".html", ".md"}
+_OTHER_FILES |= {".jsonlines", ".log", ".ods", ".odt", ".orc", ".pdf", ".pickle", ".pkl", ".py"}
+_OTHER_FILES |= {".rtf", ".sqlite", ".tgz", ".xls", ".xlsb", ".xlsm", ".xml", ".yaml", ".yml"}
+"""What ends the names of files that are not read, and never that of a dataset on the Hub."""
 
 Reader = Callable[[Path, DataConfig, list[str]], Iterator[RawRow]]
 
@@ -46,7 +52,7 @@ def read_rows(source: str, config: DataConfig, notes: list[str] | None = None) -
         for file in data_files(path, notes):
             yield from _READERS[file.suffix.lower()](file, config, notes)
     elif looks_like_a_path(source):
-        raise _no_such_file(source, path)
+        raise _no_such_file(source)
     else:
         yield from hub_rows(source, config.hub_split)
 
@@ -123,12 +129,30 @@ def _refuse_unknown(path: Path) -> None:
 def looks_like_a_path(source: str) -> bool:
     """Tell a path, there or not, from the name of a dataset on the Hub."""
     suffix = Path(source).suffix.lower()
-    return suffix in _READERS or suffix in _PACKED or not _HUB_NAME.fullmatch(source)
+    files = suffix in _READERS or suffix in _PACKED or suffix in _OTHER_FILES
+    return files or not _HUB_NAME.fullmatch(source)
 
 
-def _no_such_file(source: str, path: Path) -> DataError:
+def refuse_missing(sources: Sequence[str]) -> None:
+    """Refuse a path that is not there, before the Hub is asked for anything.
+
+    Raises:
+        DataError: Q320; of several sources it says how they were parted.
+    """
+    for source in sources:
+        there = is_embedded(source) or Path(source).expanduser().exists()
+        if not there and looks_like_a_path(source):
+            raise _no_such_file(source, sources)
+
+
+def _no_such_file(source: str, sources: Sequence[str] = ()) -> DataError:
+    path = Path(source).expanduser()
+    parted: str = ""
+    if len(sources) > 1:
+        parted = Sentence.of("errors.parted", names=tuple(map(repr, sources)))
     names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     if near:
-        return DataError("Q320.no_file_but", source=source, near=path.parent / near[0])
-    return DataError("Q320.no_file", source=source)
+        near_path = path.parent / near[0]
+        return DataError("Q320.no_file_but", source=source, near=near_path, parted=parted)
+    return DataError("Q320.no_file", source=source, parted=parted)

@@ -26,7 +26,7 @@ from quatrain.data.parse import (
     meanings,
     parse_row,
 )
-from quatrain.data.read import read_rows
+from quatrain.data.read import read_rows, refuse_missing
 from quatrain.data.spool import Spool
 from quatrain.errors import DataError
 from quatrain.files import write_text
@@ -192,6 +192,7 @@ def outcomes(
         config: shape, columns and limit.
         notes: gets what was assumed, and what is not learnt, of each source.
     """
+    refuse_missing(sources)
     good = 0
     for name in sources:
         source, aside = open_source(name, config, notes), Aside()
