@@ -9,6 +9,7 @@ What does not count:
     a leading partitive or plural        du pain, de la mie, de l'eau, des amis = pain, ...
     thousands spaces, decimal sign       1 000 = 1000, 3.5 = 3,5 (1.000.000 = 1000000)
     the space before a symbol            5 % = 5%
+    abbreviations, units, times          U.R.S.S. = URSS, 14h30 = 14:30 (shorthand.py)
 
 What does count:
     the preposition de, d'               verre d'eau is not verre eau; du, des, de la, de l'
@@ -19,7 +20,7 @@ What does count:
     symbols                              5 % is not 5, C++ is not C
 
 Elisions are split and given their e: qu'il = que il. Other apostrophes stay: aujourd'hui,
-prud'homme, quelqu'un, presqu'île. Ordinals (1er) and number words are left as they are.
+prud'homme, quelqu'un, presqu'île. Number words are left as they are.
 A text of which nothing would be left keeps its articles ("Le"), or its signs ("?").
 """
 
@@ -29,6 +30,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+
+from quatrain.text.shorthand import ordinals, spelt, without_points
 
 ELIDED_ARTICLE = "l'"
 ELISIONS = frozenset(
@@ -48,6 +51,7 @@ _HYPHENS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 _FOLDED = (
     dict.fromkeys(_APOSTROPHES, "'")
     | dict.fromkeys(_HYPHENS, "-")
+    | {"ᵉ": "e", "ʳ": "r", "ᵐ": "m", "º": "°", "ᵒ": "°", "№": "n°"}
     | {"œ": "oe", "æ": "ae", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
 )
 _THOUSANDS_BY_POINTS = re.compile(r"-?[0-9]{1,3}(,[0-9]{3}){2,}")
@@ -67,10 +71,20 @@ def normalise(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Give the words, numbers and symbols by which a text is compared."""
+    """Give the words, numbers and symbols by which a text is compared.
+
+    What is left out may bring words together that have a shorter spelling, until nothing changes.
+    """
+    found = _once(ordinals(unicodedata.normalize("NFC", text)))
+    while (again := _once(" ".join(found))) != found:
+        found = again
+    return found
+
+
+def _once(text: str) -> list[str]:
     folded = fold(text)
-    words = _split_elisions(_spaced(folded).split())
-    kept = _join_thousands(_drop_articles(words))
+    words = _split_elisions(_spaced(without_points(folded)).split())
+    kept = _join_thousands(_drop_articles(spelt(words)))
     return kept or words or folded.split() or text.split()
 
 
