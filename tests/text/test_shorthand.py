@@ -46,8 +46,8 @@ DIFFERENT = [
 ]  # fmt: skip
 PIECES = st.sampled_from(
     "U. R. S.S. a.b M. MM. m.\u00a0 Mme dr St st- n ° nº № no. 5 14 h 30 min 00 14h30 08:00 : "
-    "heure heures pour cent mille % km/h km kilomètres à par l' le la un et & 1er premier Ier XXe vie "
-    "VIe iie av. J.-C. jésus christ jc euros € ᵉ . - d' du de vingt 1 000 pour".split()
+    "heure heures pour cent mille % km/h km kilomètres à par l' le la un et & 1er premier Ier "
+    "XXe vie VIe iie av. J.-C. jésus christ jc euros € ᵉ . - d' du de vingt 1 000 pour".split()
 )  # fmt: skip
 texts = st.one_of(st.lists(PIECES).map("".join), st.lists(PIECES).map(" ".join))
 
