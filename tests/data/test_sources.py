@@ -12,7 +12,7 @@ from quatrain.errors import DataError
 @pytest.mark.parametrize(
     "name",
     ["q.docx", "org/q.pdf", "a b", "./questions", "/questions", "../q", "q.jsonlines", "q.csv.gz",
-     "~/questions", "a/b/c", "questions/", "été"],
+     "~/questions", "a/b/c", "questions/", "été", "~nobody-of-this-name/q"],
 )  # fmt: skip
 def test_the_hub_is_never_asked_for_what_is_evidently_a_path(
     name: str, monkeypatch: pytest.MonkeyPatch

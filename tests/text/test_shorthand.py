@@ -35,6 +35,7 @@ SAME = [
 ]  # fmt: skip
 DIFFERENT = [
     ("M.", "monsieur"), ("MM.", "messieurs"), ("film. Hugo", "fil monsieur Hugo"),
+    ("3,5 m. de long", "3,5 monsieur de long"), ("(5 m. de long", "5 monsieur de long"),
     ("5 mm. Puis", "5 messieurs puis"),
     ("deux m. de long", "deux messieurs de long"), ("rue du Dr", "rue du docteur"),
     ("est", "e saint"), ("le 5 st", "le 5 saint"), ("no", "numéro"), ("non 5", "numéro 5"),

@@ -7,6 +7,7 @@ Not for what a row means (parse.py).
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -140,13 +141,13 @@ def refuse_missing(sources: Sequence[str]) -> None:
         DataError: Q320; of several sources it says how they were parted.
     """
     for source in sources:
-        there = is_embedded(source) or Path(source).expanduser().exists()
+        there = is_embedded(source) or os.path.exists(os.path.expanduser(source))
         if not there and looks_like_a_path(source):
             raise _no_such_file(source, sources)
 
 
 def _no_such_file(source: str, sources: Sequence[str] = ()) -> DataError:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     parted: str = ""
     if len(sources) > 1:
         parted = Sentence.of("errors.parted", names=tuple(map(repr, sources)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from quatrain.data.aside import Aside
 from quatrain.data.json_rows import kind_of
@@ -119,7 +119,7 @@ def _role(name: Any, role_key: str, renamed: bool) -> Role:
     role: Any = _SHAREGPT.get(name) if renamed and isinstance(name, str) else name
     if not isinstance(role, str):
         raise Unfit("reasons.role", field=role_key, name=name, known=", ".join(_SHAREGPT))
-    return role  # type: ignore[return-value]
+    return cast(Role, role)
 
 
 def _refuse_keys(turn: dict[str, Any]) -> None:

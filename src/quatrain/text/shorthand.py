@@ -41,7 +41,7 @@ _SIDES = {"av": "avant", "ap": "après", "apr": "après"}
 _INITIALS = re.compile(
     r"(?<![\w.])(?:[^\W\d_]\.[\s-]*)+[^\W\d_]\.(?!\w)|(?<![\w.])(?:[^\W\d_]\.)+[^\W\d_](?![\w'])"
 )
-_MISTER = re.compile(r"(?<![\w.,])(\w+\s+)?(mm?)\.\s+(?=[^\W\d_]{2})")
+_MISTER = re.compile(r"(?<![\w.])(mm?)\.\s+(?=[^\W\d_]{2})")
 _LARGE_ORDINAL = re.compile(r"(?<!\w)([IVX]+)(er|re|ère|ere|e|è|i?[èe]me|ᵉʳ|ʳᵉ|ᵉ)(?!\w)")
 _SMALL_ORDINAL = re.compile(r"([ivx]{2,}|[0-9]+)(?:e|è|i?[èe]me)")
 _ROMAN = re.compile(r"(X{0,3})(IX|IV|V?I{0,3})")
@@ -83,10 +83,10 @@ def without_points(folded: str) -> str:
 
 
 def _mister(found: re.Match[str]) -> str:
-    before = found[1] or ""
-    if _counts(before.strip()):
+    before = found.string[: found.start()].split()
+    if before and _counts(before[-1]):
         return found[0]
-    return f"{before}{'monsieur' if found[2] == 'm' else 'messieurs'} "
+    return "monsieur " if found[1] == "m" else "messieurs "
 
 
 def spelt(words: Sequence[str]) -> list[str]:
