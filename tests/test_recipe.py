@@ -88,6 +88,37 @@ def test_a_preset_of_the_command_line_takes_the_place_of_a_recipes_model(
     assert "model.init=some/model of the recipe is set aside" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "override", "said"),
+    [
+        ("train: {micro_batch_size: 4}", "train.batch_size=6",
+         "train.micro_batch_size=4 of the recipe is set aside: train.batch_size=6 takes"),
+        ("generate: {temperature: 1, candidates: 3}", "generate.temperature=0",
+         "generate.candidates=3 of the recipe is set aside: generate.temperature=0 takes"),
+        ("model: {init: m}\ntrain: {adapter: lora}\nlora: {rank: 4}", "train.adapter=null",
+         "lora={'rank': 4} of the recipe is set aside: train.adapter=null takes"),
+    ],
+)  # fmt: skip
+def test_other_contradictions_of_the_recipe_give_way_too(
+    recipe: str, override: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        load_config(written(tmp_path, recipe), [override])
+    assert said in caplog.text
+    caplog.clear()
+    load_config(written(tmp_path, recipe), ["train.seed=1"])
+    assert not caplog.text
+
+
+def test_what_does_not_contradict_the_recipe_leaves_it_alone(tmp_path: Path) -> None:
+    text = "train: {micro_batch_size: 4}\ngenerate: {temperature: 1, candidates: 3}"
+    recipe = written(tmp_path, text)
+    config = load_config(recipe, ["train.batch_size=8", "generate.temperature=0.5"])
+    assert (config.train.micro_batch_size, config.generate.candidates) == (4, 3)
+    with pytest.raises(ConfigError, match="must divide batch_size"):
+        load_config(recipe, ["train.batch_size=6", "train.micro_batch_size=4"])
+
+
 def test_eval_and_holdout_given_in_one_place_are_refused(tmp_path: Path) -> None:
     recipe = written(tmp_path, "data: {eval: e.csv, holdout: 0.2}\n")
     both = r"Q202(?s:.*)data\.eval=e\.csv and data\.holdout=0\.2 both say what to judge on"

@@ -16,7 +16,7 @@ import difflib
 import logging
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What PyYAML raises; the last for deep nesting."""
-_RIVALS = (("data", "eval", "holdout"), ("data", "holdout", "eval"), ("model", "preset", "init"))
-"""Fields of a section of which one alone can hold; model.init has its own way with a preset."""
 _NOTHING = ("", "~", "null", "Null", "NULL")
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
@@ -187,17 +185,56 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> None:
             base[name] = value
 
 
+def _both(given: Any, rival: Any) -> bool:
+    return bool(given and rival)
+
+
+def _uneven(batch: Any, micro: Any) -> bool:
+    return isinstance(batch, int) and isinstance(micro, int) and micro > 0 and batch % micro > 0
+
+
+def _greedy(temperature: Any, candidates: Any) -> bool:
+    return temperature == 0 and isinstance(candidates, int) and candidates > 1
+
+
+def _without_adapter(adapter: Any, lora: Any) -> bool:
+    return adapter is None and bool(lora)
+
+
+_RIVALS: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
+    ("data.eval", "data.holdout", _both),
+    ("data.holdout", "data.eval", _both),
+    ("model.preset", "model.init", _both),
+    ("train.batch_size", "train.micro_batch_size", _uneven),
+    ("train.adapter", "lora", _without_adapter),
+    ("generate.temperature", "generate.candidates", _greedy),
+)
+"""A field of the command line, one of the recipe, and when the two contradict each other."""
+
+
 def _set_rivals_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
     """Let a field among the overrides take the place of one of the recipe that contradicts it."""
-    for section, field, rival in _RIVALS:
-        named, base = given.get(section), recipe.get(section)
-        if not isinstance(named, dict) or not isinstance(base, dict) or rival in named:
+    for field, rival, contradict in _RIVALS:
+        named, before = _holders(given, field), _holders(recipe, rival)
+        if not named or not before or _holders(given, rival):
             continue
-        if named.get(field) and base.get(rival):
-            value = base.pop(rival)
+        (values, name), (held, rival_name) = named, before
+        if contradict(values[name], held[rival_name]):
+            value = held.pop(rival_name)
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            about = {"section": section, "field": field, "given": str(named[field])}
+            about = {"field": field, "given": _spelt(values[name])}
             logger.info(say("log.set_aside", rival=rival, value=shown, **about))
+
+
+def _holders(values: dict[str, Any], place: str) -> tuple[dict[str, Any], str] | None:
+    """Find the mapping that holds a field, and the field's name in it."""
+    section, _, name = place.rpartition(".")
+    held = values.get(section) if section else values
+    return (held, name) if isinstance(held, dict) and name in held else None
+
+
+def _spelt(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
