@@ -9,7 +9,6 @@ others are control tokens. An empty string leaves that piece out. Not for ids (t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -100,10 +99,11 @@ class Wording(BaseModel):
             yield Message("system", self.default_system)
         for message in messages:
             text = message.content.strip()
-            if message.role != "system":
-                yield replace(message, content=text)
-            elif text:
-                yield replace(message, content=self.before_system + text + self.after_system)
+            if message.role == "system" and text:
+                text = self.before_system + text + self.after_system
+            if text:
+                as_it_is = text == message.content
+                yield message if as_it_is else Message(message.role, text, message.learnt)
 
     def written(self, messages: Sequence[Message]) -> str:
         """Write a conversation as one string, as the exported template does.
