@@ -9,7 +9,7 @@ from typing import Any
 from quatrain.cli.telling import telling
 from quatrain.cli.usage import of_answering
 from quatrain.errors import DataError
-from quatrain.progress import working
+from quatrain.progress import watcher, working
 from quatrain.recipe import load_config
 from quatrain.words import Sentence, say, spoken, tell
 
@@ -52,11 +52,17 @@ def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, A
 def _say_what_is_not_examined(records: Any) -> None:
     """Say on stderr what training on the same file would say of it."""
     for note in records.notes:
-        print(tell(note), file=sys.stderr)
+        _say(tell(note))
     if records.rejected:
         first, count = records.rejected[0], len(records.rejected)
         where = {"location": first.location, "reason": first.reason}
-        print(say("log.not_examined", count=count, **where), file=sys.stderr)
+        _say(say("log.not_examined", count=count, **where))
+
+
+def _say(line: str) -> None:
+    one = watcher()
+    assert one is not None  # telling() is around
+    one.line(line)
 
 
 def _show(found: dict[str, Any]) -> None:

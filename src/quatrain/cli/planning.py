@@ -64,21 +64,23 @@ def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
             free, disk = memory_of(device), free_disk(config.run_dir)
             settled = by_size(config, config, data, device, free)
             plan = make_plan(settled, data, free, disk)
-            refused, timed, check = refusal(plan), None, None
+            refused, timed, seconds = refusal(plan), None, None
             if times and refused is None:
                 model = build_model(plan.config, start, None)
                 if is_timed(config):
-                    settled, check = expect(config, data, model, free)
+                    settled, *seconds = expect(config, data, model, free)
                     plan = make_plan(settled, data, free, disk)
                 timed = calibrate(plan.config, data, model)
-    described = describe(plan, timed, data, check)
+    described = describe(plan, timed, data, seconds)
     return {**described, "fits": refused is None, "device": device.type}, refused
 
 
-def describe(plan: Any, timed: Any, data: Any, check: float | None = None) -> dict[str, Any]:
+def describe(
+    plan: Any, timed: Any, data: Any, seconds: list[float] | None = None
+) -> dict[str, Any]:
     """Describe a plan, and what was timed, as plain values; sizes in bytes, times in seconds.
 
-    `check` is what an evaluation with its checkpoint takes, where a trial has said so.
+    `seconds` are those of a step and of an evaluation with its checkpoint, where a trial says so.
     """
     train, counts = plan.config.train, plan.parameters
     peak = plan.memory.peak
@@ -109,11 +111,11 @@ def describe(plan: Any, timed: Any, data: Any, check: float | None = None) -> di
             "most": plan.disk.most,
             "free": plan.disk.free,
         },
-        **_time(plan, timed, data, check),
+        **_time(plan, timed, data, seconds),
     }
 
 
-def _time(plan: Any, timed: Any, data: Any, check: float | None) -> dict[str, Any]:
+def _time(plan: Any, timed: Any, data: Any, tried: list[float] | None) -> dict[str, Any]:
     """Say how many steps there are, and how long they and the evaluations take."""
     from quatrain.config import seconds
 
@@ -125,13 +127,12 @@ def _time(plan: Any, timed: Any, data: Any, check: float | None) -> dict[str, An
     }  # fmt: skip
     if timed is not None:
         assert steps is not None
-        if check is None:
-            check = _evaluation(plan, timed, data)
+        step, check = tried or (timed.step_seconds, _evaluation(plan, timed, data))
         interval = train.eval_interval or max(1, -(-steps // 10))
         checks = 1 + -(-steps // interval)
-        found |= {"steps": steps, "step_seconds": timed.step_seconds, "evaluation_seconds": check,
+        found |= {"steps": steps, "step_seconds": step, "evaluation_seconds": check,
                   "evaluations": checks, "steps_timed": timed.steps,
-                  "seconds": steps * timed.step_seconds + checks * check}  # fmt: skip
+                  "seconds": steps * step + checks * check}  # fmt: skip
     if found["steps"] is not None:
         found["tokens"] = found["steps"] * plan.tokens_a_step
     return found

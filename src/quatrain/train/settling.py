@@ -118,11 +118,11 @@ def try_out(
 
 def expect(
     config: Config, data: PreparedData, model: LlamaModel, free: int | None
-) -> tuple[Config, float]:
+) -> tuple[Config, float, float]:
     """Settle as a run would, from a trial that writes nothing and no evaluation.
 
     Returns:
-        The settled Config, and the seconds that an evaluation with its checkpoint will take.
+        The settled Config, and the seconds of a step and of an evaluation with its checkpoint.
     """
     tried, longest = try_out(config, data, model, None, free), time_of(config)
     config, asked = tried.config, tried.config.evaluate
@@ -130,7 +130,8 @@ def expect(
     if longest is not None:
         left = MARGIN * longest - check
         config = fit_steps(config, tried.costs, tried.evaluations - 1, check, left)
-    return settle_intervals(_spread(config, tried)), check
+    step = tried.costs.step(config.train.batch_size or 1)
+    return settle_intervals(_spread(config, tried)), step, check
 
 
 def _spread(config: Config, tried: Tried) -> Config:
