@@ -38,7 +38,7 @@ def test_a_piped_sample_marks_what_is_learnt(quatrain: Any, tmp_path: Path) -> N
 
 
 def test_what_would_stop_training_exits_with_3(quatrain: Any, tmp_path: Path) -> None:
-    rows = [*questions(), {"instruction": "Vide ?", "output": ""}]
+    rows = [*questions(), *[{"instruction": "Vide ?", "output": ""}] * 4]
     code, out, _ = quatrain("data", "inspect", write(tmp_path / "q.jsonl", rows))
     assert code == 3
     assert "[Q323]" in out
@@ -49,6 +49,10 @@ def test_what_would_stop_training_exits_with_3(quatrain: Any, tmp_path: Path) ->
 def test_warnings_exit_with_3_only_when_strict(quatrain: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", [*questions(), {"instruction": "Ã©tÃ© ?", "output": "x"}])
     assert quatrain("data", "inspect", path)[0] == 0
+    assert quatrain("data", "inspect", path, "--strict")[0] == 3
+    path = write(
+        tmp_path / "q.jsonl", [*questions(), {"instruction": "L'ŽtŽ, n‚e ?", "output": "x"}]
+    )
     assert quatrain("data", "inspect", path, "--strict")[0] == 3
 
 

@@ -28,6 +28,23 @@ def test_sound_french_is_not_mojibake() -> None:
     assert not any(mojibake(str(row.value)) for row in embedded_rows("demo:text"))
 
 
+OLD = ("utf-8", "cp1252", "iso8859-15", "mac-roman", "cp850", "cp437")
+WRITTEN_AND_READ = [(one, other) for one in OLD for other in OLD if one != other]
+
+
+@pytest.mark.parametrize(("written", "read"), WRITTEN_AND_READ)
+def test_each_encoding_taken_for_another_is_found(written: str, read: str) -> None:
+    text = "Où est né Molière ? L'élève déjà âgé, très fâché, alla à la forêt."
+    garbled = text.encode(written).decode(read, "replace")
+    assert garbled == text or mojibake(garbled) or is_lossy(garbled)
+
+
+def test_signs_between_letters_that_people_write_are_not_mojibake() -> None:
+    sound = ["l·l", "5×3", "a×b", "x≤y", "H₂O", "m²/s", "kΩ", "μm", "n°5", "L’Haÿ", "ÉTÉ",
+             "« mot »", "aujourd’hui", "½ tasse", "½-finale", "cœur–poumon", "mot…mot"]  # fmt: skip
+    assert [text for text in sound if mojibake(f"un {text} ici")] == []
+
+
 def test_mojibake_shows_what_is_around_it() -> None:
     found = mojibake("x" * 100 + "Ã©" + "y" * 100)
     assert found == "x" * 20 + "Ã©" + "y" * 20

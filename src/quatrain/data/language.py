@@ -1,6 +1,6 @@
 """Language: what a sample of texts is written in, and text that was decoded wrongly once.
 
-Not for reading files (lines.py guesses their encoding) nor for mending them.
+Not for reading files (encodings.py tells their encoding) nor for mending them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ _FEWEST_LETTERS = 20
 _SURE = 0.5
 _LONGEST = 2000
 _CONTINUATION = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+_SMALL, _CAPITAL = "a-zß-öø-ÿœ", "À-ÖØ-ÞŒŸŠŽ"
 _MOJIBAKE = re.compile(
     rf"[ÂÃ][{_CONTINUATION}]|Å[\u0092\u0093\u00b8’“]|â[€‚„\u0080\u0082\u0084]|ï¿½"
+    "|√[©®†¢™´ªß]|‚Ä[ôúùìî¶¢]|[├┬][®¿¬áéíóúñº»ïÇÉäëàèçÂ½¼┤┐ª]|ÔÇ"
+    r"|[\u0080-\u0084\u0086-\u009f]"
+    rf"|[{_SMALL}][{_CAPITAL}\u0370-\u03ff][{_SMALL}]"
+    r"|(?<=[^\W\d_])[‚ƒ„†‡ˆ‰‹›˜¡¢£¤¥¦§¨¯¶¸¹¼½¾¿˘˙˚˝˛ˇ◊\u2500-\u259f](?=[^\W\d_])"
 )
+"""UTF-8 as Windows-1252, as MacRoman and as DOS reads it; then old encodings taken for each other:
+control characters, and capitals or signs within words."""
 _LOST = "\ufffd"
 
 
@@ -52,7 +59,7 @@ def name_of(language: str) -> str:
 
 
 def mojibake(text: str) -> str | None:
-    """Find UTF-8 that was read as Windows-1252: the first such place, with what is around it.
+    """Find text that was read in another encoding: the first such place, with what is around it.
 
     "un Ã©lÃ¨ve"  ->  "un Ã©lÃ¨ve"      "l'élève à »"  ->  None
     """
