@@ -208,6 +208,12 @@ class DataConfig(Section):
     """Where the file says otherwise: question, context, answer, answers, text, system, history ->
     the file's column."""
     hub_split: str = "train"
+    encoding: str | None = None
+    """What text files are written in, where it cannot be told: cp1252, mac-roman, cp850 ..."""
+    sheet: str | None = None
+    """The sheet of a workbook to read; by default the first that is not hidden."""
+    sheet_language: Literal["fr", "en"] | None = None
+    """The language in which a workbook shows numbers and dates; by default the workbook's own."""
     document: Literal["file", "line"] = "file"
     """For plain text: whether a file or each line is a document."""
     limit: int | None = Field(None, ge=1)
@@ -217,7 +223,8 @@ class DataConfig(Section):
     from model.init."""
     packing: Literal["best_fit", "padded"] = "best_fit"
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
-    """The share of unreadable records above which nothing starts."""
+    """The share of unreadable records above which nothing starts; three are set aside anyway,
+    unless it is 0 or they are most of all."""
     max_cut_fraction: float = Field(0.05, ge=0, le=1)
     """The share of conversations longer than a row above which nothing starts."""
 
@@ -225,6 +232,16 @@ class DataConfig(Section):
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return _sources(value)
+
+    @field_validator("encoding")
+    @classmethod
+    def _know_encoding(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                "".encode(value)
+        except LookupError:
+            raise Broken([Sentence.of("rules.encoding", given=value)]) from None
+        return value
 
     def problems(self) -> list[Sentence]:
         """See Section."""

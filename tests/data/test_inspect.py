@@ -93,15 +93,15 @@ def test_too_many_cuts_stop_and_the_remedy_holds_all(tmp_path: Path) -> None:
 
 
 def test_bad_records_are_named_and_stop_as_in_training(tmp_path: Path) -> None:
-    rows = [*questions(30), '{"instruction": "coupé', {"instruction": "Vide ?", "output": " "}]
-    config = config_for(tmp_path, rows)
+    empty = {"instruction": "Vide ?", "output": " "}
+    config = config_for(tmp_path, [*questions(30), '{"instruction": "coupé', empty, empty, empty])
     finding = found(inspect(config), "rejected")
-    assert (finding.level, finding.code, finding.count) == ("stop", "Q323", 2)
+    assert (finding.level, finding.code, finding.count) == ("stop", "Q323", 4)
     assert finding.places[0].startswith("q.jsonl:31: not JSON")
     assert "answer (output) is empty" in finding.places[1]
     with pytest.raises(DataError, match="Q323"):
         load_and_prepare_french_data(config)
-    allowed = config.replace(data=config.data.replace(max_bad_fraction=0.1))
+    allowed = config.replace(data=config.data.replace(max_bad_fraction=0.2))
     assert found(inspect(allowed), "rejected").level == "warning"
 
 

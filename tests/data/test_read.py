@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quatrain.config import DataConfig
-from quatrain.data import tables
+from quatrain.data import tables, workbook
 from quatrain.data.lines import LINE_CAP, RawRow
 from quatrain.data.read import read_rows
 from quatrain.errors import DataError
@@ -158,7 +158,10 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
     (tmp_path / ".hidden.jsonl").write_text("x", encoding="utf-8")
     notes: list[str] = []
     assert [row.value for row in read(tmp_path, notes=notes)] == [{"n": 1}, {"n": 2}]
-    assert notes[0].endswith("1 files of other kinds were passed over: README.md")
+    assert notes == [
+        f"{tmp_path.name}: hidden files or folders that were passed over: 1 (.hidden.jsonl)",
+        f"{tmp_path.name}: files of other kinds that were passed over: 1 (README.md)",
+    ]
 
 
 def test_a_folder_without_data_is_an_error(tmp_path: Path) -> None:
@@ -277,7 +280,7 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(
 ) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     openpyxl.Workbook().save(tmp_path / "a.xlsx")
-    monkeypatch.setattr(tables, "FILE_CAP", 1000)
+    monkeypatch.setattr(workbook, "FILE_CAP", 1000)
     with pytest.raises(DataError, match=r"a\.xlsx unpacks to"):
         read(tmp_path / "a.xlsx")
 
@@ -344,7 +347,6 @@ def test_a_line_above_the_cap_is_a_bad_row_and_is_never_held(tmp_path: Path, bom
         ('{"a": {}}', "must hold a list of objects"),
         ('{"a": [1], "b": []}', "columns must have equal lengths"),
         ('{"a": 1, "a": 2}', "duplicate key 'a'"),
-        ('["\udce9"]', "is not UTF-8"),
     ],
 )
 def test_a_json_file_that_is_broken_is_an_error(tmp_path: Path, text: str, reason: str) -> None:
@@ -354,10 +356,12 @@ def test_a_json_file_that_is_broken_is_an_error(tmp_path: Path, text: str, reaso
 
 
 def test_a_bad_item_of_a_json_list_is_a_bad_row(tmp_path: Path) -> None:
-    text = '[{"a": 1}, {"a": NaN}, {"a": 1, "a": 1}, 5, {"a": "\\ud800"}]'
-    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    text = '[{"a": "é"}, {"a": NaN}, {"a": 1, "a": 1}, 5, {"a": "\\ud800"},\n{"a": "\udce9"}]'
+    (tmp_path / "a.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     rows = read(tmp_path / "a.json")
-    assert [row.value is None for row in rows] == [False, True, True, True, True]
+    assert [row.value is None for row in rows] == [False, True, True, True, True, True]
+    assert rows[5].error.startswith("not UTF-8")
+    assert rows[5].error.endswith("in lines 2")
     assert rows[1].location == "a.json:2"
 
 

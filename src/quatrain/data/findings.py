@@ -15,6 +15,7 @@ import numpy as np
 from quatrain.config import Config
 from quatrain.data.encode import TooLong
 from quatrain.data.language import TOO_SHORT, UNSURE, name_of
+from quatrain.data.records import tolerated
 from quatrain.data.similar import LEAK_WORDS, MOST_COMPARED, HeldOut, Repeats, disputed, repeated
 from quatrain.data.survey import SHOWN, Survey
 from quatrain.words import Sentence
@@ -114,8 +115,13 @@ class _Side:
         if not survey.rejected and self.total:
             return
         seen = self.total + survey.rejected
-        share = survey.rejected / seen if seen else 0.0
-        stops = share > allowed or not self.total
+        if not seen:
+            remedy = Sentence.of("findings.remedy.no_records")
+            yield self._found("stop", "no_records", 0, Sentence.of("findings.no_records"), remedy,
+                              code="Q323")  # fmt: skip
+            return
+        share = survey.rejected / seen
+        stops = not self.total or not tolerated(survey.rejected, seen, allowed)
         places = [Sentence.of("errors.at", location=r.location, reason=r.reason)
                   for r in survey.rejections[:SHOWN]]  # fmt: skip
         yield self._found(

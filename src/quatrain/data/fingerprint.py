@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from quatrain.text.tokenizer import Tokenizer
 
 VERSION = 3
 """Raised when the same inputs come to give other rows."""
-_MOVE_BITS = {"shape", "columns", "hub_split", "document", "limit", "holdout"}
-_MOVE_BITS |= {"block_size", "packing"}
+_MOVE_BITS = {"shape", "columns", "hub_split", "encoding", "sheet", "sheet_language", "document"}
+_MOVE_BITS |= {"limit", "holdout", "block_size", "packing"}
 """Fields of the data section that rows depend on; how a path is spelt and tolerances are not."""
 
 
@@ -56,7 +57,7 @@ def _source(name: str, split: str) -> Any:
         return [name, hashlib.sha256(rows.encode()).hexdigest()]
     if is_saved_dataset(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
-    elif path.exists():
+    elif os.path.exists(path):
         files = data_files(path, [])
     else:
         return [name, hub_dataset(name, split)._fingerprint]

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from quatrain.data.lines import RawRow, encoding_of_bom, read_lines, read_whole
+from quatrain.data.lines import UTF8, Encoding, RawRow, read_lines, read_whole
 from quatrain.errors import DataError
 from quatrain.words import Sentence
 
 
-def jsonl_rows(path: Path) -> Iterator[RawRow]:
+def jsonl_rows(path: Path, encoding: Encoding = UTF8) -> Iterator[RawRow]:
     """Read one object a line; blank lines are not rows."""
     decoder = _Decoder()
-    for line in read_lines(path, encoding_of_bom(path) or "utf-8"):
+    for line in read_lines(path, encoding):
         location = f"{path.name}:{line.number}"
         if line.text is None:
             yield RawRow(location, None, line.error)
@@ -27,9 +27,12 @@ def jsonl_rows(path: Path) -> Iterator[RawRow]:
             yield _row_of_line(location, line.text, decoder)
 
 
-def json_rows(path: Path) -> Iterator[RawRow]:
-    """Read a list of objects, `{"data": [...]}`, or an object of columns."""
-    text = _text(path)
+def json_rows(path: Path, encoding: Encoding = UTF8) -> Iterator[RawRow]:
+    """Read a list of objects, `{"data": [...]}`, or an object of columns.
+
+    An item with bytes that are not of the encoding is a bad row.
+    """
+    text, flawed = read_whole(path, encoding)
     try:
         value = _Decoder().decode(text)
     except RecursionError:
@@ -40,7 +43,10 @@ def json_rows(path: Path) -> Iterator[RawRow]:
     except ValueError as error:
         raise _broken(path, str(error)) from None
     for number, item in enumerate(_items(path, value), 1):
-        yield _row(f"{path.name}:{number}", item)
+        row = _row(f"{path.name}:{number}", item)
+        if flawed and row.error == Sentence.of("reasons.surrogate"):
+            row = RawRow(row.location, None, flaw_of_lines(flawed, encoding))
+        yield row
 
 
 def find_flaw(value: Any) -> Sentence | None:
@@ -72,6 +78,13 @@ def flaw_of_text(text: str) -> Sentence | None:
     return None
 
 
+def flaw_of_lines(numbers: list[int], encoding: Encoding) -> Sentence:
+    """Say which lines of a file are not of its encoding."""
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if numbers[_SHOWN:] else "")
+    return Sentence.of("reasons.lines", encoding=encoding.label, lines=shown)
+
+
+_SHOWN = 5
 _ESCAPED_FLAW = re.compile(r"\\u(0000|[dD][89a-fA-F])")
 """How a line that is text itself can give a NUL or half a pair; whole pairs are found too."""
 
@@ -152,15 +165,6 @@ _KINDS = {
     int: "reasons.kind.number",
     float: "reasons.kind.number",
 }
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_whole(path, encoding_of_bom(path) or "utf-8")
-    except UnicodeDecodeError as error:
-        encoding = error.encoding.upper()
-        flaw = Sentence.of("reasons.byte", position=error.start, encoding=encoding)
-        raise _broken(path, flaw) from None
 
 
 def _items(path: Path, value: Any) -> Iterable[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 IMPOSSIBLE = -20.0
-_RARE, _MISPLACED, _ALONE = -5.0, -4.0, -2.0
+_RARE, _MISPLACED, _ALONE, _BEGINS_LINE = -5.0, -4.0, -2.0, 0.75
 _FREQUENCIES = {
     -0.5: "é",
     -1.0: "èàêç’",
@@ -29,7 +29,7 @@ def score(words: Iterable[str]) -> float:
 
 
 def score_of(word: str) -> float:
-    """Weigh one word, which may have punctuation around it.
+    """Weigh one word, which may have punctuation around it, and a line feed before.
 
     "élève"  ->  -2.0      "lÈtÈ"  ->  -12.0      "‚t‚"  ->  -10.0
     """
@@ -62,6 +62,8 @@ def misplaced(word: str) -> bool:
 
 
 def _place_of_letter(before: str, letter: str, after: str) -> float:
+    if before == "\n" and after.islower():
+        return _BEGINS_LINE if letter.isupper() else _ALONE
     if letter.isupper() and (before.islower() or (after.islower() and before.isalpha())):
         return _MISPLACED
     if letter.islower() and before.isupper() and after.isupper():

@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from quatrain.config import DataConfig
+from quatrain.data.delimited import csv_rows
 from quatrain.data.embedded import embedded_rows, is_embedded
-from quatrain.data.json_rows import json_rows, jsonl_rows
-from quatrain.data.lines import RawRow, guess_encoding, read_lines, read_whole
-from quatrain.data.tables import csv_rows, hub_rows, parquet_rows, saved_dataset_rows, xlsx_rows
+from quatrain.data.encodings import encoding_of
+from quatrain.data.folders import Listing, noted
+from quatrain.data.json_rows import flaw_of_lines, json_rows, jsonl_rows
+from quatrain.data.lines import RawRow, read_lines, read_whole, refuse_large
+from quatrain.data.tables import hub_rows, parquet_rows, saved_dataset_rows
+from quatrain.data.workbook import xlsx_rows
 from quatrain.errors import DataError
 from quatrain.words import Sentence
 
@@ -49,9 +53,16 @@ def read_rows(source: str, config: DataConfig, notes: list[str] | None = None) -
         yield from embedded_rows(source)
     elif is_saved_dataset(path):
         yield from saved_dataset_rows(path, config.hub_split)
-    elif path.exists():
-        for file in data_files(path, notes):
-            yield from _READERS[file.suffix.lower()](file, config, notes)
+    elif os.path.exists(path):
+        files = data_files(path, notes)
+        empty = [file for file in files if _is_empty(file)]
+        if empty and not path.is_dir():
+            raise DataError("Q323.empty", path=path)
+        if empty:
+            notes.append(noted("empty_files", path, empty))
+        for file in files:
+            if file not in empty:
+                yield from _READERS[file.suffix.lower()](file, config, notes)
     elif looks_like_a_path(source):
         raise _no_such_file(source)
     else:
@@ -60,58 +71,95 @@ def read_rows(source: str, config: DataConfig, notes: list[str] | None = None) -
 
 def is_saved_dataset(path: Path) -> bool:
     """Say whether a folder was written by `datasets` with save_to_disk."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    return any(os.path.isfile(path / name) for name in ("dataset_dict.json", "state.json"))
 
 
 def data_files(path: Path, notes: list[str]) -> list[Path]:
-    """List the files that a path stands for, sorted; other files in a folder are noted."""
-    if path.is_file():
+    """List the files that a path stands for, sorted; what is left out of a folder is noted."""
+    if not path.is_dir():
         _refuse_unknown(path)
+        _refuse_unreadable(path)
         return [path]
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    known = [file for file in files if file.suffix.lower() in _READERS]
+    listing = Listing(path)
+    known = [file for file in listing.files if file.suffix.lower() in _READERS]
+    if any(file.suffix.lower() not in _TEXT for file in known):
+        known = [file for file in known if not _ABOUT.match(file.name)]
+    others = sorted(set(listing.files) - set(known))
+    left_out = listing.notes() + ([noted("other_files", path, others)] if others else [])
     if not known:
-        raise DataError("Q320.empty_folder", path=path, formats=_formats())
-    if others := [file.name for file in files if file not in set(known)]:
-        shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
-        about = {"folder": path.name, "number": len(others), "shown": shown}
-        notes.append(Sentence.of("notes.other_files", **about))
+        shown = Sentence.of("errors.left_out", notes=tuple(left_out)) if left_out else ""
+        raise DataError("Q320.empty_folder", path=path, formats=_formats(), left_out=shown)
+    notes += left_out
+    for file in known:
+        _refuse_unreadable(file)
     return known
 
 
 def _text_rows(path: Path, config: DataConfig, notes: list[str]) -> Iterator[RawRow]:
     """Read plain text: the whole file, or each line that is not blank."""
-    encoding = guess_encoding(path, notes)
     if config.document == "line":
+        encoding = encoding_of(path, config.encoding, notes)
         for line in read_lines(path, encoding):
             if line.text is None or line.text.strip():
                 yield RawRow(f"{path.name}:{line.number}", line.text, line.error)
         return
-    try:
-        text = read_whole(path, encoding)
-    except UnicodeDecodeError as error:
-        yield RawRow(f"{path.name}:1", None, f"byte {error.start} is not {encoding.upper()}")
-        return
-    if "\0" in text:
-        yield RawRow(f"{path.name}:1", None, "contains a NUL character")
+    refuse_large(path)
+    encoding = encoding_of(path, config.encoding, notes)
+    text, flawed = read_whole(path, encoding)
+    if flawed:
+        yield RawRow(f"{path.name}:{flawed[0]}", None, flaw_of_lines(flawed, encoding))
+    elif "\0" in text:
+        yield RawRow(f"{path.name}:1", None, Sentence.of("reasons.nul"))
     else:
-        yield RawRow(f"{path.name}:1", text.replace("\r\n", "\n"))
+        yield RawRow(f"{path.name}:1", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
+def _json_rows(path: Path, config: DataConfig, notes: list[str]) -> Iterator[RawRow]:
+    refuse_large(path)
+    return json_rows(path, encoding_of(path, config.encoding, notes))
+
+
+def _jsonl_rows(path: Path, config: DataConfig, notes: list[str]) -> Iterator[RawRow]:
+    return jsonl_rows(path, encoding_of(path, config.encoding, notes))
+
+
+def _csv_rows(path: Path, config: DataConfig, notes: list[str]) -> Iterator[RawRow]:
+    return csv_rows(path, encoding_of(path, config.encoding, notes), config, notes)
+
+
+_TEXT = dict.fromkeys((".txt", ".md", ".markdown"), _text_rows)
 _READERS: dict[str, Reader] = {
-    ".json": lambda path, config, notes: json_rows(path),
-    ".jsonl": lambda path, config, notes: jsonl_rows(path),
-    ".ndjson": lambda path, config, notes: jsonl_rows(path),
-    ".csv": lambda path, config, notes: csv_rows(path, notes),
-    ".tsv": lambda path, config, notes: csv_rows(path, notes),
+    ".json": _json_rows,
+    ".jsonl": _jsonl_rows,
+    ".ndjson": _jsonl_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
     ".parquet": lambda path, config, notes: parquet_rows(path),
-    ".xlsx": lambda path, config, notes: xlsx_rows(path, notes),
-    ".txt": _text_rows,
+    ".xlsx": xlsx_rows,
+    **_TEXT,
 }
+_ABOUT = re.compile(r"(readme|licen[cs]e|changelog)\b[^/]*\.(md|markdown|txt)", re.IGNORECASE)
+"""Text that tells of the tables beside it."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_SMALL = 1024
+
+
+def _is_empty(path: Path) -> bool:
+    nothing = b"\xef\xbb\xbf\xfe\xff \t\r\n\0"
+    return path.stat().st_size <= _SMALL and not path.read_bytes().strip(nothing)
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Refuse what cannot be opened, and what stands for a file that is elsewhere."""
+    try:
+        if not path.is_file():
+            raise OSError(0, Sentence.of("errors.no_regular_file"))
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError as error:
+        raise DataError("Q321.unreadable", path=path, error=error.strerror) from None
+    if start == _POINTER:
+        raise DataError("Q321.pointer", path=path, folder=path.parent)
 
 
 def _formats() -> str:
@@ -148,10 +196,17 @@ def refuse_missing(sources: Sequence[str]) -> None:
 
 def _no_such_file(source: str, sources: Sequence[str] = ()) -> DataError:
     path = Path(os.path.expanduser(source))
+    if path.is_symlink():
+        return DataError("Q320.link", source=source, there=os.readlink(path))
     parted: str = ""
     if len(sources) > 1:
         parted = Sentence.of("errors.parted", names=tuple(map(repr, sources)))
-    names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    try:
+        names = os.listdir(path.parent)
+    except PermissionError as error:
+        return DataError("Q321.unreadable", path=path.parent, error=error.strerror)
+    except OSError:
+        names = []
     near = difflib.get_close_matches(path.name, names, n=1)
     if near:
         near_path = path.parent / near[0]

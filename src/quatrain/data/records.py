@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from quatrain.config import DataConfig
 from quatrain.data.aside import Aside
+from quatrain.data.headers import looks_like_a_record, same_names
 from quatrain.data.lines import RawRow
 from quatrain.data.parse import (
     SHAPES,
@@ -32,12 +33,15 @@ from quatrain.errors import DataError
 from quatrain.files import write_text
 from quatrain.progress import working
 from quatrain.text.conversation import Conversation, Document
-from quatrain.words import Sentence, recorded, say
+from quatrain.words import Sentence, recorded, say, tell
 
 T = TypeVar("T", Conversation, Document)
 _PEEK = 100
 """Rows among which the first of a known shape tells the file's."""
 _SHOWN = 5
+_FEW = 3
+"""Bad records that are set aside however small the file."""
+_TABLES = (".csv", ".tsv", ".xlsx")
 TOLD_EVERY = 100_000
 """Records after which the log says how far it is."""
 
@@ -100,7 +104,7 @@ def load_records(
     directory: Path | None = None,
     records: Records | None = None,
 ) -> Records:
-    """Read and parse sources; stop when more than max_bad_fraction of the records are bad.
+    """Read and parse sources; say what was assumed, and stop when too many records are bad.
 
     Args:
         sources: paths and names on the Hub.
@@ -123,7 +127,22 @@ def load_records(
     if directory is not None:
         write_rejected(directory / "rejected.jsonl", records.rejected)
     _refuse_too_many_bad(records, sources, config, directory)
+    for note in records.notes:
+        if getattr(note, "key", "") != "notes.shape":
+            logger.info(tell(note))
+    if records.rejected:
+        first, number = records.rejected[0], len(records.rejected)
+        about = {"total": records.total, "location": first.location, "reason": first.reason}
+        logger.warning(say("log.set_aside", number=number, **about))
     return records
+
+
+def tolerated(bad: int, total: int, fraction: float) -> bool:
+    """Say whether a run goes on without its bad records.
+
+    They may be a share of all, or else three, unless none may be or they are most of all.
+    """
+    return bad <= fraction * total or (fraction > 0 and bad <= _FEW and 2 * bad <= total)
 
 
 def holdout(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
@@ -173,13 +192,33 @@ def open_source(name: str, config: DataConfig, notes: list[str]) -> Source:
     """
     rows = read_rows(name, config, notes)
     first = list(itertools.islice(rows, _PEEK))
+    for row in first:
+        if isinstance(row.value, dict) and (found := _same_names(row, config)):
+            meaning, one, other = found
+            raise DataError("Q322.same_names", source=name, meaning=meaning, one=one, other=other)
     shape = _shape(name, first, config)
     seen = dict.fromkeys(
         column for row in first if isinstance(row.value, dict) for column in row.value
     )
     known = meanings(seen, config.columns)
     columns = {column: known.get(column, "") for column in seen}
-    return Source(name, shape, columns, itertools.chain(first, rows))
+    return Source(name, shape, columns, itertools.chain(first, _sure(rows, config)))
+
+
+def _same_names(row: RawRow, config: DataConfig) -> tuple[str, str, str] | None:
+    names = tuple(row.value) if isinstance(row.value, dict) else ()
+    return same_names(names, frozenset(config.columns))
+
+
+def _sure(rows: Iterator[RawRow], config: DataConfig) -> Iterator[RawRow]:
+    """Turn rows of which two columns could have one meaning into bad ones."""
+    for row in rows:
+        if found := _same_names(row, config):
+            meaning, one, other = found
+            flaw = Sentence.of("reasons.same_names", meaning=meaning, one=one, other=other)
+            yield RawRow(row.location, None, flaw)
+        else:
+            yield row
 
 
 def outcomes(
@@ -222,9 +261,12 @@ def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:
 
 
 def _unknown_shape(source: str, value: object) -> DataError:
-    columns = ", ".join(value) if isinstance(value, dict) else ""
-    given = columns or Sentence.of("errors.no_columns")
-    return DataError("Q322.shape", source=source, columns=given, shapes=", ".join(SHAPES))
+    names = list(value) if isinstance(value, dict) else []
+    given = ", ".join(names) or Sentence.of("errors.no_columns")
+    key = "Q322.table" if source.lower().endswith(_TABLES) else "Q322.shape"
+    if key == "Q322.table" and looks_like_a_record(names):
+        return DataError("Q322.no_header", source=source, columns=given)
+    return DataError(key, source=source, columns=given, shapes=", ".join(SHAPES))
 
 
 def _refuse_too_many_bad(
@@ -233,7 +275,8 @@ def _refuse_too_many_bad(
     if not records.total:
         named = ", ".join(sources) or Sentence.of("errors.no_source")
         raise DataError("Q323.nothing", sources=named)
-    if records.bad_fraction <= config.max_bad_fraction and len(records):
+    bad = len(records.rejected)
+    if len(records) and tolerated(bad, records.total, config.max_bad_fraction):
         return
     shown = [Sentence.of("errors.at", location=item.location, reason=item.reason)
              for item in records.rejected[:_SHOWN]]  # fmt: skip
