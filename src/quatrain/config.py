@@ -209,7 +209,7 @@ class DataConfig(Section):
     the file's column."""
     hub_split: str = "train"
     encoding: str | None = None
-    """What text files are written in, where it cannot be told: cp1252, mac-roman, cp850 ..."""
+    """What text files that are not Unicode are written in: cp1252, mac-roman, cp850 ..."""
     sheet: str | None = None
     """The sheet of a workbook to read; by default the first that is not hidden."""
     sheet_language: Literal["fr", "en"] | None = None

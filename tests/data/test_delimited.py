@@ -134,7 +134,9 @@ def test_a_table_without_a_header_says_so(tmp_path: Path) -> None:
         load_records([str(path)], DataConfig())
     assert "question,answer" in caught.value.remedy
     path = write(tmp_path / "b.csv", "Lyon;France\nRome;Italie\n")
-    with pytest.raises(DataError, match="columns of no known shape: Lyon, France") as caught:
+    with pytest.raises(
+        DataError, match="the columns are of no known shape: Lyon, France"
+    ) as caught:
         load_records([str(path)], DataConfig())
     assert "If the first line is a record already" in caught.value.remedy
 

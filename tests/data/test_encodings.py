@@ -98,6 +98,16 @@ def test_an_encoding_that_is_said_is_not_doubted(tmp_path: Path) -> None:
         DataConfig(encoding="base64")
 
 
+def test_an_encoding_that_is_said_garbles_no_file_in_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("l'été à Paris", encoding="utf-8")
+    (tmp_path / "b.txt").write_bytes("Il va à Paris".encode("cp850"))
+    (tmp_path / "c.txt").write_text("l'été", encoding="utf-16")
+    notes: list[str] = []
+    wanted = ["l'été à Paris", "Il va à Paris", "l'été"]
+    assert values(tmp_path, notes, encoding="cp850") == wanted
+    assert notes == ["a.txt: UTF-8, and read so; data.encoding=cp850 was not used"]
+
+
 def test_utf_16_without_a_mark_is_known_by_its_nuls(tmp_path: Path) -> None:
     text = "question;answer\nOù est-il ?;Là\n"
     for encoding in ("utf-16-le", "utf-16-be"):

@@ -62,13 +62,13 @@ def test_a_cycle_ends(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     write(tmp_path / "d" / "a.jsonl")
-    for name in (".b.jsonl", ".git/config", "c.pdf", "README.md", "LICENSE", "e.jsonl"):
+    for name in (".b.jsonl", ".git/config", "~$q.xlsx", "c.pdf", "README.md", "LICENSE", "e.jsonl"):
         write(tmp_path / "d" / name, "" if name == "e.jsonl" else "x")
     (tmp_path / "d" / "lost").symlink_to("nowhere")
     notes: list[str] = []
     assert places(tmp_path / "d", notes) == ["a.jsonl:1"]
     assert notes == [
-        "d: hidden files or folders that were passed over: 2 (.b.jsonl, .git)",
+        "d: hidden files or folders that were passed over: 3 (.b.jsonl, .git, ~$q.xlsx)",
         "d: links that lead nowhere: 1 (lost)",
         "d: files of other kinds that were passed over: 3 (LICENSE, README.md, c.pdf)",
         "d: empty files: 1 (e.jsonl)",

@@ -28,7 +28,9 @@ _MARGIN = 2.0
 """By how much one reading must be more plausible than any other that differs."""
 _LEAST = -3.2
 """What a character beyond ASCII weighs at least, on average, in a text."""
-_REPEATS, _MOST_WORDS, _LONGEST_WORD, _LONGEST_SHOWN = 3, 20_000, 200, 80
+_REPEATS, _LONGEST_WORD, _LONGEST_SHOWN = 3, 200, 80
+_MOST_LINES, _MOST_WORDS = 20_000, 20_000
+"""Of those that are not UTF-8, as many as are looked at."""
 _WORD = re.compile(rb"\S*[\x80-\xff]\S*")
 _START = 4096
 
@@ -57,7 +59,7 @@ class _Unreadable:
             raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             self.bad += 1
-            if b"\0" not in raw:
+            if b"\0" not in raw and self.bad <= _MOST_LINES:
                 self._take(raw)
         else:
             self.good += is_utf8(raw)
@@ -76,16 +78,16 @@ def encoding_of(path: Path, chosen: str | None, notes: list[str]) -> Encoding:
 
     Args:
         path: a text file.
-        chosen: what the user says it is, which is not doubted.
+        chosen: what the user says that files are which are not Unicode.
         notes: gets what was found out.
 
     Raises:
         DataError: Q329 where the bytes are a text in two encodings.
     """
-    if chosen is not None:
-        return Encoding(_with_order(path, codecs.lookup(chosen).name))
     if marked := encoding_of_bom(path):
         return Encoding(marked)
+    if chosen is not None:
+        return _chosen(path, codecs.lookup(chosen).name, notes)
     if not _is_utf8_throughout(path) or _nul_pairs(path):
         found = _found(path)
         if found.name != "utf-8":
@@ -95,13 +97,21 @@ def encoding_of(path: Path, chosen: str | None, notes: list[str]) -> Encoding:
     return UTF8
 
 
-def _with_order(path: Path, name: str) -> str:
-    """Give UTF-16 and UTF-32 their byte order, by the mark or the little-endian one."""
-    name = {"utf-8-sig": "utf-8"}.get(name, name)
-    if name not in ("utf-16", "utf-32"):
-        return name
-    marked = encoding_of_bom(path) or ""
-    return marked if marked.startswith(name) else f"{name}-le"
+def _chosen(path: Path, name: str, notes: list[str]) -> Encoding:
+    """Take the user's encoding for a file without a mark, unless all of it is UTF-8.
+
+    Other files of the same run may need it, and would be garbled if they were in UTF-8.
+    """
+    name = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(name, name)
+    if name != "utf-8" and _is_utf8_throughout(path) and _has_utf8(path):
+        about = {"file": path.name, "label": UTF8.label, "encoding": name}
+        notes.append(Sentence.of("notes.encoding_unused", **about))
+        return UTF8
+    return Encoding(name, mixed=name in _PRIORS)
+
+
+def _has_utf8(path: Path) -> bool:
+    return any(raw is not None and is_utf8(raw) for raw in raw_lines(path, "utf-8"))
 
 
 def _is_utf8_throughout(path: Path) -> bool:

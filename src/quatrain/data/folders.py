@@ -44,7 +44,7 @@ class Listing:
                 continue
             for entry in entries:
                 path = folder / entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith((".", "~$")):
                     self._hidden.append(path)
                 elif entry.is_symlink():
                     self._links.append(path)

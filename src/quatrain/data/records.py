@@ -256,17 +256,19 @@ def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:
     guesses = (guess_shape(value, config.columns) for value in values)
     shape = next((guess for guess in guesses if guess), None)
     if shape is None and values:
-        raise _unknown_shape(source, values[0])
+        raise _unknown_shape(source, next(row for row in first if row.value is not None))
     return shape or "text"  # no row can be read: each is rejected, whatever the shape
 
 
-def _unknown_shape(source: str, value: object) -> DataError:
-    names = list(value) if isinstance(value, dict) else []
+def _unknown_shape(source: str, row: RawRow) -> DataError:
+    names = list(row.value) if isinstance(row.value, dict) else []
     given = ", ".join(names) or Sentence.of("errors.no_columns")
-    key = "Q322.table" if source.lower().endswith(_TABLES) else "Q322.shape"
-    if key == "Q322.table" and looks_like_a_record(names):
+    table = row.location.rpartition(":")[0].lower().endswith(_TABLES)
+    if table and looks_like_a_record(names):
         return DataError("Q322.no_header", source=source, columns=given)
-    return DataError(key, source=source, columns=given, shapes=", ".join(SHAPES))
+    more = Sentence.of("errors.in_a_table") if table else ""
+    return DataError("Q322.shape", source=source, columns=given, shapes=", ".join(SHAPES),
+                     more=more)  # fmt: skip
 
 
 def _refuse_too_many_bad(
