@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quatrain.data.cells import Value, plain, shown
 
@@ -73,6 +75,17 @@ def test_a_format_that_is_not_known_or_shows_nothing_gives_no_text(code: str) ->
     value = DAY if "m" in code else 7
     assert shown(value, code, lambda: "fr") is None
     assert plain(value, lambda: "fr") == ("1998-07-13" if value is DAY else "7")
+
+
+PARTS = ["0", "#", "?", ".", ",", "%", "E+", "/", "@", "yyyy", "mm", "d", "h", "ss", "AM/PM", "[h]"]
+PARTS += ['"x"', "\\ ", "_-", "* ", "[$€-40C]", "[Red]", ";", "General", "[>5]", '"', "[", "]", "("]
+VALUES: list[Value] = [0, 1, -1, 12.5, -0.001, 1e20, 1e-9, DAY, DAY.date(), datetime.time(4, 5)]
+
+
+@given(st.sampled_from(VALUES), st.lists(st.sampled_from(PARTS), max_size=9))
+def test_any_format_gives_a_text_or_none(value: Value, parts: list[str]) -> None:
+    text = shown(value, "".join(parts), lambda: "fr")
+    assert text is None or text == text.strip() != ""
 
 
 def test_the_language_is_asked_only_where_it_matters() -> None:

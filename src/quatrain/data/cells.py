@@ -303,6 +303,8 @@ def _fixed(size: Decimal, tokens: Sequence[_Token], language: Language) -> str:
     """Fill the digits of a format from the point outwards."""
     kinds = [token.kind for token in tokens]
     digits = [index for index, kind in enumerate(kinds) if kind == "digit"]
+    if not digits:
+        raise _Unknown
     point = kinds.index("point") if "point" in kinds else len(tokens)
     before = [index for index in digits if index < point]
     after = [index for index in digits if index > point]
