@@ -211,7 +211,7 @@ class DataConfig(Section):
     encoding: str | None = None
     """What text files that are not Unicode are written in: cp1252, mac-roman, cp850 ..."""
     sheet: str | None = None
-    """The sheet of a workbook to read; by default the first that is not hidden."""
+    """The sheet of a workbook to read; by default the first neither hidden nor empty."""
     sheet_language: Literal["fr", "en"] | None = None
     """The language in which a workbook shows numbers and dates; by default the workbook's own."""
     document: Literal["file", "line"] = "file"

@@ -149,6 +149,26 @@ def test_the_first_sheet_that_is_shown_is_read_or_the_one_that_is_named(tmp_path
         read(tmp_path / "a.xlsx", sheet="Trois")
 
 
+def test_an_empty_sheet_before_the_filled_one_is_not_taken(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.create_sheet("Quiz")
+    for row in qa(["un"]):
+        sheet.append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert answers(tmp_path / "a.xlsx") == ["un"]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text[:-40], lambda text: text.replace("<v>", "<w>")]
+)
+def test_a_damaged_sheet_is_an_error_of_the_file(
+    tmp_path: Path, change: Callable[[str], str]
+) -> None:
+    path = rewritten(made(tmp_path / "a.xlsx", qa([1])), "xl/worksheets/sheet1.xml", change)
+    with pytest.raises(DataError, match=r"a\.xlsx cannot be read: ParseError"):
+        read(path)
+
+
 def test_rich_text_is_read_whole(tmp_path: Path) -> None:
     rich = openpyxl.cell.rich_text
     bold = rich.TextBlock(openpyxl.cell.text.InlineFont(b=True), "gras")

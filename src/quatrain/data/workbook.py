@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -50,18 +51,13 @@ class _Marks:
 def xlsx_rows(path: Path, config: DataConfig, notes: list[str]) -> Iterator[RawRow]:
     """Read a sheet of an Excel workbook, whose columns are named in its first rows."""
     openpyxl = needed("openpyxl", path)
-    try:
+    with _reading(path):
         _refuse_a_bomb(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of what it does not read
-            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise unreadable(path, error) from None
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     sheet = None
     try:
-        sheet = _Sheet(path, _chosen(path, book, config.sheet, notes), config)
+        with _reading(path):
+            sheet = _Sheet(path, _chosen(path, book, config.sheet, notes), config)
         yield from table_rows(path, sheet.records(), config, notes, padded=True)
     finally:
         if sheet is not None:
@@ -69,17 +65,37 @@ def xlsx_rows(path: Path, config: DataConfig, notes: list[str]) -> Iterator[RawR
         book.close()
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of a damaged workbook that it is one; openpyxl warns of what it does not read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            yield
+        except DataError:
+            raise
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError, ElementTree.ParseError) as error:
+            raise unreadable(path, error) from None
+
+
 def _chosen(path: Path, book: Any, name: str | None, notes: list[str]) -> Any:
-    """Choose the sheet that is named, or the first that is shown; note the others."""
+    """Choose the sheet that is named, or the first that is shown and filled; note the others."""
     sheets = {sheet.title: sheet for sheet in book.worksheets}
     visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+    filled = [sheet for sheet in visible if name is None and _is_filled(sheet)]
     if not sheets or (name is not None and name not in sheets):
         raise DataError("Q320.sheet", path=path, sheet=name or "", sheets=", ".join(sheets))
-    sheet = sheets[name] if name is not None else (visible or book.worksheets)[0]
+    sheet = sheets[name] if name is not None else (filled or visible or book.worksheets)[0]
     if others := [title for title in sheets if title != sheet.title]:
         about = {"file": path.name, "sheet": sheet.title, "others": ", ".join(others)}
         notes.append(Sentence.of("notes.sheet", **about))
     return sheet
+
+
+def _is_filled(sheet: Any) -> bool:
+    sheet.reset_dimensions()  # which some programs write too small
+    rows = islice(sheet.iter_rows(values_only=True), _PEEK)
+    return any(value is not None for row in rows for value in row)
 
 
 class _Sheet:
@@ -96,7 +112,7 @@ class _Sheet:
 
     def records(self) -> Iterator[Record]:
         """Give each row as it is shown; a merged block's text stands in each of its rows."""
-        self.sheet.reset_dimensions()  # which some programs write too small
+        self.sheet.reset_dimensions()
         rows = self._rows()
         self._first = list(islice(rows, _PEEK))
         for number, cells in enumerate(self._first, 1):
@@ -107,12 +123,8 @@ class _Sheet:
     def _rows(self) -> Iterator[Any]:
         rows = self.sheet.iter_rows()
         while True:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of dates that are none
-                try:
-                    cells = next(rows, None)
-                except (ValueError, KeyError, ElementTree.ParseError) as error:
-                    raise unreadable(self.path, error) from None
+            with _reading(self.path):
+                cells = next(rows, None)
             if cells is None:
                 return
             yield cells
