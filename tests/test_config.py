@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from quatrain.config import Config, ModelConfig, RopeScaling, Section, TrainConfig, seconds
+from quatrain.config import Config, ModelConfig, RopeScaling, TrainConfig
 from quatrain.errors import ConfigError
 from quatrain.recipe import build, load_config, to_yaml
+from quatrain.sections import Section, seconds
 
 
 def problems(**sections: Any) -> list[str]:

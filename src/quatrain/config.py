@@ -6,42 +6,14 @@ recipes (recipe.py) nor for the Hugging Face spelling of a model (model/hf_confi
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from quatrain.rules import Broken
+from quatrain.sections import Section, parts, seconds, sources
 from quatrain.words import Sentence
-
-
-class Section(BaseModel):
-    """A frozen group of fields; unknown names are refused."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
-
-    def replace(self, **changes: Any) -> Self:
-        """Make a copy with some fields changed; fields that were derived are derived again."""
-        return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
-
-    def problems(self) -> list[Sentence]:
-        """List every rule between fields that is broken, each as one sentence with its remedy."""
-        return []
-
-    @model_validator(mode="after")
-    def _obey(self) -> Self:
-        if found := self.problems():
-            raise Broken(found)
-        return self
-
 
 _WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
 """Bounds on widths, on counts, and on lengths; no tensor within them has 2^63 bytes."""
@@ -170,26 +142,6 @@ class TokenizerConfig(Section):
     """Split l'|eau before merging; such a tokenizer cannot leave as GGUF."""
 
 
-def _parts(value: Any) -> Any:
-    """Split a text at its commas; leave anything else."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _sources(value: Any) -> Any:
-    """Split a text at its commas, but for those in the name of a file or folder that is there."""
-    if not isinstance(value, str):
-        return value
-    names, parts = list[str](), value.split(",")
-    while parts:
-        joined = (",".join(parts[:size]).strip() for size in range(len(parts), 1, -1))
-        name = next((one for one in joined if os.path.exists(os.path.expanduser(one))), parts[0])
-        parts = parts[1 + name.count(",") :]
-        names.append(name.strip())
-    return tuple(name for name in names if name)
-
-
 DEFAULT_ROW = 512
 
 
@@ -231,7 +183,7 @@ class DataConfig(Section):
     @field_validator("train", "eval", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        return _sources(value)
+        return sources(value)
 
     @field_validator("encoding")
     @classmethod
@@ -304,7 +256,7 @@ class TrainConfig(Section):
     @field_validator("sinks", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        return _parts(value)
+        return parts(value)
 
     @field_validator("budget")
     @classmethod
@@ -353,7 +305,7 @@ class LoraConfig(Section):
     @field_validator("targets", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        return _parts(value)
+        return parts(value)
 
     def problems(self) -> list[Sentence]:
         """See Section."""
@@ -446,16 +398,3 @@ class Config(Section):
         if self.train.adapter is None and self.lora != LoraConfig():
             found.append(Sentence.of("rules.lora_fields"))
         return found
-
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_LENGTH_OF_TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])")
-
-
-def seconds(budget: str) -> float:
-    """Read a length of time: `90s`, `20m`, `1h30m`."""
-    written = budget.strip().lower()
-    total = sum(float(n) * _UNITS[unit] for n, unit in _LENGTH_OF_TIME.findall(written))
-    if _LENGTH_OF_TIME.sub("", written) or total <= 0:
-        raise Broken([Sentence.of("rules.budget", given=budget)])
-    return total

@@ -24,9 +24,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from quatrain.config import Config, ModelConfig, Section
+from quatrain.config import Config, ModelConfig
 from quatrain.errors import ConfigError
 from quatrain.rules import problems_in
+from quatrain.sections import Section
 from quatrain.words import Sentence, say
 
 logger = logging.getLogger(__name__)

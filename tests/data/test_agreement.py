@@ -13,8 +13,7 @@ from quatrain.cli.evaluating import run_evaluation
 from quatrain.config import Config
 from quatrain.data.parse import Rejection
 from quatrain.data.prepare import load_and_prepare_french_data
-from quatrain.data.records import load_records
-from quatrain.data.survey import Survey
+from quatrain.data.records import load_records, outcomes
 
 ROWS = [{"question": f"Où est née la fée n° {n} ?", "answer": f"Là, l'été {n}"} for n in range(20)]
 TABLE = "question;answer\n" + "".join(f"{row['question']};{row['answer']}\n" for row in ROWS)
@@ -60,7 +59,7 @@ def test_inspecting_tuning_and_evaluating_read_alike(
     values = {"run_dir": tmp_path / "run", "tokenizer": {"kind": "char"},
               "data": {"train": [str(path)]}}  # fmt: skip
     config = Config.model_validate(values)
-    inspected = [outcome for _, outcome in Survey().outcomes([str(path)], config.data)]
+    inspected = [outcome for _, outcome in outcomes([str(path)], config.data, [])]
     loaded = load_records([str(path)], config.data)
     good = [one for one in inspected if not isinstance(one, Rejection)]
     assert good == list(loaded.conversations)

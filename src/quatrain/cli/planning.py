@@ -117,7 +117,7 @@ def describe(
 
 def _time(plan: Any, timed: Any, data: Any, tried: list[float] | None) -> dict[str, Any]:
     """Say how many steps there are, and how long they and the evaluations take."""
-    from quatrain.config import seconds
+    from quatrain.sections import seconds
 
     train = plan.config.train
     steps = plan.steps

@@ -133,7 +133,7 @@ def load_records(
     if records.rejected:
         first, number = records.rejected[0], len(records.rejected)
         about = {"total": records.total, "location": first.location, "reason": first.reason}
-        logger.warning(say("log.set_aside", number=number, **about))
+        logger.warning(say("log.bad_aside", number=number, **about))
     return records
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import torch
 
-from quatrain.config import Config, TrainConfig, seconds
+from quatrain.config import Config, TrainConfig
 from quatrain.data.batches import Batch, Batches
 from quatrain.errors import ConfigError
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
+from quatrain.sections import seconds
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.loop import accumulate
