@@ -5,7 +5,7 @@ Not for the rules themselves, which stand where the fields do (config.py, text/c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quatrain.words import Sentence, catalogue
@@ -25,14 +25,16 @@ class Broken(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def problems_of(error: ValidationError) -> tuple[Sentence, ...]:
-    """Say each error in one line."""
-    return tuple(problem for one in error.errors() for problem in problems_in(one))
+def problems_of(
+    error: ValidationError, names: Mapping[str, str] | None = None
+) -> tuple[Sentence, ...]:
+    """Say each error in one line; `names` are those that a file has for our fields."""
+    return tuple(problem for one in error.errors() for problem in problems_in(one, names))
 
 
-def problems_in(one: ErrorDetails) -> Iterator[Sentence]:
+def problems_in(one: ErrorDetails, names: Mapping[str, str] | None = None) -> Iterator[Sentence]:
     """Say one error: a rule of ours at its place, or what pydantic expects there."""
-    place = ".".join(map(str, one["loc"]))
+    place = ".".join((names or {}).get(str(part), str(part)) for part in one["loc"])
     broken = one.get("ctx", {}).get("error")
     if isinstance(broken, Broken):
         for problem in broken.problems:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from gguf_files import DENSE_MODEL, LLAMA4_MODEL, source_of
 from llamacpp import LlamaCpp
-from quatrain.config import ModelConfig, RopeScaling
+from quatrain.config import RopeScaling
 from quatrain.data.demo_text import pretraining_text
 from quatrain.errors import CheckpointError
 from quatrain.hub.check import float_model, observe, prompts_of
@@ -18,8 +19,6 @@ from quatrain.hub.convert import Conversion, convert
 from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.open import open_source
-from quatrain.hub.source import Source
-from quatrain.model.shards import LazyTensor
 from quatrain.text.chat import LLAMA4
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
 from tiny import tiny_model
@@ -29,15 +28,6 @@ SENTENCES = [
     "ÉCOLE, Œuvre et NAÏVETÉ : qu'est-ce que c'est ?", "  deux  pas\n\net une ligne\t!",
     "Il a dit : <|eot|> <|begin_of_text|>", "日本語 и русский 🙂 e\u0301",
 ]  # fmt: skip
-LLAMA4_MODEL: dict[str, Any] = dict(
-    vocab_size=512, d_model=64, n_layers=4, n_heads=4, n_kv_heads=2, d_k=32, num_local_experts=4,
-    intermediate_size_expert=96, intermediate_size_mlp=128, interleave_moe_layer_step=2,
-    max_position_embeddings=1024, initializer_range=0.15,
-)  # fmt: skip
-DENSE_MODEL: dict[str, Any] = LLAMA4_MODEL | dict(
-    interleave_moe_layer_step=0, rope_layers=(1, 1, 1, 1), use_qk_norm=False,
-    attention_chunk_size=None, attn_temperature_tuning=False, tie_word_embeddings=True,
-)  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "llama4": LLAMA4_MODEL,
     "llama4 every layer": LLAMA4_MODEL | {"interleave_moe_layer_step": 1, "n_layers": 6},
@@ -59,14 +49,6 @@ READ_BACK = (
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_bpe(pretraining_text(count=300), vocab_size=512)
-
-
-def source_of(shape: dict[str, Any], tokenizer: Tokenizer, **changes: Any) -> Source:
-    config = ModelConfig(**(shape | changes))
-    tensors = {name: LazyTensor.of(t) for name, t in tiny_model(config).state_dict().items()}
-    if config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    return Source(config, tensors, tokenizer, LLAMA4, Path("tiny"), "llama4")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -135,6 +117,7 @@ def test_llama_cpp_cuts_text_the_same(tokenizer: Tokenizer, tmp_path: Path) -> N
         ({"attention_bias": True}, "attention_bias=true"),
         ({"moe_layers": ()}, r"moe_layers=\[\]"),
         ({"n_layers": 2, "rope_layers": (1, 1)}, "n_layers=2"),
+        ({"max_position_embeddings": 2**32}, "max_position_embeddings=4294967296"),
     ],
 )
 def test_what_llama_cpp_cannot_represent_is_refused_by_name(

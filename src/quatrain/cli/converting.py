@@ -6,13 +6,17 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from quatrain.cli.telling import telling
 from quatrain.errors import ConfigError
 from quatrain.progress import working
 from quatrain.words import say, tell
 
+if TYPE_CHECKING:
+    from quatrain.hub.check import Agreement
+
+_GGUF, _ADAPTER = "gguf", "adapter"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -55,12 +59,21 @@ def run_conversion(
     print(f"{done.directory}: {to}, {tell(done.dtype)}")
     for name, value in done.notes.items():
         print(f"  {say(f'cli.convert.{name}')}: {tell(value)}")
-    if done.agreement is None:
+    _say_how_near(done.agreement, _GGUF in (to, done.kind) and (merge or done.kind != _ADAPTER))
+
+
+def _say_how_near(found: Agreement | None, has_gguf: bool) -> None:
+    if found is None:
         print(say("cli.convert.unchecked"), file=sys.stderr)
-    else:
-        found = done.agreement
-        print(say("cli.convert.checked", prompts=found.prompts, most=found.max_logit_difference,
-                  equal=found.greedy_tokens_equal, tokens=found.greedy_tokens))  # fmt: skip
+        return
+    print(say("cli.convert.checked", prompts=found.prompts, most=found.max_logit_difference,
+              equal=found.greedy_tokens_equal, tokens=found.greedy_tokens,
+              by=found.judged_by))  # fmt: skip
+    for one in found.gguf:
+        print(say("cli.convert.judged", by=one.by, file=one.file, places=one.places,
+                  mean=one.mean_log_probability_difference, equal=one.likeliest_equal))  # fmt: skip
+    if has_gguf and not found.gguf:
+        print(say("cli.convert.not_judged"), file=sys.stderr)
 
 
 def size_of(text: str) -> int:

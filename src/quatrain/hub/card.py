@@ -148,5 +148,11 @@ def _checked(agreement: Agreement | None) -> str:
         f"Source and result were compared on {agreement.prompts} prompts, in float32 and on "
         f"weights rounded alike: the logits differ by {agreement.max_logit_difference:.3g} at "
         f"most, and {agreement.greedy_tokens_equal} of {agreement.greedy_tokens} greedy tokens "
-        "are equal."
+        f"are equal. Judged by {agreement.judged_by}."
+        + "".join(
+            f"\n\n{one.by} reads `{one.file}` alike: log-probabilities differ by "
+            f"{one.mean_log_probability_difference:.2g} on average, and {one.likeliest_equal} of "
+            f"{one.places} likeliest tokens are equal."
+            for one in agreement.gguf
+        )
     )

@@ -34,9 +34,25 @@ GOLDEN = (
 """Questions of several kinds: short, numbers, accents, quotation marks, English, code."""
 
 NEW_TOKENS = 32
+_LONGEST_REASON = 300
 
 Observation = tuple[Tensor, list[int]]
 """Of one prompt: its logits [T, V], and a greedy continuation."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How near another program's reading of a file is to ours."""
+
+    by: str
+    """llama.cpp or transformers."""
+    file: str
+    places: int
+    """Tokens that were predicted."""
+    mean_log_probability_difference: float
+    """Of the likeliest tokens at each place."""
+    likeliest_equal: int
+    """Places where both have the same likeliest token."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,8 @@ class Agreement:
     greedy_tokens_equal: int
     judged_by: str
     """transformers where one of the two ran in it, quatrain where both ran here."""
+    gguf: tuple[Judgement, ...] = ()
+    """What other programs read in the GGUF files among the two, where there are such programs."""
 
     def worse(self, other: Agreement) -> Agreement:
         """Take the larger difference and the fewer equal tokens of two comparisons."""
@@ -58,6 +76,10 @@ class Agreement:
             max_logit_difference=max(self.max_logit_difference, other.max_logit_difference),
             greedy_tokens_equal=min(self.greedy_tokens_equal, other.greedy_tokens_equal),
         )
+
+    def judged(self, by_another: Judgement | None) -> Agreement:
+        """Add what another program read, if one did."""
+        return replace(self, gguf=(*self.gguf, by_another)) if by_another else self
 
     def as_dict(self) -> dict[str, Any]:
         """Give the figures by name."""
@@ -108,12 +130,30 @@ def observe_in_transformers(
 
     Returns:
         None where transformers is not installed.
+
+    Raises:
+        CheckpointError: Q412 when it cannot run the directory.
     """
     try:
-        from transformers import AutoModelForCausalLM, DynamicCache
+        import transformers
     except ImportError:
         return None
-    model = AutoModelForCausalLM.from_pretrained(
+    try:
+        return _run_in(transformers, directory, source, dtype)
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind: a field of any file of the directory
+        raise CheckpointError("Q412.not_run", directory=directory, error=_short(error)) from error
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:_LONGEST_REASON]
+
+
+def _run_in(
+    transformers: Any, directory: Path, source: Source, dtype: torch.dtype
+) -> list[Observation]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     ).eval()
     for parameter in model.parameters():
@@ -121,7 +161,7 @@ def observe_in_transformers(
 
     seen = []
     for prompt in prompts_of(source):
-        cache = DynamicCache(config=model.config)
+        cache = transformers.DynamicCache(config=model.config)
         logits_TV = model(torch.tensor([prompt]), past_key_values=cache, use_cache=True).logits[0]
         ids = [int(logits_TV[-1].argmax())]
         while len(ids) < _new_tokens(source):

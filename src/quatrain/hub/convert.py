@@ -42,8 +42,9 @@ from quatrain.hub.export import (
     write_text_only,
 )
 from quatrain.hub.gguf_names import rounded_to_q8_0
-from quatrain.hub.gguf_read import read_gguf
+from quatrain.hub.gguf_read import GGUF, read_gguf
 from quatrain.hub.gguf_write import write_gguf
+from quatrain.hub.judge import judge
 from quatrain.hub.open import open_source
 from quatrain.hub.source import Source
 from quatrain.hub.upcycle import upcycle
@@ -86,6 +87,8 @@ class Converted:
     dtype: str
     agreement: Agreement | None
     notes: dict[str, Any]
+    kind: str
+    """What the source was."""
 
 
 def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
@@ -112,8 +115,10 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
         agreement = _checked(rounded, temporary, asked, dtype) if asked.check else None
         if agreement and source.kind == ADAPTER:
             agreement = agreement.worse(_compare_adapted(source, asked, None))
+        if agreement and source.kind == GGUF:
+            agreement = agreement.judged(judge(source.origin, source))
         write_card(rounded, temporary, asked.to, dtype, agreement)
-    return Converted(directory, dtype, agreement, rounded.notes)
+    return Converted(directory, dtype, agreement, rounded.notes, source.kind)
 
 
 def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Converted:
@@ -132,7 +137,7 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
         agreement = _compare_adapted(source, asked, temporary) if asked.check else None
         source = source.replace(notes=source.notes | {"base": base})
         write_card(source, temporary, "peft", "", agreement)
-    return Converted(directory, Sentence.of("log.as_it_was"), agreement, source.notes)
+    return Converted(directory, Sentence.of("log.as_it_was"), agreement, source.notes, source.kind)
 
 
 def _write_gguf_adapter(source: Source, directory: Path, asked: Conversion) -> Converted:
@@ -150,7 +155,7 @@ def _write_gguf_adapter(source: Source, directory: Path, asked: Conversion) -> C
             agreement = compare_gguf_adapter(source, base, path, DTYPES[dtype])
             refuse_disagreement(agreement, _TOLERANCE)
         write_card(source, temporary, "gguf", dtype, agreement)
-    return Converted(directory, dtype, agreement, source.notes)
+    return Converted(directory, dtype, agreement, source.notes, source.kind)
 
 
 def _name_of_base(source: Source, asked: Conversion) -> str:
@@ -239,12 +244,13 @@ def _checked(source: Source, directory: Path, asked: Conversion, dtype: str) -> 
         source = source.replace(tensors=tensors, kind="rounded")
     before, one = _observed(source.origin, source, rounded)
     if asked.to == "gguf":
-        after, other = observe(float_model(read_gguf(directory / _gguf(dtype))), source), False
+        path = directory / _gguf(dtype)
+        after, other = observe(float_model(read_gguf(path)), source), False
     else:
         after, other = _observed(directory, source, rounded)
     found = compare(before, after, "transformers" if one or other else "quatrain")
     refuse_disagreement(found, _TOLERANCE)
-    return found
+    return found.judged(judge(path, source)) if asked.to == "gguf" else found
 
 
 def _observed(

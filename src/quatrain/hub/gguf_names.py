@@ -39,6 +39,7 @@ _LAYER = {
     "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
 }
 _OF_A_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(?:\.weight)?")
+_OF_A_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 _GATE_UP, _DOWN = "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"
 ALWAYS_FLOAT = re.compile(r".*_norm\.weight|.*ffn_gate_inp\.weight|rope_freqs\.weight")
 """Tensors that llama.cpp wants in float32 whatever the others are."""
@@ -48,6 +49,7 @@ BLOCK = 32
 _FEWEST_LAYERS = 4
 _CHUNK = _FLOOR_SCALE = 8192
 _ATTN_SCALE, _INTERVAL = 0.1, 4
+_LONGEST = 2**32
 
 
 def to_gguf(name: str, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
@@ -86,14 +88,15 @@ def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     for name, tensor in tensors.items():
         if not name.startswith("blk."):
             continue
-        _, layer, part, *_ = name.split(".")
+        match = _OF_A_BLOCK.fullmatch(name)
+        layer, part = match.groups() if match else ("", "")
         place = f"model.layers.{layer}."
-        if part in theirs and name.endswith(".weight"):
+        if part in theirs:
             found[f"{place}{theirs[part]}.weight"] = tensor
-        elif part == "ffn_down_exps":
+        elif part == "ffn_down_exps" and len(tensor.shape) == 3:
             found[place + _DOWN] = tensor.map(_turned)
-        elif part == "ffn_gate_exps" and f"blk.{layer}.ffn_up_exps.weight" in tensors:
-            up = tensors[f"blk.{layer}.ffn_up_exps.weight"]
+        elif part == "ffn_gate_exps" and _alike(tensor, tensors.get(_up_of(name))):
+            up = tensors[_up_of(name)]
             experts, inner, width = tensor.shape
 
             def both(gate: LazyTensor = tensor, up: LazyTensor = up) -> Tensor:
@@ -101,7 +104,7 @@ def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
 
             shape = (experts, width, 2 * inner)
             found[place + _GATE_UP] = LazyTensor(shape, tensor.dtype, both)
-        elif part != "ffn_up_exps":
+        elif part != "ffn_up_exps" or _gate_of(name) not in tensors:
             strange.append(name)
     strange = [name for name in strange if name != "rope_freqs.weight"]
     if strange:
@@ -111,17 +114,31 @@ def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     return found
 
 
+def _up_of(gate: str) -> str:
+    return gate.replace("ffn_gate_exps", "ffn_up_exps")
+
+
+def _gate_of(up: str) -> str:
+    return up.replace("ffn_up_exps", "ffn_gate_exps")
+
+
+def _alike(gate: LazyTensor, up: LazyTensor | None) -> bool:
+    return len(gate.shape) == 3 and up is not None and up.shape == gate.shape
+
+
 def architecture(config: ModelConfig) -> str:
     """Choose llama.cpp's architecture.
 
     Raises:
         CheckpointError: Q411 naming the fields that llama.cpp has as other constants.
     """
-    if is_dense(config):
-        return "llama"
-    if problems := tuple(_unspeakable(config)):
+    dense, context = is_dense(config), config.max_position_embeddings
+    problems = () if dense else tuple(_unspeakable(config))
+    if context >= _LONGEST:
+        problems += (Sentence.of("rules.cpp.context", given=context, most=_LONGEST),)
+    if problems:
         raise CheckpointError("Q411.llama_cpp", problems=problems)
-    return "llama4"
+    return "llama" if dense else "llama4"
 
 
 def _unspeakable(config: ModelConfig) -> Iterator[Sentence]:

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from quatrain.config import ModelConfig, RopeScaling
 from quatrain.errors import CheckpointError
+from quatrain.hub.gguf_keys import config_of, template_in, token_ids, vocabulary_in
 from quatrain.hub.gguf_names import from_gguf
-from quatrain.hub.gguf_text import Vocabulary, tokenizer_of
+from quatrain.hub.gguf_text import tokenizer_of
 from quatrain.hub.gguf_write import SCALING_KEY, frequency_factors, library
 from quatrain.hub.source import Source
 from quatrain.model.shards import LazyTensor
-from quatrain.rules import problems_of
 from quatrain.text.recognise import recognise
-from quatrain.words import Sentence
 
+GGUF = "gguf"
+"""The kind of a Source that is read from a file."""
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _SMALLEST_TENSOR, _SMALLEST_KEY = 24, 13
 _MOST = 1 << 20
@@ -50,24 +51,14 @@ def read_gguf(path: Path) -> Source:
     keys, tensors = read_file(path)
     if keys.get("general.type") == "adapter":
         raise CheckpointError("Q410.gguf_adapter", path=path)
-    config = _config_of(keys, tensors)
-    vocabulary = Vocabulary(
-        str(keys.get("tokenizer.ggml.pre", "default")),
-        list(keys["tokenizer.ggml.tokens"]),
-        list(keys.get("tokenizer.ggml.token_type", [1] * config.vocab_size)),
-        list(keys.get("tokenizer.ggml.merges", [])),
-    )
-    ids = {
-        which: int(keys[f"tokenizer.ggml.{key}_token_id"])
-        for which, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-        if f"tokenizer.ggml.{key}_token_id" in keys
-    }
-    tokenizer = tokenizer_of(vocabulary, ids)
-    template = keys.get("tokenizer.chat_template")
+    config = config_of(keys, tied="output.weight" not in tensors)
+    config = _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
+    tokenizer = tokenizer_of(vocabulary_in(keys, config.vocab_size), token_ids(keys))
+    template = template_in(keys)
     if not template:
         raise CheckpointError("Q430.gguf_chat")
-    chat = recognise(str(template), tokenizer)
-    return Source(config, from_gguf(tensors), tokenizer, chat, path, "gguf")
+    chat = recognise(template, tokenizer)
+    return Source(config, from_gguf(tensors), tokenizer, chat, path, GGUF)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
@@ -114,81 +105,13 @@ def _lazy(gguf: Any, one: Any) -> LazyTensor:
     return LazyTensor(shape, torch.float32, load)
 
 
-def _config_of(keys: dict[str, Any], tensors: dict[str, LazyTensor]) -> ModelConfig:
-    """Read the architecture.
-
-    Raises:
-        CheckpointError: Q410.
-    """
-    arch = keys.get("general.architecture")
-    if arch not in ("llama", "llama4") or "tokenizer.ggml.tokens" not in keys:
-        raise CheckpointError("Q410.gguf_architecture", arch=arch)
-    if keys.get("tokenizer.ggml.model") != "gpt2":
-        raise CheckpointError("Q410.gguf_tokenizer", given=keys.get("tokenizer.ggml.model"))
-    if arch == "llama" and keys.get("llama.expert_count"):
-        raise CheckpointError("Q410.mixtral")
-
-    def key(name: str, default: Any = None) -> Any:
-        return keys.get(f"{arch}.{name}", default)
-
-    heads, layers = key("attention.head_count"), key("block_count")
-    try:
-        values: dict[str, Any] = {
-            "vocab_size": len(keys["tokenizer.ggml.tokens"]),
-            "d_model": key("embedding_length"),
-            "n_layers": layers,
-            "n_heads": heads,
-            "n_kv_heads": key("attention.head_count_kv", heads),
-            "d_k": key("attention.key_length", key("embedding_length") // heads),
-            "intermediate_size_mlp": key("feed_forward_length"),
-            "max_position_embeddings": key("context_length"),
-            "rms_norm_eps": _as_written(key("attention.layer_norm_rms_epsilon")),
-            "rope_theta": _as_written(key("rope.freq_base", 10000.0)),
-            "tie_word_embeddings": "output.weight" not in tensors,
-            "bos_token_id": keys.get("tokenizer.ggml.bos_token_id"),
-            "pad_token_id": keys.get("tokenizer.ggml.padding_token_id"),
-            **(_experts_of(key) if arch == "llama4" else _without_experts(key, layers)),
-        }
-        config = ModelConfig.model_validate(values)
-    except ValidationError as error:
-        problems = Sentence.of("reasons.rules", problems=problems_of(error))
-        raise CheckpointError("Q410.gguf_keys", why=problems) from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError("Q410.gguf_keys", why=error) from None
-    return _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
-
-
-def _as_written(value: float) -> float:
-    """Give the shortest decimal that is this float32: 1e-05, and not 9.999999747378752e-06."""
-    return float(f"{value:.7g}")
-
-
-def _without_experts(key: Any, layers: int) -> dict[str, Any]:
-    return {
-        "intermediate_size_expert": key("feed_forward_length"),
-        "interleave_moe_layer_step": 0,
-        "rope_layers": (1,) * min(int(layers), 1024),
-        "use_qk_norm": False,
-        "attention_chunk_size": None,
-        "attn_temperature_tuning": False,
-    }
-
-
-def _experts_of(key: Any) -> dict[str, Any]:
-    return {
-        "num_local_experts": key("expert_count"),
-        "num_experts_per_tok": key("expert_used_count"),
-        "intermediate_size_expert": key("expert_feed_forward_length"),
-        "interleave_moe_layer_step": key("interleave_moe_layer_step"),
-        "use_qk_norm": key("expert_count") != 128,
-    }
-
-
 def _with_scaling(config: ModelConfig, factors: LazyTensor | None, said: Any) -> ModelConfig:
     """Find which scaling of frequencies gives the file's factors, that which it says first."""
     if factors is None:
         return config
     given = factors.load()
+    if bool((given == 1).all()):
+        return config
     try:
         candidates = (RopeScaling.model_validate_json(said),) if isinstance(said, str) else ()
     except ValidationError:

@@ -98,7 +98,10 @@ def tokenizer_of(vocabulary: Vocabulary, ids: dict[str, int]) -> Tokenizer:
         for row, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
         if kind in special
     }
-    backend = tokenizers.Tokenizer(models.BPE(vocab=plain | rows, merges=pairs))
+    try:
+        backend = tokenizers.Tokenizer(models.BPE(vocab=plain | rows, merges=pairs))
+    except Exception as error:  # the library raises no narrower kind
+        raise CheckpointError("Q431.vocabulary", error=error) from None
     backend.pre_tokenizer = cut
     backend.decoder = decoders.ByteLevel()
     for token, row in rows.items():

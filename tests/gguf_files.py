@@ -1,0 +1,68 @@
+"""Tiny models on their way to GGUF, and copies of GGUF files with keys that say something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from quatrain.config import ModelConfig
+from quatrain.hub.source import Source
+from quatrain.model.shards import LazyTensor
+from quatrain.text.chat import LLAMA4
+from quatrain.text.tokenizer import Tokenizer
+from tiny import tiny_model
+
+LLAMA4_MODEL: dict[str, Any] = dict(
+    vocab_size=512, d_model=64, n_layers=4, n_heads=4, n_kv_heads=2, d_k=32, num_local_experts=4,
+    intermediate_size_expert=96, intermediate_size_mlp=128, interleave_moe_layer_step=2,
+    max_position_embeddings=1024, initializer_range=0.15,
+)  # fmt: skip
+DENSE_MODEL: dict[str, Any] = LLAMA4_MODEL | dict(
+    interleave_moe_layer_step=0, rope_layers=(1, 1, 1, 1), use_qk_norm=False,
+    attention_chunk_size=None, attn_temperature_tuning=False, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def source_of(shape: dict[str, Any], tokenizer: Tokenizer, **changes: Any) -> Source:
+    config = ModelConfig(**(shape | changes))
+    tensors = {name: LazyTensor.of(t) for name, t in tiny_model(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    return Source(config, tensors, tokenizer, LLAMA4, Path("tiny"), "llama4")
+
+
+Types, Reader = gguf.GGUFValueType, gguf.GGUFReader
+
+
+def type_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return Types.ARRAY
+    return Types.INT32 if type(value) is int else Types.get_type(value)
+
+
+def rewritten(
+    path: Path, target: Path, changes: dict[str, Any], tensors: dict[str, Any] | None = None
+) -> Path:
+    """Copy a GGUF file with some keys set, or left out where None; and with further tensors."""
+    reader = Reader(path)
+    arch = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, arch)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture" or name in changes:
+            continue
+        inner = field.types[1] if field.types[0] is Types.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for name, value in changes.items():
+        if value is not None and name != "general.architecture":
+            writer.add_key_value(name, value, type_of(value))
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
