@@ -23,11 +23,13 @@ from quatrain.hub.gguf_names import ALWAYS_FLOAT, BLOCK, architecture, layer_ste
 from quatrain.hub.gguf_text import vocabulary_of
 from quatrain.hub.source import Source
 from quatrain.model.rope import frequencies
-from quatrain.model.shards import LazyTensor
+from quatrain.model.shards import LazyTensor, narrowed, refuse_beyond
 from quatrain.text.chat import ChatFormat
 
 SCALING_KEY = "quatrain.rope_scaling"
 _BLOCK_BYTES = 34
+_MOST_OF_Q8_0 = 127 * 65504
+"""The largest value: 127 steps, whose size is kept in f16."""
 _ELEMENTS_AT_ONCE = 1 << 22
 """Elements that are converted at a time, so that float32 copies stay small."""
 
@@ -79,7 +81,7 @@ def write_tensors(writer: Any, tensors: dict[str, LazyTensor], types: dict[str, 
         types: of each tensor: f32, f16, bf16 or q8_0.
 
     Raises:
-        CheckpointError: Q411 for a value that f16 cannot hold.
+        CheckpointError: Q411 for a value that its type cannot hold.
     """
     for name, tensor in tensors.items():
         code = library().GGMLQuantizationType[types[name].upper()]
@@ -173,7 +175,7 @@ def _encoded(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
     at = 0
     for matrix in tensor if tensor.dim() == 3 else tensor.reshape(1, -1, rows):
         for piece in matrix.split(max(1, _ELEMENTS_AT_ONCE // rows)):
-            data = _piece(name, piece.float().contiguous(), kind)
+            data = _piece(name, narrowed(name, piece, torch.float32).contiguous(), kind)
             out[at : at + data.nbytes] = data.reshape(-1).view(np.uint8)
             at += data.nbytes
     return out
@@ -181,13 +183,12 @@ def _encoded(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
 
 def _piece(name: str, values: Tensor, kind: str) -> NDArray[Any]:
     if kind == "f16":
-        half = values.half()
-        if not bool(torch.isfinite(half).all()):
-            raise CheckpointError("Q411.f16", name=name)
-        return np.asarray(half.numpy())
+        return np.asarray(narrowed(name, values, torch.float16).numpy())
     if kind == "bf16":
-        return np.asarray(values.bfloat16().view(torch.int16).numpy())
+        return np.asarray(narrowed(name, values, torch.bfloat16).view(torch.int16).numpy())
     if kind == "q8_0":
+        if not float(values.abs().amax()) <= _MOST_OF_Q8_0:
+            refuse_beyond(name, values, kind)
         quantised = library().quants.quantize(values.numpy(), library().GGMLQuantizationType.Q8_0)
         return np.ascontiguousarray(quantised)
     return np.asarray(values.numpy())

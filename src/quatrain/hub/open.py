@@ -30,7 +30,8 @@ def open_source(model: str | Path, base: Path | None = None) -> Source:
         CheckpointError: Q401 to Q433, for what is missing, unsafe or of another kind.
     """
     source = _read(model, base)
-    return source.replace(tensors=fitting(source.config, source.tensors))
+    tensors = fitting(source.config, source.tensors)
+    return source.replace(tensors={name: one.finite(name) for name, one in tensors.items()})
 
 
 def _read(model: str | Path, base: Path | None) -> Source:

@@ -63,7 +63,7 @@ def adapter_tensors(directory: Path, adapters: Adapters, config: ModelConfig) ->
 
     Raises:
         CheckpointError: Q401 for files that are missing, unsafe or broken, Q404 for tensors that
-            are not those of the configuration.
+            are not those of the configuration; a reading raises it for what is no finite number.
     """
     given = _open(directory)
     places = tensor_places(adapters)
@@ -73,7 +73,7 @@ def adapter_tensors(directory: Path, adapters: Adapters, config: ModelConfig) ->
     }
     check_tensors(wanted, given, ADAPTER_CONFIG)
     return {
-        place: given[name].map(partial(_from_file, *place, adapters[place[0]].rank))
+        place: given[name].finite(name).map(partial(_from_file, *place, adapters[place[0]].rank))
         for name, place in places.items()
     }
 

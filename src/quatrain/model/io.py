@@ -44,14 +44,16 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
         device: where the weights go.
 
     Raises:
-        CheckpointError: Q401 for files, Q404 for names or shapes, Q410 or Q415 for the config.
+        CheckpointError: Q401 for files, Q404 for names, shapes or what is no finite number, Q410 or
+            Q415 for the config.
     """
     if is_adapter(directory):
         model = load_model(base_of(directory), dtype, device)
         load_adapter(model, directory)
         return model
     config = read_config(directory)
-    return model_of(config, text_tensors(directory), dtype, device)
+    tensors = {name: one.finite(name) for name, one in text_tensors(directory).items()}
+    return model_of(config, tensors, dtype, device)
 
 
 def model_of(
@@ -65,7 +67,7 @@ def model_of(
     with torch.device("meta"):
         model = LlamaModel(config)
     for name, tensor in given.items():
-        _place(model, name, tensor.load().to(device=device, dtype=dtype))
+        _place(model, name, tensor.to(dtype or tensor.dtype, name).load().to(device))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.model.rotary_emb.to_empty(device=device)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -61,9 +61,44 @@ class LazyTensor:
             result = change(torch.empty(self.shape, dtype=self.dtype))
         return LazyTensor(tuple(result.shape), result.dtype, lambda: change(self.load()))
 
-    def to(self, dtype: torch.dtype) -> LazyTensor:
-        """Convert at each reading."""
-        return self if dtype == self.dtype else self.map(lambda tensor: tensor.to(dtype))
+    def finite(self, name: str) -> LazyTensor:
+        """Refuse at each reading what is no finite number, by the tensor's name. Raises Q404."""
+        return LazyTensor(self.shape, self.dtype, lambda: _finite(name, self.load()))
+
+    def to(self, dtype: torch.dtype, name: str = "a tensor") -> LazyTensor:
+        """Convert at each reading. Raises as `narrowed`."""
+        if dtype == self.dtype:
+            return self
+        return LazyTensor(self.shape, dtype, lambda: narrowed(name, self.load(), dtype))
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    is_finite = torch.isfinite(tensor)
+    if not bool(is_finite.all()):
+        number = int((~is_finite).sum())
+        first = float(tensor[~is_finite][0])
+        raise CheckpointError("Q404.not_finite", name=name, value=first, count=number)
+    return tensor
+
+
+def narrowed(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert a tensor of finite numbers.
+
+    Raises:
+        CheckpointError: Q411 naming the tensor and its largest value, which `dtype` cannot hold.
+    """
+    if tensor.dtype == dtype:
+        return tensor
+    result = tensor.to(dtype)
+    if not bool(torch.isfinite(result).all()):
+        refuse_beyond(name, tensor, _NAMES[dtype].lower())
+    return result
+
+
+def refuse_beyond(name: str, tensor: Tensor, kind: str) -> NoReturn:
+    """Say that a type of number cannot hold a tensor's largest value. Raises Q411."""
+    largest = float(tensor.flatten()[tensor.abs().argmax()])
+    raise CheckpointError("Q411.beyond", name=name, value=largest, kind=kind)
 
 
 def open_tensors(directory: Path) -> dict[str, LazyTensor]:
