@@ -75,10 +75,10 @@ class ModelConfig(Section):
         default_factory=lambda data: 4 * data["d_model"], ge=1, le=_WIDEST
     )
     """Inner width of the feed-forward of layers without experts."""
-    interleave_moe_layer_step: int = Field(1, ge=0)
+    interleave_moe_layer_step: int = Field(1, ge=0, le=_MOST)
     """Every how many layers has experts; 0 for none."""
 
-    no_rope_layer_interval: int = Field(4, ge=1)
+    no_rope_layer_interval: int = Field(4, ge=1, le=_MOST)
     rope_layers: tuple[int, ...] = Field(default_factory=_default_rope_layers)
     """For each layer 1 where it uses RoPE and chunks, 0 where it is NoPE and global."""
     moe_layers: tuple[int, ...] = Field(default_factory=_default_moe_layers)

@@ -207,7 +207,7 @@ def test_an_index_names_files_beside_it_or_is_refused(weight_map: object, tmp_pa
         ({"hidden_act": "gelu"}, "hidden_act must be silu: 'gelu'"),
         ({"attention_dropout": 0.1}, "attention_dropout must be 0"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be default or llama3"),
-        ({"hidden_size": "wide"}, "breaks the model's rules: d_model"),
+        ({"hidden_size": "wide"}, "breaks the model's rules: hidden_size"),
         ({"num_key_value_heads": 3}, "n_kv_heads must divide n_heads"),
         ({"rope_scaling": [1]}, r"rope_scaling must be an object: \[1\]"),
         ({"layer_types": "full_attention"}, "needs a name for each of the 4 layers"),

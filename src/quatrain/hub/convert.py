@@ -48,7 +48,7 @@ from quatrain.hub.judge import judge
 from quatrain.hub.open import open_source
 from quatrain.hub.source import Source
 from quatrain.hub.upcycle import upcycle
-from quatrain.model.hf_config import CONFIG, read_json
+from quatrain.model.hf_config import CONFIG, is_dense_type, read_json
 from quatrain.model.io import dtype_name
 from quatrain.model.locate import base_of, locate
 from quatrain.model.shards import SHARD_BYTES
@@ -259,7 +259,7 @@ def _observed(
     """Run the golden prompts through a directory, a dense one in transformers where it is."""
     if directory == source.origin and source.kind not in DENSE:
         return observe(float_model(source), source), False
-    if read_json(directory / CONFIG).get("model_type") in DENSE:
+    if is_dense_type(read_json(directory / CONFIG)):
         seen = observe_in_transformers(directory, source, dtype)
         if seen is not None:
             return seen, True

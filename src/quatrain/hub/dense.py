@@ -20,16 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
-from quatrain.model.hf_config import CONFIG, read_json, read_rope
+from quatrain.model.hf_config import (
+    CONFIG,
+    DENSE_TYPES,
+    ids_of,
+    is_dense_type,
+    model_config,
+    read_json,
+    read_rope,
+)
 from quatrain.model.io import HEAD
 from quatrain.model.shards import LazyTensor, open_tensors
-from quatrain.rules import problems_of
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
@@ -38,14 +44,19 @@ _LLAMA: dict[str, Any] = {
     "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
     "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-DENSE = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA | {
+DENSE: dict[str, dict[str, Any]] = dict(zip(DENSE_TYPES, (
+    _LLAMA,
+    _LLAMA | {
         "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
         "sliding_window": 4096,
     },
+), strict=True))  # fmt: skip
+"""By model type, what transformers takes fields for that are left out."""
+_NAMES = {
+    "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads", "d_k": "head_dim",
+    "intermediate_size_expert": "intermediate_size", "intermediate_size_mlp": "intermediate_size",
 }  # fmt: skip
-"""The model types that are read, and what transformers takes fields for that are left out."""
 _ROTATED = re.compile(r"\.self_attn\.([qk])_proj\.weight$")
 _OURS, _THEIRS = ".feed_forward.", ".mlp."
 _EMBEDDINGS = "model.embed_tokens.weight"
@@ -94,6 +105,8 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
     Raises:
         CheckpointError: Q410 naming the field that would make it another function.
     """
+    if not is_dense_type(fields):
+        raise CheckpointError("Q410.model_type", kind=fields.get("model_type"))
     fields = DENSE[fields["model_type"]] | fields
     _refuse_other_functions(fields)
     layers, width = fields["num_hidden_layers"], fields["intermediate_size"]
@@ -105,7 +118,7 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
         "intermediate_size_expert": width,
         "intermediate_size_mlp": width,
         "interleave_moe_layer_step": 0,
-        "rope_layers": (1,) * min(layers, 1024) if isinstance(layers, int) else (),
+        "rope_layers": [1] * min(layers, 1024) if isinstance(layers, int) else [],
         "max_position_embeddings": fields["max_position_embeddings"],
         "rms_norm_eps": fields["rms_norm_eps"],
         "use_qk_norm": False,
@@ -117,17 +130,13 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
         "initializer_range": fields.get("initializer_range", 0.02),
         **read_rope(fields, theta=10000.0),
     }
-    eos = fields["eos_token_id"]
-    values["eos_token_ids"] = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    values["eos_token_ids"] = ids_of(fields["eos_token_id"])
     kv_heads = fields.get("num_key_value_heads")
     if kv_heads is not None:
         values["n_kv_heads"] = kv_heads
     if fields.get("head_dim") is not None:
         values["d_k"] = fields["head_dim"]
-    try:
-        return ModelConfig.model_validate(values)
-    except ValidationError as error:
-        raise CheckpointError("Q410.rules", problems=problems_of(error)) from None
+    return model_config(values, _NAMES)
 
 
 def _refuse_other_functions(fields: dict[str, Any]) -> None:

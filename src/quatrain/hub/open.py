@@ -9,10 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from quatrain.hub.adapter import merged
-from quatrain.hub.dense import DENSE, read_dense
+from quatrain.hub.dense import read_dense
 from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.source import Source
-from quatrain.model.hf_config import CONFIG, from_hf, read_json, refuse_larger_vocabulary
+from quatrain.model.hf_config import (
+    CONFIG,
+    from_hf,
+    is_dense_type,
+    read_json,
+    refuse_larger_vocabulary,
+)
 from quatrain.model.io import fitting, text_tensors
 from quatrain.model.locate import base_of, is_adapter, locate
 from quatrain.text.recognise import chat_format_of
@@ -42,7 +48,7 @@ def _read(model: str | Path, base: Path | None) -> Source:
     if is_adapter(directory):
         return merged(open_source(base or base_of(directory)), directory)
     fields = read_json(directory / CONFIG)
-    if fields.get("model_type") in DENSE:
+    if is_dense_type(fields):
         return read_dense(directory)
     config = from_hf(fields)
     tokenizer = Tokenizer.load(directory)

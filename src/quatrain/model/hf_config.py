@@ -8,6 +8,7 @@ Every spelling of docs/llama4.md section 1.1 is read: nested under `text_config`
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ _DEFAULTS = {
     "max_position_embeddings": 131072, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 """Llama4TextConfig's values for fields that a config.json leaves out, where ours differ."""
+
+_ROPE_OF_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor",
+                   "original_max_position_embeddings")  # fmt: skip
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_OF_LLAMA3}
+"""Fields of RoPE that are read; any further one must be absent or null."""
+
+DENSE_TYPES = ("llama", "mistral")
+"""Model types of dense Llamas, which become Llama 4 (hub/dense.py)."""
 
 _NONE_WHEN_NULL = {"attention_chunk_size", "bos_token_id", "eos_token_id"}
 _DERIVED_WHEN_NULL = {"head_dim", "num_key_value_heads"}
@@ -122,25 +131,51 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
         if text[name] is None:
             del stated[name]
     values = {ours: stated[theirs] for theirs, ours in _SAME_MEANING.items() if theirs in stated}
-    if not values.get("rope_layers"):
+    if values.get("rope_layers") in (None, []):
         values.pop("rope_layers", None)
     if _has_no_chunks(text):
         values["attention_chunk_size"] = None
-    values["attn_temperature_tuning"] = bool(values.get("attn_temperature_tuning", True))
+    tuning = values.get("attn_temperature_tuning", True)
+    values["attn_temperature_tuning"] = bool(tuning) if isinstance(tuning, int) else tuning
     values.update(read_rope(text))
-    eos = stated["eos_token_id"]
-    values["eos_token_ids"] = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    values["eos_token_ids"] = ids_of(stated["eos_token_id"])
     values["extra"] = {
         name: value
         for name, value in text.items()
         if name not in _SAME_MEANING and name not in _DERIVED
     }
-    try:
-        model = ModelConfig.model_validate(values)
-    except ValidationError as error:
-        raise CheckpointError("Q410.rules", problems=problems_of(error)) from None
+    model = model_config(values, {ours: theirs for theirs, ours in _SAME_MEANING.items()})
     _refuse_other_masks(text.get("layer_types"), model)
     return model
+
+
+def ids_of(eos: Any) -> Any:
+    """Spell `eos_token_id`, which is an id, a list of ids or null, as a list."""
+    return eos if isinstance(eos, list) else [] if eos is None else [eos]
+
+
+def model_config(values: dict[str, Any], names: Mapping[str, str]) -> ModelConfig:
+    """Check values of a config.json, each of its own type: a text is no number.
+
+    Args:
+        values: by our names, lists as JSON has them.
+        names: what config.json calls them.
+
+    Raises:
+        CheckpointError: Q410 naming each field that breaks a rule.
+    """
+    tuples = {n: tuple(one) if isinstance(one, list) else one for n, one in values.items()}
+    names = {**names, "eos_token_ids": "eos_token_id", "rope_scaling": "rope_parameters"}
+    try:
+        return ModelConfig.model_validate(tuples, strict=True)
+    except ValidationError as error:
+        problems = tuple(dict.fromkeys(problems_of(error, names)))
+        raise CheckpointError("Q410.rules", problems=problems) from None
+
+
+def is_dense_type(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of a dense Llama."""
+    return config.get("model_type") in DENSE_TYPES
 
 
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:
@@ -187,32 +222,50 @@ def _layer_types(model: ModelConfig) -> list[str]:
 def _has_no_chunks(text: dict[str, Any]) -> bool:
     """Whether every layer sees everything, however the config says it (see `to_hf`)."""
     layer_types = text.get("layer_types")
-    return isinstance(layer_types, list) and set(layer_types) == {_FULL}
+    return isinstance(layer_types, list) and layer_types == [_FULL] * max(1, len(layer_types))
 
 
 def read_rope(text: dict[str, Any], theta: float = 500000.0) -> dict[str, Any]:
     """Read both spellings of theta and scaling; `theta` is what a config without one means.
 
     Raises:
-        CheckpointError: Q410 for a scaling other than Llama 3's.
+        CheckpointError: Q410 for a scaling other than Llama 3's, or one that is not whole.
     """
-    scaling: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
-        part = text.get(name) or {}
+        part = {} if text.get(name) is None else text[name]
         if not isinstance(part, dict):
             raise CheckpointError("Q410.part", name=name, part=part)
-        scaling |= part
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    values: dict[str, Any] = {
-        "rope_theta": scaling.get("rope_theta") or text.get("rope_theta") or theta
-    }
-    if kind == "llama3":
-        names = ("factor", "low_freq_factor", "high_freq_factor",
-                 "original_max_position_embeddings")  # fmt: skip
-        values["rope_scaling"] = {name: scaling[name] for name in names if name in scaling}
-    elif kind != "default":
+        stated |= {field: value for field, value in part.items() if value is not None}
+    kind = stated.get("rope_type", stated.get("type", "default"))
+    if kind not in ("default", "llama3"):
         raise CheckpointError("Q410.rope_type", kind=kind)
+    _refuse_other_rope(text, stated)
+    given = [one for one in (stated.get("rope_theta"), text.get("rope_theta")) if one is not None]
+    values: dict[str, Any] = {"rope_theta": given[0] if given else theta}
+    if kind == "llama3":
+        for name in _ROPE_OF_LLAMA3:
+            if name not in stated:
+                raise CheckpointError("Q410.rope_missing", name=name)
+        values["rope_scaling"] = {name: stated[name] for name in _ROPE_OF_LLAMA3}
     return values
+
+
+def _refuse_other_rope(text: dict[str, Any], stated: dict[str, Any]) -> None:
+    """Refuse fields by which RoPE would be another one.
+
+    Raises:
+        CheckpointError: Q410 naming the field.
+    """
+    for name, value in stated.items():
+        if name not in _ROPE:
+            raise CheckpointError("Q410.rope_field", name=name, given=value)
+    for part in (text, stated):
+        if (share := part.get("partial_rotary_factor")) not in (None, 1):
+            raise CheckpointError("Q410.rope_field", name="partial_rotary_factor", given=share)
+    name = "original_max_position_embeddings"  # transformers takes the one outside, where it is
+    if name in stated and text.get(name) not in (None, stated[name]):
+        raise CheckpointError("Q410.rope_field", name=name, given=text[name])
 
 
 def to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:

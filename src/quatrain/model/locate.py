@@ -26,6 +26,8 @@ def locate(model: str | Path) -> Path:
         CheckpointError: Q401 when there is none, with what was looked for; Q402 when it is damaged.
     """
     path = Path(model)
+    if not _can_be_a_path(path):
+        raise CheckpointError("Q401.nothing", model=model)
     for candidate in (path, path / CHECKPOINTS / BEST, _newest(path)):
         if candidate is not None and _holds_a_model(candidate):
             if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
@@ -79,6 +81,17 @@ def text_tools_of(directory: Path) -> Path:
 def has_tokenizer(directory: Path) -> bool:
     """Whether a tokenizer lies in a directory."""
     return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+
+
+def _can_be_a_path(path: Path) -> bool:
+    """Whether the system takes a name at all: not too long, and without a zero."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError) as error:
+        return isinstance(error, NotADirectoryError)
+    return True
 
 
 def _holds_a_model(directory: Path) -> bool:

@@ -27,7 +27,7 @@ BASE = "base_model_name_or_path"
 _PARAMETERS = ("experts", "router")
 """Groups that PEFT names by parameter (target_parameters), not by module."""
 _ROOT = "base_model.model."
-_LARGEST_RANK = 2**12
+_LARGEST_RANK, _LARGEST_ALPHA = 2**12, 2**20
 _INITS = (True, False, None, "true", "false", "gaussian", "eva", "orthogonal")
 """Ways to draw an adapter that leave the base as it is."""
 _READ = {
@@ -61,6 +61,8 @@ def read_fields(directory: Path) -> dict[str, Any]:
     init = fields.get("init_lora_weights", True)
     if not any(init is one or init == one for one in _INITS):
         raise _refused("init_lora_weights", init, "rules.adapter.init")
+    if not isinstance(fields.get("use_rslora", False), bool | None):
+        raise _refused("use_rslora", fields["use_rslora"], "rules.adapter.truth")
     base = fields.get(BASE)
     if not isinstance(base, str) or not base:
         raise _refused(BASE, base, "rules.adapter.base")
@@ -91,8 +93,8 @@ def adapters_of(fields: Mapping[str, Any], config: ModelConfig) -> Adapters:
         alpha = _pattern(fields, "alpha_pattern", site, fields.get("lora_alpha"))
         if type(rank) is not int or not 1 <= rank <= _LARGEST_RANK:
             raise _refused("r", rank, "rules.adapter.rank", most=_LARGEST_RANK)
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
-            raise _refused("lora_alpha", alpha, "rules.adapter.alpha")
+        if type(alpha) not in (int, float) or not abs(alpha) <= _LARGEST_ALPHA:
+            raise _refused("lora_alpha", alpha, "rules.adapter.alpha", most=_LARGEST_ALPHA)
         by = math.sqrt(rank) if fields.get("use_rslora") else rank
         adapters[site] = Adapted(rank, alpha / by)
     return adapters
