@@ -22,6 +22,7 @@ from quatrain.words import Sentence
 MANIFEST = "manifest.json"
 TEMPORARY_MARK = ".tmp-"
 _OWN_HASH = "sha256"
+_LFS_POINTER, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/v1\n", 1024
 
 
 def sha256(path: Path) -> str:
@@ -31,6 +32,14 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in the place of one that it has not downloaded."""
+    if not path.is_file() or path.stat().st_size > _LARGEST_POINTER:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def fsync_path(path: Path) -> None:

@@ -25,7 +25,6 @@ from quatrain.model.adapter import (
     place_adapters,
     write_factors,
 )
-from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import has_tokenizer
 from quatrain.model.lora import add_adapters, with_delta
@@ -63,7 +62,6 @@ def merged(base: Source, directory: Path) -> Source:
     if has_tokenizer(directory):
         tokenizer = Tokenizer.load(directory)
         chat = chat_format_of(directory, tokenizer)
-        refuse_larger_vocabulary(directory, tokenizer.vocab_size, base.config.vocab_size)
     return base.replace(
         tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory, kind=ADAPTER,
         notes=base.notes | {"base": fields[BASE], "adapters": described(adapters)},

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from quatrain.config import ModelConfig, RopeScaling
 from quatrain.errors import CheckpointError
+from quatrain.files import is_lfs_pointer
 from quatrain.hub.gguf_keys import config_of, template_in, token_ids, vocabulary_in
 from quatrain.hub.gguf_names import from_gguf
 from quatrain.hub.gguf_text import tokenizer_of
@@ -82,6 +83,8 @@ def _refuse_implausible(path: Path) -> None:
     """Look at the first 24 bytes: magic, version, how many tensors and keys."""
     if not path.is_file():
         raise CheckpointError("Q401.no_file", path=path)
+    if is_lfs_pointer(path):
+        raise CheckpointError("Q401.lfs", path=path)
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(24)

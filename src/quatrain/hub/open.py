@@ -36,6 +36,7 @@ def open_source(model: str | Path, base: Path | None = None) -> Source:
         CheckpointError: Q401 to Q433, for what is missing, unsafe or of another kind.
     """
     source = _read(model, base)
+    refuse_larger_vocabulary(source.origin, source.tokenizer.vocab_size, source.config.vocab_size)
     tensors = fitting(source.config, source.tensors)
     return source.replace(tensors={name: one.finite(name) for name, one in tensors.items()})
 
@@ -52,7 +53,6 @@ def _read(model: str | Path, base: Path | None) -> Source:
         return read_dense(directory)
     config = from_hf(fields)
     tokenizer = Tokenizer.load(directory)
-    refuse_larger_vocabulary(directory, tokenizer.vocab_size, config.vocab_size)
     return Source(
         config=config,
         tensors=text_tensors(directory),

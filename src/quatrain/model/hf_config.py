@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
+from quatrain.files import is_lfs_pointer
 from quatrain.rules import problems_of
 
 CONFIG = "config.json"
@@ -87,6 +88,8 @@ def read_json(path: Path, max_bytes: int = _LARGEST_CONFIG) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError("Q401.missing", path=path)
+    if is_lfs_pointer(path):
+        raise CheckpointError("Q401.lfs", path=path)
     if path.stat().st_size > max_bytes:
         raise CheckpointError("Q401.large", path=path, max_bytes=max_bytes)
     try:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from quatrain.errors import CheckpointError
-from quatrain.files import MANIFEST, damage
+from quatrain.files import MANIFEST, damage, is_lfs_pointer, read_manifest
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
 from quatrain.words import say
 
@@ -65,6 +65,8 @@ def base_of(adapter: Path) -> Path:
     try:
         base = locate(name)
     except CheckpointError as error:
+        if error.key == "Q401.lfs":
+            raise
         raise CheckpointError("Q401.base", adapter=adapter, name=name, why=error.message) from None
     if is_adapter(base):
         raise CheckpointError("Q415.of_adapter", adapter=adapter, name=name)
@@ -109,6 +111,9 @@ def _newest(run_dir: Path) -> Path | None:
 
 
 def _refuse_damage(directory: Path) -> None:
+    for name in (read_manifest(directory) or {"files": {}})["files"]:
+        if is_lfs_pointer(directory / name):
+            raise CheckpointError("Q401.lfs", path=directory / name)
     if (directory / MANIFEST).exists() and (found := damage(directory)) is not None:
         raise CheckpointError("Q402.damaged", directory=directory, found=found)
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quatrain.errors import CheckpointError
-from quatrain.files import write_json
+from quatrain.files import is_lfs_pointer, write_json
 from quatrain.model.hf_config import CONFIG, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -148,18 +148,26 @@ class _Read:
 def _header(path: Path) -> dict[str, Any]:
     """Read a file's header, after the library has checked that it fits the file."""
     refuse_links(path)
+    if is_lfs_pointer(path):
+        raise CheckpointError("Q401.lfs", path=path)
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(_LARGEST_HEADER, path.stat().st_size - 8):
-                raise CheckpointError("Q401.header", path=path, length=length)
-            text = file.read(length)
+        text = _header_text(path)
         with safe_open(path, framework="pt"):
             header: dict[str, Any] = json.loads(text)
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError("Q401.unreadable", path=path, error=error) from None
     header.pop("__metadata__", None)
     return header
+
+
+def _header_text(path: Path) -> bytes:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_LARGEST_HEADER, path.stat().st_size - 8):
+            raise CheckpointError("Q401.header", path=path, length=length)
+        return file.read(length)
 
 
 def weight_files(directory: Path) -> list[Path]:

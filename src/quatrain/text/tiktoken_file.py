@@ -23,6 +23,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models
 
 from quatrain.errors import CheckpointError
+from quatrain.files import is_lfs_pointer
 from quatrain.text import splits
 from quatrain.text.tokenizer_files import TOKENIZER_FILE, broken
 from quatrain.words import Sentence
@@ -122,8 +123,10 @@ def read_ranks(path: Path) -> list[bytes]:
     """Read each token's bytes, in the order of ranks.
 
     Raises:
-        CheckpointError: Q431 for a broken file, Q434 for SentencePiece.
+        CheckpointError: Q401 for a Git LFS pointer, Q431 for a broken file, Q434 for SentencePiece.
     """
+    if is_lfs_pointer(path):
+        raise CheckpointError("Q401.lfs", path=path)
     if path.stat().st_size > _MAX_BYTES:
         raise broken(path, Sentence.of("reasons.too_large", most=_MAX_BYTES))
     data = path.read_bytes()

@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 
 from quatrain.errors import CheckpointError
-from quatrain.files import write_json, write_text
+from quatrain.files import is_lfs_pointer, write_json, write_text
 from quatrain.words import Sentence
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -58,6 +58,8 @@ def read_tokenizer_files(directory: Path) -> tuple[tokenizers.Tokenizer, dict[st
 
 def read_capped(path: Path, max_bytes: int) -> str:
     """Read a text file of a model directory, unless it is larger than such a file can be."""
+    if is_lfs_pointer(path):
+        raise CheckpointError("Q401.lfs", path=path)
     try:
         size = path.stat().st_size
         if size > max_bytes:
