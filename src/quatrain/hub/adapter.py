@@ -17,18 +17,13 @@ from quatrain.errors import CheckpointError
 from quatrain.hub.check import Agreement, compare, float_model, observe
 from quatrain.hub.dense import DENSE
 from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_adapter
+from quatrain.hub.gguf_read import GGUF
 from quatrain.hub.source import Source
-from quatrain.model.adapter import (
-    Factors,
-    adapter_tensors,
-    load_adapter,
-    place_adapters,
-    write_factors,
-)
+from quatrain.model.adapter import Factors, place_adapters, read_adapter, write_factors
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import has_tokenizer
 from quatrain.model.lora import add_adapters, with_delta
-from quatrain.model.peft_config import BASE, adapters_of, read_fields
+from quatrain.model.peft_config import BASE, read_fields
 from quatrain.model.shards import LazyTensor
 from quatrain.model.targets import Adapters, Site
 from quatrain.text.recognise import chat_format_of
@@ -45,14 +40,11 @@ def merged(base: Source, directory: Path) -> Source:
     """Merge an adapter's directory into its base; the weights that it adapts become float32.
 
     Raises:
-        CheckpointError: Q401, Q404 or Q415 for the adapter, Q411 for a base that is no Llama 4.
+        CheckpointError: Q401, Q404 or Q415 for the adapter.
     """
-    if base.kind in DENSE:
-        raise CheckpointError("Q411.of_dense", directory=directory, base=base.origin)
-    fields = read_fields(directory)
-    adapters = adapters_of(fields, base.config)
-    _warn_of_another_order(directory, str(fields[BASE]), base, adapters)
-    factors = adapter_tensors(directory, adapters, base.config)
+    if base.kind == ADAPTER:
+        raise CheckpointError("Q415.of_adapter", adapter=directory, name=base.origin)
+    adapters, factors = _factors(directory, base)
     tensors = dict(base.tensors)
     for site, adapted in adapters.items():
         weight = tensors[site.weight]
@@ -64,19 +56,8 @@ def merged(base: Source, directory: Path) -> Source:
         chat = chat_format_of(directory, tokenizer)
     return base.replace(
         tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory, kind=ADAPTER,
-        notes=base.notes | {"base": fields[BASE], "adapters": described(adapters)},
+        notes=base.notes | {"base": read_fields(directory)[BASE], "adapters": described(adapters)},
     )  # fmt: skip
-
-
-def _warn_of_another_order(directory: Path, named: str, base: Source, adapters: Adapters) -> None:
-    """Tell when rows of q and k may stand as in the dense model that the base was made of.
-
-    Llama 4 has layers without RoPE, a dense Llama that became one has none (hub/dense.py).
-    """
-    from_dense = all(base.config.rope_layers) and not base.config.use_qk_norm
-    turned = any(site.projection in ("q_proj", "k_proj") for site in adapters)
-    if from_dense and turned and Path(named).resolve() != Path(base.origin).resolve():
-        logger.warning(say("log.adapter_order", directory=directory, named=named, base=base.origin))
 
 
 def _merged(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, site: Site) -> Tensor:
@@ -93,16 +74,23 @@ def described(adapters: Adapters) -> str:
     )
 
 
-def write_alone(source: Source, base: str, directory: Path) -> None:
+def write_alone(source: Source, base: Source, named: str, directory: Path) -> None:
     """Copy an adapter, without what belongs to its training, as a PEFT directory.
 
     Args:
         source: of kind `adapter`.
-        base: what the copy names as its base.
+        base: the Source of its base, whose names and order of rows the copy has.
+        named: what the copy names as its base.
         directory: where to.
+
+    Raises:
+        CheckpointError: Q411 for a base that PEFT cannot open.
     """
-    adapters, factors = _factors(source)
-    write_factors(adapters, factors, source.config, base, directory)
+    if base.kind == GGUF:
+        raise CheckpointError("Q411.gguf_base", base=base.origin)
+    adapters, factors = _factors(source.origin, base)
+    kind = {"model_type": base.kind} if base.kind in DENSE else {}
+    write_factors(adapters, factors, source.config, named, directory, **kind)
     source.tokenizer.save(directory, model_max_length=source.config.max_position_embeddings)
     source.chat.save(directory)
 
@@ -123,7 +111,7 @@ def write_gguf_alone(source: Source, base: Source, path: Path, kind: str) -> Non
         raise CheckpointError("Q411.gguf_adapter_tokenizer", source=source.origin, base=base.origin)
     if source.chat != base.chat:
         logger.warning(say("log.adapter_template", source=source.origin))
-    adapters, factors = _factors(source)
+    adapters, factors = _factors(source.origin, base)
     write_gguf_adapter(adapters, factors, source.config, path, kind)
 
 
@@ -131,9 +119,8 @@ def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     return one.backend.get_vocab() == other.backend.get_vocab()
 
 
-def _factors(source: Source) -> tuple[Adapters, Factors]:
-    adapters = adapters_of(read_fields(source.origin), source.config)
-    return adapters, adapter_tensors(source.origin, adapters, source.config)
+def _factors(directory: Path, base: Source) -> tuple[Adapters, Factors]:
+    return read_adapter(directory, base.config, of_dense=base.kind in DENSE)
 
 
 def compare_gguf_adapter(source: Source, base: Source, path: Path, dtype: torch.dtype) -> Agreement:
@@ -145,7 +132,7 @@ def compare_gguf_adapter(source: Source, base: Source, path: Path, dtype: torch.
         path: of the file.
         dtype: of its tensors.
     """
-    adapters, factors = _factors(source)
+    adapters, factors = _factors(source.origin, base)
     before = _with_factors(base, adapters, rounded(adapters, factors, dtype))
     after = _with_factors(base, *read_gguf_adapter(path, adapters, source.config))
     return compare(observe(before, source), observe(after, source))
@@ -172,6 +159,4 @@ def compare_adapted(source: Source, base: Source, copy: Path | None) -> Agreemen
 
 
 def _adapted(base: Source, directory: Path) -> LlamaModel:
-    model = float_model(base)
-    load_adapter(model, directory)
-    return model
+    return _with_factors(base, *_factors(directory, base))

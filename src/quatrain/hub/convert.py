@@ -131,11 +131,11 @@ def _copy_adapter(source: Source, directory: Path, asked: Conversion) -> Convert
         raise CheckpointError("Q411.adapter", source=source.origin)
     if asked.to == "gguf":
         return _write_gguf_adapter(source, directory, asked)
-    base = _name_of_base(source, asked)
+    base, named = _source_of_base(source, asked), _name_of_base(source, asked)
     with new_directory(directory, {"quatrain": "conversion", "to": "peft"}) as temporary:
-        write_alone(source, base, temporary)
+        write_alone(source, base, named, temporary)
         agreement = _compare_adapted(source, asked, temporary) if asked.check else None
-        source = source.replace(notes=source.notes | {"base": base})
+        source = source.replace(notes=source.notes | {"base": named})
         write_card(source, temporary, "peft", "", agreement)
     return Converted(directory, Sentence.of("log.as_it_was"), agreement, source.notes, source.kind)
 

@@ -35,6 +35,7 @@ from quatrain.model.hf_config import (
     read_rope,
 )
 from quatrain.model.io import HEAD
+from quatrain.model.rope import deinterleave, interleave
 from quatrain.model.shards import LazyTensor, open_tensors
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
@@ -166,18 +167,6 @@ def _reordered(
     if len(tensor.shape) != 2 or tensor.shape[0] % config.d_k:
         raise CheckpointError("Q404.heads", name=name, shape=list(tensor.shape), d_k=config.d_k)
     return tensor.map(lambda weight: order(weight, config.d_k))
-
-
-def interleave(weight: Tensor, d_k: int) -> Tensor:
-    """Turn rows [n x d_k, H] that rotate half against half into rows of adjacent pairs."""
-    turned: Tensor = weight.unflatten(0, (-1, 2, d_k // 2)).transpose(1, 2).flatten(0, 2)
-    return turned
-
-
-def deinterleave(weight: Tensor, d_k: int) -> Tensor:
-    """Undo `interleave`."""
-    turned: Tensor = weight.unflatten(0, (-1, d_k // 2, 2)).transpose(1, 2).flatten(0, 2)
-    return turned
 
 
 def is_dense(config: ModelConfig) -> bool:

@@ -6,6 +6,7 @@ log-probability there and one here. Not for comparing two models that run here (
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from quatrain.hub.check import Judgement, Observation, float_model, observe, pro
 from quatrain.hub.gguf_write import library
 from quatrain.hub.llama_cpp import TOP, Likeliest, likeliest
 from quatrain.hub.source import Source
+from quatrain.words import say
+
+logger = logging.getLogger(__name__)
 
 EXACT, ROUNDED = 1e-2, 0.2
 """Largest mean difference of log-probabilities, of files in f32 and of others.
@@ -106,9 +110,14 @@ def _in_transformers(
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
         ).eval()
-    except (ImportError, ValueError, OSError):  # absent, or too old for the file
+        best = _along(model, source, observed).topk(min(TOP, source.config.vocab_size))
+    except ImportError:
         return None
-    best = _along(model, source, observed).topk(min(TOP, source.config.vocab_size))
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind: it knows fewer files than llama.cpp
+        logger.warning(say("log.no_judge", by="transformers", path=path, why=str(error)[:300]))
+        return None
     return [
         list(zip(map(int, tokens), map(float, values), strict=True))
         for values, tokens in zip(best.values, best.indices, strict=True)

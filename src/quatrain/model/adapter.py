@@ -7,31 +7,42 @@ Shapes: E experts, I input width, O output width, K rank.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
+from quatrain.model.hf_config import DENSE_TYPES
 from quatrain.model.llama import LlamaModel
+from quatrain.model.locate import model_type_of
 from quatrain.model.lora import add_adapters, lora_at
 from quatrain.model.peft_config import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     BASE,
     adapters_of,
+    of_dense_names,
     read_fields,
     tensor_places,
     tensor_shape,
+    to_dense_names,
     to_peft,
 )
-from quatrain.model.shards import LazyTensor, check_tensors, open_file, write_file
+from quatrain.model.rope import deinterleave, interleave
+from quatrain.model.shards import LazyTensor, check_tensors, notes_of, open_file, write_file
 from quatrain.model.targets import Adapters, Site
 
 _OF_MULTIMODAL = "base_model.model.language_model."
-
+_TRAINED_ON, _LLAMA4 = "model_type", "llama4_text"
+"""What adapter_model.safetensors says of its base besides its tensors, where it was written here:
+names and order of rows follow from it."""
+_ROTATED = ("q_proj", "k_proj")
+Order = Callable[[Tensor, int], Tensor]
 
 Factors = dict[tuple[Site, str], LazyTensor]
 """A and B of each adapted weight."""
@@ -43,12 +54,71 @@ def load_adapter(model: LlamaModel, directory: Path) -> None:
     Raises:
         CheckpointError: Q401 for files, Q404 for tensors, Q415 for the configuration.
     """
-    fields = read_fields(directory)
-    adapters = adapters_of(fields, model.config)
-    tensors = adapter_tensors(directory, adapters, model.config)
+    adapters, factors = read_adapter(directory, model.config)
     add_adapters(model, adapters)
-    place_adapters(model, tensors)
-    model.base = fields[BASE]
+    place_adapters(model, factors)
+    model.base = read_fields(directory)[BASE]
+
+
+def read_adapter(
+    directory: Path, config: ModelConfig, of_dense: bool = False
+) -> tuple[Adapters, Factors]:
+    """Read a directory: which weights it adapts, and its factors in Llama 4's order of rows.
+
+    An adapter that was trained on a dense Llama has other names, and its rows of q and k stand in
+    another order (hub/dense.py).
+
+    Args:
+        directory: what PEFT writes.
+        config: of the base.
+        of_dense: whether the base at hand is a dense directory: an adapter that does not tell what
+            it was trained on is then of that.
+
+    Raises:
+        CheckpointError: Q401 for files, Q404 for tensors, Q415 for the configuration, or where its
+            rows may stand in either order.
+    """
+    fields, given = read_fields(directory), _open(directory)
+    dense = _was_trained_on_dense(directory, fields, given)
+    if dense is None and of_dense:
+        dense = True
+    if dense:
+        fields = of_dense_names(fields)
+        given = {name.replace(".mlp.", ".feed_forward."): one for name, one in given.items()}
+    adapters = adapters_of(fields, config)
+    if dense is None and _has_an_order(adapters, config):
+        raise CheckpointError("Q415.order", directory=directory, named=fields[BASE])
+    factors = _factors_of(given, adapters, config)
+    return adapters, {place: _in_order(place, one, config, interleave) if dense else one
+                      for place, one in factors.items()}  # fmt: skip
+
+
+def _was_trained_on_dense(
+    directory: Path, fields: dict[str, Any], given: dict[str, LazyTensor]
+) -> bool | None:
+    """Find out by what was written, by the names of tensors, by the base; None where all fail."""
+    said = notes_of(directory / ADAPTER_WEIGHTS).get(_TRAINED_ON)
+    for dense, part in ((True, ".mlp."), (False, ".feed_forward.")):
+        if said is None and any(part in name for name in given):
+            return dense
+    kind = said or model_type_of(fields[BASE])
+    return kind in DENSE_TYPES if kind in (*DENSE_TYPES, "llama4", _LLAMA4) else None
+
+
+def _has_an_order(adapters: Adapters, config: ModelConfig) -> bool:
+    """Whether the base may once have been dense, and rows that changed places are adapted."""
+    from_dense = all(config.rope_layers) and not config.use_qk_norm
+    return from_dense and any(site.projection in _ROTATED for site in adapters)
+
+
+def _in_order(
+    place: tuple[Site, str], factor: LazyTensor, config: ModelConfig, order: Order
+) -> LazyTensor:
+    """Reorder the outputs of a second factor [K, O] of q or k; leave any other."""
+    site, which = place
+    if which == "A" or site.projection not in _ROTATED:
+        return factor
+    return factor.map(lambda tensor: order(tensor.T, config.d_k).T)
 
 
 def place_adapters(model: LlamaModel, tensors: Factors) -> None:
@@ -59,13 +129,21 @@ def place_adapters(model: LlamaModel, tensors: Factors) -> None:
 
 
 def adapter_tensors(directory: Path, adapters: Adapters, config: ModelConfig) -> Factors:
-    """List the factors of a directory, as `LowRank` has them; none is read yet.
+    """List the factors of a directory that was written here; none is read yet.
 
     Raises:
-        CheckpointError: Q401 for files that are missing, unsafe or broken, Q404 for tensors that
-            are not those of the configuration; a reading raises it for what is no finite number.
+        CheckpointError: Q401 for files that are missing, unsafe or broken, Q404 for tensors.
     """
-    given = _open(directory)
+    return _factors_of(_open(directory), adapters, config)
+
+
+def _factors_of(given: dict[str, LazyTensor], adapters: Adapters, config: ModelConfig) -> Factors:
+    """List factors as `LowRank` has them; none is read yet.
+
+    Raises:
+        CheckpointError: Q404 for tensors that are not those of the configuration; a reading raises
+            it for what is no finite number.
+    """
     places = tensor_places(adapters)
     wanted = {
         name: tensor_shape(site, factor, adapters[site].rank, config)
@@ -117,7 +195,12 @@ def write_adapter(model: LlamaModel, directory: Path) -> None:
 
 
 def write_factors(
-    adapters: Adapters, factors: Factors, config: ModelConfig, base: str, directory: Path
+    adapters: Adapters,
+    factors: Factors,
+    config: ModelConfig,
+    base: str,
+    directory: Path,
+    model_type: str = _LLAMA4,
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors; the directory may be new.
 
@@ -127,11 +210,18 @@ def write_factors(
         config: of the base.
         base: where it lies.
         directory: where to.
+        model_type: of the base; a dense one's names and order of rows are written for it.
     """
+    fields, places = to_peft(adapters, config, base), tensor_places(adapters)
+    if model_type in DENSE_TYPES:
+        fields = to_dense_names(fields)
+        places = {name.replace(".feed_forward.", ".mlp."): one for name, one in places.items()}
+        factors = {
+            place: _in_order(place, one, config, deinterleave) for place, one in factors.items()
+        }
     tensors = {
-        name: factors[place].map(partial(_to_file, *place))
-        for name, place in tensor_places(adapters).items()
+        name: factors[place].map(partial(_to_file, *place)) for name, place in places.items()
     }
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / ADAPTER_CONFIG, to_peft(adapters, config, base))
-    write_file(directory / ADAPTER_WEIGHTS, tensors)
+    write_json(directory / ADAPTER_CONFIG, fields)
+    write_file(directory / ADAPTER_WEIGHTS, tensors, {_TRAINED_ON: model_type})

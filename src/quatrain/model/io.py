@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
+from quatrain.errors import CheckpointError
 from quatrain.files import write_json
 from quatrain.model.adapter import load_adapter, write_adapter
-from quatrain.model.hf_config import CONFIG, read_config, to_hf
+from quatrain.model.hf_config import CONFIG, DENSE_TYPES, read_config, to_hf
 from quatrain.model.llama import LlamaModel
-from quatrain.model.locate import base_of, is_adapter
+from quatrain.model.locate import base_of, is_adapter, model_type_of
 from quatrain.model.shards import (
     SHARD_BYTES,
     LazyTensor,
@@ -48,7 +49,10 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
             Q415 for the config.
     """
     if is_adapter(directory):
-        model = load_model(base_of(directory), dtype, device)
+        base = base_of(directory)
+        if (kind := model_type_of(str(base))) in DENSE_TYPES:
+            raise CheckpointError("Q415.of_dense", adapter=directory, base=base, kind=kind)
+        model = load_model(base, dtype, device)
         load_adapter(model, directory)
         return model
     config = read_config(directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage, is_lfs_pointer, read_manifest
+from quatrain.model.hf_config import CONFIG, read_json
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
 from quatrain.words import say
 
@@ -28,8 +29,8 @@ def locate(model: str | Path) -> Path:
     path = Path(model)
     if not _can_be_a_path(path):
         raise CheckpointError("Q401.nothing", model=model)
-    for candidate in (path, path / CHECKPOINTS / BEST, _newest(path)):
-        if candidate is not None and _holds_a_model(candidate):
+    for candidate in _candidates(path):
+        if _holds_a_model(candidate):
             if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
                 logger.warning(say("log.newest", path=path, name=candidate.name))
             _refuse_damage(candidate)
@@ -85,6 +86,27 @@ def has_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
+def model_type_of(name: str) -> str | None:
+    """Read the model_type of a model, where it is on this machine; the Hub is not asked."""
+    path = Path(name)
+    configs = [one / CONFIG for one in _candidates(path)] if _can_be_a_path(path) else []
+    if names_the_hub(name):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(name, CONFIG)
+        configs += [Path(cached)] if isinstance(cached, str) else []
+    try:
+        return next((read_json(one).get("model_type") for one in configs if one.is_file()), None)
+    except CheckpointError:
+        return None
+
+
+def _candidates(path: Path) -> list[Path]:
+    """List where the model of a name may lie."""
+    newest = _newest(path)
+    return [path, path / CHECKPOINTS / BEST, *([newest] if newest else [])]
+
+
 def _can_be_a_path(path: Path) -> bool:
     """Whether the system takes a name at all: not too long, and without a zero."""
     try:
@@ -97,7 +119,7 @@ def _can_be_a_path(path: Path) -> bool:
 
 
 def _holds_a_model(directory: Path) -> bool:
-    return (directory / "config.json").is_file() or is_adapter(directory)
+    return (directory / CONFIG).is_file() or is_adapter(directory)
 
 
 def _newest(run_dir: Path) -> Path | None:

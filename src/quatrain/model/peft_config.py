@@ -39,6 +39,8 @@ _HARMLESS = {
     "qalora_group_size", "eva_config", "runtime_config",
 }  # fmt: skip
 """Fields that do not bear on what a saved adapter computes; any further one must be empty."""
+_MLP, _FEED_FORWARD = (re.compile(rf"(^|[.^]){one}\.") for one in ("mlp", "feed_forward"))
+"""Where a dense Llama's names differ from Llama 4's."""
 _LITERAL = re.compile(r"\^?[\w.]+")
 
 
@@ -73,6 +75,38 @@ def _refused(name: str, value: Any, rule: str, **values: object) -> CheckpointEr
     """Say which field is refused, and the rule of the catalogue by which it is."""
     shown, remedy = repr(value)[:200], Sentence.of(rule, **values)
     return CheckpointError("Q415.field", file=ADAPTER_CONFIG, name=name, shown=shown, remedy=remedy)
+
+
+def of_dense_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell the names of a dense Llama's weights in an adapter_config.json as Llama 4's."""
+    changed = dict(fields)
+    for name in ("target_modules", "rank_pattern", "alpha_pattern"):
+        value = fields.get(name)
+        if isinstance(value, list):
+            changed[name] = [_as_llama4(one) if isinstance(one, str) else one for one in value]
+        elif isinstance(value, dict):
+            changed[name] = {_as_llama4(key): one for key, one in value.items()}
+    return changed
+
+
+def _as_llama4(name: str) -> str:
+    return _MLP.sub(r"\1feed_forward.", name)
+
+
+def _as_dense(name: str) -> str:
+    return _FEED_FORWARD.sub(r"\1mlp.", name)
+
+
+def to_dense_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `of_dense_names`."""
+    return {
+        **fields,
+        "target_modules": sorted(map(_as_dense, fields["target_modules"])),
+        **{
+            name: {_as_dense(key): one for key, one in fields[name].items()}
+            for name in ("rank_pattern", "alpha_pattern")
+        },
+    }
 
 
 def adapters_of(fields: Mapping[str, Any], config: ModelConfig) -> Adapters:

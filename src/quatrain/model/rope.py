@@ -61,3 +61,15 @@ def rotate(x_BTND: Tensor, rotation: Tensor) -> Tensor:
     """Turn each adjacent pair of [B, T, N, D]; computed in float32, returned in x's dtype."""
     pairs = torch.view_as_complex(x_BTND.float().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x_BTND.dtype)
+
+
+def interleave(weight: Tensor, d_k: int) -> Tensor:
+    """Turn rows [n x d_k, H] that rotate half against half into rows of adjacent pairs."""
+    turned: Tensor = weight.unflatten(0, (-1, 2, d_k // 2)).transpose(1, 2).flatten(0, 2)
+    return turned
+
+
+def deinterleave(weight: Tensor, d_k: int) -> Tensor:
+    """Undo `interleave`."""
+    turned: Tensor = weight.unflatten(0, (-1, d_k // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return turned

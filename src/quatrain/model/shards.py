@@ -26,6 +26,7 @@ from quatrain.model.hf_config import CONFIG, read_json
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Size of a shard where nobody says another, as on the Hub."""
+_NOTES = "__metadata__"
 _LARGEST_INDEX, _LARGEST_HEADER = 64 << 20, 16 << 20
 
 _NAMES = {
@@ -122,6 +123,7 @@ def open_tensors(directory: Path) -> dict[str, LazyTensor]:
 def open_file(path: Path) -> dict[str, LazyTensor]:
     """List the tensors of one safetensors file by name. Raises as `open_tensors`."""
     header = _header(path)
+    header.pop(_NOTES, None)
     found = {}
     for name, entry in header.items():
         dtype = _DTYPES.get(entry["dtype"])
@@ -129,6 +131,12 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
             raise CheckpointError("Q401.dtype", path=path, name=name, dtype=entry["dtype"])
         found[name] = LazyTensor(tuple(entry["shape"]), dtype, _Read(path, name))
     return found
+
+
+def notes_of(path: Path) -> dict[str, str]:
+    """Read what a file says besides its tensors. Raises as `open_tensors`."""
+    notes: dict[str, str] = _header(path).get(_NOTES, {})
+    return notes
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,6 @@ def _header(path: Path) -> dict[str, Any]:
         raise
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError("Q401.unreadable", path=path, error=error) from None
-    header.pop("__metadata__", None)
     return header
 
 
@@ -277,9 +284,11 @@ def _dealt(tensors: Mapping[str, LazyTensor], shard_bytes: int) -> Iterator[dict
     yield shard
 
 
-def write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+def write_file(
+    path: Path, tensors: Mapping[str, LazyTensor], notes: Mapping[str, str] | None = None
+) -> None:
     """Write one safetensors file: 8 bytes of header length, the header, the tensors' bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {_NOTES: {"format": "pt", **(notes or {})}}
     offset = 0
     for name, tensor in tensors.items():
         header[name] = {
