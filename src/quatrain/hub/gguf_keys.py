@@ -50,7 +50,7 @@ _HARMLESS = {
 """Keys that change no number; the first four are of scalings that are refused by their type."""
 
 _OFF: dict[str, tuple[Any, ...]] = {
-    "rope.scaling.type": ("none", "linear"),  # linear is what llama.cpp takes an absent one for
+    "rope.scaling.type": ("none",),
     "rope.scaling.factor": (0.0, 1.0),
     "rope.scale_linear": (0.0, 1.0),
     "rope.scaling.attn_factor": (1.0,),
@@ -80,6 +80,8 @@ _OFF: dict[str, tuple[Any, ...]] = {
 }
 """Values by which a key changes nothing, of either architecture."""
 
+_LINEAR = ("rope.scaling.factor", "rope.scale_linear")
+"""What llama.cpp divides positions by, where the type is linear or absent."""
 _SIGMOID = 2
 """llama.cpp's number of the function that Llama 4's router ends in."""
 
@@ -168,20 +170,26 @@ def _refuse_unread(said: Values, arch: str, read: Values, config: ModelConfig) -
     """Refuse a key that was not read and says something that no Llama here does.
 
     Raises:
-        CheckpointError: Q410 naming it and its value.
+        CheckpointError: Q410 naming each and its value.
     """
     off = (
         _OFF | _by_config(config) | (_llama4(config) if arch == "llama4" else _llama(config, said))
     )
+    factors = {name: said[name] for name in _LINEAR if name in said}
     if said.get("rope.scaling.type") == "none":  # then llama.cpp takes no factor
-        off["rope.scaling.factor"] = off["rope.scale_linear"] = (said.get("rope.scaling.factor"),)
-    for name, value in said.items():
-        if name in _HARMLESS or name in read.values():
-            continue
-        one = _one_for_all(value)
-        if not any(_same(one, neutral) for neutral in off.get(name, ())):
-            shown = repr(value)[:200]
-            raise CheckpointError("Q410.gguf_field", key=f"{arch}.{name}", given=shown)
+        off |= {name: (value,) for name, value in factors.items()}
+    elif all(value in (0, 1) for value in factors.values()):
+        off["rope.scaling.type"] = ("none", "linear")
+    unread = {
+        name: value
+        for name, value in said.items()
+        if name not in _HARMLESS
+        and name not in read.values()
+        and not any(_same(_one_for_all(value), neutral) for neutral in off.get(name, ()))
+    }
+    if unread:
+        shown = tuple(f"{arch}.{name}={value!r}"[:200] for name, value in unread.items())
+        raise CheckpointError("Q410.gguf_field", fields=shown)
 
 
 def _by_config(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
