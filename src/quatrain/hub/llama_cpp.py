@@ -25,6 +25,8 @@ TOP = 10
 _PATIENCE = 3600
 """Seconds, after which it is taken to hang."""
 _LONGEST_REASON = 300
+_SMALL = 50 * 2**20
+"""Bytes of a file for which threads take longer than they save."""
 
 Likeliest = list[tuple[int, float]]
 """Token ids and their log-probabilities."""
@@ -85,6 +87,10 @@ def reply(asked: str, said: str) -> None:
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
     params.verbosity = -1
+    for cpu in (params.cpuparams, params.cpuparams_batch):
+        cpu.poll = 0  # threads that wait for each other sleep, on a machine with other work
+        if Path(path).stat().st_size < _SMALL:
+            cpu.n_threads = 1
     server = xllamacpp.Server(params)
     answers = []
     for prompt in prompts:
