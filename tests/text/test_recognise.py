@@ -394,6 +394,7 @@ def test_a_tokenizer_with_a_prefix_is_refused_without_a_template_too(tmp_path: P
         ("one", "one"),
         ([{"name": "tool_use", "template": "two"}, {"name": "default", "template": "one"}], "one"),
         ([{"name": "tool_use", "template": "two"}, 7], None),
+        ([{"name": ["default"], "template": "one"}, {"template": "two"}], None),
         (7, None),
         (None, None),
     ],

@@ -98,8 +98,8 @@ def find_template(directory: Path) -> str | None:
         return None
     found = read_object(directory / CONFIG_FILE, MAX_CONFIG_BYTES).get("chat_template")
     if isinstance(found, list):  # several, by name: [{"name": "default", "template": ...}, ...]
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
+        default = (one for one in found if isinstance(one, dict) and one.get("name") == "default")
+        found = next(default, {}).get("template")
     return found if isinstance(found, str) else None
 
 
