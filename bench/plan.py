@@ -26,6 +26,8 @@ from quatrain.config import Config
 from quatrain.data.batches import Batches
 from quatrain.data.rows import Block, Rows, write_rows
 from quatrain.model.llama import LlamaModel
+from quatrain.model.lora import add_adapters
+from quatrain.model.targets import choose
 from quatrain.train.calibrate import anonymous
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--steps", type=int, default=2)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a child that is forked has none of its parent's threads
     print(
         "| run | parameters | predicted MB | at | measured MB | error |\n|---|---|---|---|---|---|"
     )
@@ -94,16 +97,17 @@ def row_of(name: str, case: dict[str, Any], directory: Path, steps: int) -> str:
 
 
 def config_of(case: dict[str, Any], directory: Path, steps: int) -> Config:
-    length = case.get("length", 512)
+    length, adapter = case.get("length", 512), case.get("adapter")
     return Config.model_validate(
         {
             "run_dir": directory / "run",
-            "model": {**SMALL, **case.get("model", {})},
+            "model": {**SMALL, **case.get("model", {}), **({"init": "x"} if adapter else {})},
             "data": {"block_size": length},
             "train": {
                 "batch_size": case["batch"], "micro_batch_size": case["micro"],
                 "max_steps": steps, "activation_checkpointing": case.get("again", False),
-                "learning_rate": 1e-3, "threads": 2,
+                "learning_rate": 1e-3, "threads": 2, "adapter": adapter,
+                "precision": case.get("precision", "fp32"),
             },
         }
     )  # fmt: skip
@@ -156,6 +160,8 @@ def learn(config: Config, rows: Rows) -> None:
     """Do what a run does once its data is prepared."""
     torch.set_num_threads(config.train.threads or 1)
     model = LlamaModel(config.model)
+    if config.train.adapter:
+        add_adapters(model, choose(config.lora, config.model))
     model.model.activation_checkpointing = config.train.activation_checkpointing
     optimizer = make_optimizer(model, config.train)
     keeper = Keeper(config.run_dir, 2, lambda *_: None, {})

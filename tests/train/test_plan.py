@@ -17,6 +17,7 @@ from quatrain.train.plan import (
     Plan,
     attention_of,
     gigabytes,
+    learning_of,
     make_plan,
     needs,
     refusal,
@@ -25,6 +26,7 @@ from quatrain.train.plan import (
 )
 from quatrain.train.run import run
 from quatrain.train.settle import settle
+from quatrain.train.sizes import parameters
 from quatrain.train.start import read_settled
 from tiny_run import tiny_run
 
@@ -159,3 +161,25 @@ def test_a_base_needs_more_than_sixteen_bytes_a_parameter() -> None:
     for name, need in needs().items():
         assert need["memory"] > 12 * need["parameters"], name
         assert need["file"] == 2 * need["parameters"]
+
+
+def test_adapters_are_proposed_where_training_every_weight_would_not_fit() -> None:
+    model = {"init": "somewhere", "d_model": 512, "n_layers": 8, "moe_layers": ()}
+    config = settle(build({"model": model, "data": {"block_size": 64},
+                           "train": {"batch_size": 1, "max_steps": 2}}), 10)  # fmt: skip
+    work = Work(1, 64, 16)
+    whole = predict(config.model, config.train, work).total
+    adapted = config.train.replace(adapter="lora")
+    learning = learning_of(config.replace(train=adapted))
+    assert learning is not None
+    least = predict(config.model, adapted, work, learning).total
+    assert least < 0.6 * whole
+    assert smallest_change(config, work, round(1.05 * least)) == "train.adapter=lora"
+
+
+def test_the_checkpoints_of_adapters_hold_adapters_alone() -> None:
+    config = build({"model": {"init": "x", "d_model": 64}, "train": {"adapter": "lora"}})
+    learning = learning_of(config)
+    assert learning is not None
+    assert 0 < learning < parameters(config.model).total
+    assert learning_of(build({"model": {"init": "x"}})) is None

@@ -8,6 +8,7 @@ Shapes: E experts, H model width, I inner width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -111,6 +112,15 @@ def choose(lora: LoraConfig, config: ModelConfig) -> Adapters:
         if unused:
             raise ConfigError("Q203.unused", name=name, groups=", ".join(sorted(unused)))
     return {site: _settings(lora, site.group) for site in chosen}
+
+
+def num_learning(adapters: Adapters, config: ModelConfig) -> int:
+    """Count the parameters of adapters."""
+    total = 0
+    for site, (rank, _, _) in adapters.items():
+        *experts, wide, out = shape(site, config)
+        total += math.prod(experts) * rank * (wide + out)
+    return total
 
 
 def _settings(lora: LoraConfig, group: str) -> Adapted:

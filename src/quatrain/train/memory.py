@@ -84,22 +84,31 @@ class Memory:
         return self.peak.total
 
 
-def predict(config: ModelConfig, train: TrainConfig, work: Work) -> Memory:
+def predict(
+    config: ModelConfig, train: TrainConfig, work: Work, learning: int | None = None
+) -> Memory:
     """Predict what a step takes.
 
     Args:
         config: the architecture.
         train: settled; micro_batch_size counts where it is smaller than batch_size.
         work: a micro-batch of it.
+        learning: parameters of adapters beside frozen weights; None where all weights learn.
     """
-    step = _Step(config, train, work)
+    step = _Step(config, train, work, learning)
     return Memory((step.loss(), step.head(), *step.layers(), step.embedding(), step.update()))
 
 
 class _Step:
-    def __init__(self, config: ModelConfig, train: TrainConfig, work: Work) -> None:
+    def __init__(
+        self, config: ModelConfig, train: TrainConfig, work: Work, learning: int | None
+    ) -> None:
         self.config, self.work = config, work
         self.counts: Parameters = parameters(config)
+        self.frozen = learning is not None
+        self.learning = self.counts.total if learning is None else learning
+        self.gradient = 0 if self.frozen else _FLOAT
+        """Bytes of a weight's gradient; adapters' are counted together, as they are small."""
         self.half = train.precision == "bf16"
         self.recomputes = train.activation_checkpointing
         micro = train.micro_batch_size or train.batch_size or 1
@@ -112,7 +121,7 @@ class _Step:
         """The forward pass is done, and a chunk's logits exist."""
         logits = self.chunk * self.config.vocab_size * _FLOAT
         width = self.chunk * self.config.d_model * _FLOAT
-        table = self.counts.head * _FLOAT
+        table = self.counts.head * self.gradient
         copies = max((2 + (self.chunks > 1)) * logits, logits + table + width)
         moment = Sentence.of("plan.moment.loss")
         return self._moment(moment, logits=copies, head=table + self._states(),
@@ -120,15 +129,15 @@ class _Step:
 
     def head(self) -> Moment:
         """The head's gradient is scaled: a second one beside the first."""
-        table = self.counts.head * _FLOAT
+        table = self.counts.head * self.gradient
         return self._moment(Sentence.of("plan.moment.head"), head=2 * table + 2 * self._states(),
                             activations=self._stored() + self._ends())  # fmt: skip
 
     def layers(self) -> list[Moment]:
         """Each layer's gradient is computed while the layers below wait."""
         moments = []
-        tied = self.counts.head * _FLOAT if self.config.tie_word_embeddings else 0
-        done = 0 if self.config.tie_word_embeddings else self.counts.head * _FLOAT
+        table = self.counts.head * self.gradient
+        tied, done = (table, 0) if self.config.tie_word_embeddings else (0, table)
         for layer in reversed(range(self.config.n_layers)):
             below = sum(self._waiting(lower) for lower in range(layer))
             again = self.kept[layer] + (self._stream() if self.recomputes else 0)
@@ -141,28 +150,32 @@ class _Step:
                     fresh=done,
                 )
             )
-            done += self.counts.layers[layer] * _FLOAT
+            done += self.counts.layers[layer] * self.gradient
         return moments
 
     def embedding(self) -> Moment:
         """All gradients are there, the embedding's once more before it is added."""
-        table = self.counts.head * _FLOAT
+        table = self.counts.head * self.gradient
         twice = table if self.accumulates or self.config.tie_word_embeddings else 0
         moment = Sentence.of("plan.moment.end")
-        return self._moment(moment, fresh=self.counts.total * _FLOAT, head=twice,
+        return self._moment(moment, fresh=self.counts.total * self.gradient, head=twice,
                             activations=self._stream() + self._rest())  # fmt: skip
 
     def update(self) -> Moment:
         """AdamW works in place."""
-        return self._moment(Sentence.of("plan.moment.update"), fresh=self.counts.total * _FLOAT)
+        return self._moment(
+            Sentence.of("plan.moment.update"), fresh=self.counts.total * self.gradient
+        )
 
     def _moment(self, name: str, fresh: int = 0, **parts: int) -> Moment:
         """Add what is held throughout; `fresh` are gradients where no earlier ones are there."""
-        every = self.counts.total * _FLOAT
+        every, learning = self.counts.total * _FLOAT, self.learning * _FLOAT
+        if self.frozen:  # a moment's gradients are of adapters, whichever layer's these are
+            every, fresh = every + learning, learning
         held = {
             "weights": every,
-            "moments": 2 * every,
-            "gradients": every if self.accumulates else fresh,
+            "moments": 2 * learning,
+            "gradients": learning if self.accumulates else fresh,
             **parts,
             "libraries": _LIBRARIES,
             "held back": min(_HELD_BACK, every + self._stored()) + self._holes(),
@@ -244,7 +257,7 @@ class _Step:
         if layer in config.moe_layers:
             inner, experts = config.intermediate_size_expert, config.num_local_experts
             copies = config.num_experts_per_tok
-        weight = experts * inner * config.d_model * _FLOAT
+        weight = experts * inner * config.d_model * self.gradient
         joined = 2 if layer in config.moe_layers else 1  # experts' gate and up are one matrix
         rows = tokens * copies * product
         return max(

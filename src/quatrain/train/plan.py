@@ -16,6 +16,7 @@ from quatrain.config import Config, TrainConfig
 from quatrain.data.batches import Batches
 from quatrain.data.prepare import PreparedData
 from quatrain.errors import ResourceError
+from quatrain.model.targets import choose, num_learning
 from quatrain.train.machine import free_memory
 from quatrain.train.memory import Memory, Way, Work, predict
 from quatrain.train.settle import settle_intervals
@@ -81,7 +82,8 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
     settled = config if config.train.max_steps is None else settle_intervals(config)
     counts = parameters(settled.model)
     work, tokens = work_of(settled, data)
-    checkpoint = 12 * counts.total
+    learning = learning_of(settled)
+    checkpoint = 12 * (counts.total if learning is None else learning)
     kept = settled.train.keep_last + _BEST + _BEING_WRITTEN
     return Plan(
         config=settled,
@@ -89,10 +91,17 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
         rows=len(data.train),
         work=work,
         tokens_a_step=tokens,
-        memory=predict(settled.model, settled.train, work),
+        memory=predict(settled.model, settled.train, work, learning),
         free=free,
         disk=Disk(checkpoint, kept * checkpoint, free_disk),
     )
+
+
+def learning_of(config: Config) -> int | None:
+    """Count the parameters of a run's adapters; None where all weights learn."""
+    if config.train.adapter is None:
+        return None
+    return num_learning(choose(config.lora, config.model), config.model)
 
 
 def memory_of(device: Any) -> int | None:
@@ -114,10 +123,11 @@ def rows_at_once(config: Config, data: PreparedData, free: int | None, on_gpu: b
         return rows
     work, _ = work_of(config, data)
     allowed = free * (_SHARE_OF_GPU if on_gpu else _SHARE_OF_MEMORY)
-    batch = config.train.batch_size or 1
+    batch, learning = config.train.batch_size or 1, learning_of(config)
     for fewer in (number for number in range(rows, 1, -1) if batch % number == 0):
         train = config.train.replace(micro_batch_size=fewer)
-        if predict(config.model, train, _scaled(work, fewer, work.length)).total <= allowed:
+        smaller = _scaled(work, fewer, work.length)
+        if predict(config.model, train, smaller, learning).total <= allowed:
             return fewer
     return 1
 
@@ -185,7 +195,12 @@ def _too_large(plan: Plan, free: int) -> ResourceError:
         for name, size in largest
     )
     change = smallest_change(plan.config, plan.work, free)
-    least = predict(plan.config.model, plan.config.train, Work(1, _FEWEST_POSITIONS, 1)).total
+    least = predict(
+        plan.config.model,
+        plan.config.train,
+        Work(1, _FEWEST_POSITIONS, 1),
+        learning_of(plan.config),
+    ).total
     return ResourceError(
         "Q603.shrink" if change else "Q603.too_large",
         needed=gigabytes(peak.total),
@@ -206,11 +221,13 @@ def smallest_change(config: Config, work: Work, free: int) -> str | None:
     """Find the overrides that change a run least and make it fit; None where none does.
 
     In this order: fewer rows at a time (the same numbers, a little slower), fewer logits at a time,
-    activations computed again (a third slower), both, and at last shorter rows.
+    activations computed again (a third slower), both, of a base adapters in the place of all
+    weights, and at last shorter rows.
     """
     for changes, smaller in _changes(config, work):
         train = config.train.replace(**{k: v for k, v in changes.items() if k != "block_size"})
-        if predict(config.model, train, smaller).total <= free:
+        learning = learning_of(config.replace(train=train))
+        if predict(config.model, train, smaller, learning).total <= free:
             return " ".join(
                 f"{'data' if name == 'block_size' else 'train'}.{name}={str(value).lower()}"
                 for name, value in changes.items()
@@ -229,6 +246,9 @@ def _changes(config: Config, work: Work) -> Iterator[tuple[dict[str, Any], Work]
         yield {**change, **recompute}, smaller
     least, smallest = rows[-1] if rows else ({}, work)
     yield {**least, **chunk, **recompute}, smallest
+    if config.model.init is not None and config.train.adapter is None:
+        yield {"adapter": "lora"}, work
+        yield {**least, **chunk, **recompute, "adapter": "lora"}, smallest
     length = work.length // 2
     while length >= _FEWEST_POSITIONS:
         shorter = _scaled(smallest, smallest.rows, length)

@@ -35,13 +35,15 @@ from quatrain.train.budget import (
 from quatrain.train.checkpoint import Keeper
 from quatrain.train.judge import Judge
 from quatrain.train.loop import Evaluation
-from quatrain.train.plan import rows_at_once
+from quatrain.train.plan import make_plan, refusal, rows_at_once
 from quatrain.train.products import multiplies_bfloat16
 from quatrain.train.settle import settle, settle_intervals
 from quatrain.words import say
 
 logger = logging.getLogger(__name__)
 
+MUCH = 1 << 62
+"""Bytes of a disk that a run looks at when it saves, and not before."""
 _TRIED = 2048
 """Tokens of the rows with which a step is tried."""
 
@@ -77,8 +79,16 @@ def settle_run(
 
     Returns:
         The settled Config, and the evaluation before the first step where it was made already.
+
+    Raises:
+        ResourceError: Q603 for a base that would not fit; it names the smallest change that does.
+        ConfigError: Q206 for a budget without time for a step.
     """
     device = model.lm_head.weight.device
+    if config.model.init is not None:
+        plan = make_plan(by_size(config, config, data, device, free), data, free, MUCH)
+        if (error := refusal(plan)) is not None:
+            raise error
     if not is_timed(config):
         return settle_intervals(by_size(config, config, data, device, free)), None
     tried = try_out(config, data, model, trial, free)
