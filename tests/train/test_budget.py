@@ -40,7 +40,9 @@ def test_a_base_without_a_limit_gets_two_hours_and_a_new_model_all_its_passes() 
 def test_the_clock_decides_for_a_base_and_under_a_budget() -> None:
     assert is_timed(recipe())
     assert is_timed(recipe(base=False, budget="6m"))
+    assert is_timed(recipe(epochs=2))
     assert not is_timed(recipe(base=False, epochs=2))
+    assert not is_timed(recipe(epochs=2, evaluate={"questions": 5}))
 
 
 def test_a_short_time_gets_small_batches_so_that_there_are_steps() -> None:

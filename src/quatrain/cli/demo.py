@@ -10,12 +10,13 @@ Killed anywhere and run again, it goes on: each part is resumed, or found done.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from quatrain.cli.telling import telling
 from quatrain.config import Config
 from quatrain.errors import ConfigError
+from quatrain.progress import watcher
 from quatrain.recipe import load_config
 from quatrain.words import say, spoken
 
@@ -40,18 +41,27 @@ def run_demo(overrides: list[str], as_json: bool) -> None:
         as_json: print one JSON object instead of tables.
     """
     text_config, config = _configs(overrides)
+    with telling():
+        found = _done(text_config, config, ["quatrain", "demo", *overrides])
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def _done(text_config: Config, config: Config, command: list[str]) -> dict[str, Any]:
+    """Do every part that is not done yet; give what was found."""
+    _say("cli.demo.part.1")
     from quatrain.cli.training import leave_if_stopped
     from quatrain.train.run import run
 
-    command = ["quatrain", "demo", *overrides]
-    _say("cli.demo.part.1")
     leave_if_stopped(run(text_config), command)
     _say("cli.demo.part.2")
     before = _exam(config, "before", text_config.run_dir, "demo:heldout", _QUESTIONS_BEFORE)
     _say("cli.demo.part.3")
     leave_if_stopped(run(config), command)
     _say("cli.demo.part.4")
-    found: dict[str, Any] = {
+    return {
         "run_dir": str(config.run_dir),
         "training_seconds": _training_seconds(text_config, config),
         "before": before,
@@ -59,10 +69,6 @@ def run_demo(overrides: list[str], as_json: bool) -> None:
         "strict": _exam(config, "strict", config.run_dir, "demo:strict"),
         "answers": _answers(config),
     }
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        _show(found)
 
 
 def _configs(overrides: list[str]) -> tuple[Config, Config]:
@@ -143,4 +149,6 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _say(key: str) -> None:
-    print(say(key), file=sys.stderr, flush=True)
+    one = watcher()
+    assert one is not None  # telling() is around
+    one.line(say(key))

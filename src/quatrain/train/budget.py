@@ -69,8 +69,12 @@ class Costs:
 
 
 def is_timed(config: Config) -> bool:
-    """Say whether the clock decides anything in a run of this recipe."""
-    return config.train.budget is not None or config.model.init is not None
+    """Say whether the clock decides anything in a run of this recipe.
+
+    With its end and its questions given, a base needs no trial: it is a function of its recipe.
+    """
+    open_questions = config.model.init is not None and config.evaluate.questions is None
+    return time_of(config) is not None or open_questions
 
 
 def time_of(config: Config) -> float | None:
