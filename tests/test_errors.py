@@ -118,7 +118,7 @@ def test_an_error_speaks_the_language_that_is_spoken_and_is_english_to_a_program
 
 
 def test_what_an_error_holds_is_said_in_the_same_language() -> None:
-    inner = CheckpointError("Q401.nothing", model="m")
+    inner = CheckpointError("Q401.nothing", model="m", near="")
     error = CheckpointError("Q401.base", adapter="a", name="m", why=inner.message)
     assert "which cannot be used: m does not exist." in str(error)
     speak("fr")

@@ -107,6 +107,7 @@ def _tokenizer_of(given: str | None) -> tuple[str | None, str | None]:
 def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
     """Open the tokenizer that a directory or the recipe names; None is one to be trained."""
     from quatrain.model.locate import locate
+    from quatrain.model.stranger import is_weights
     from quatrain.text.chat import LLAMA4
     from quatrain.text.recognise import chat_format_of
     from quatrain.text.tokenizer import Tokenizer
@@ -116,7 +117,8 @@ def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
         start = resolve(config)
         return start.config, start.tokenizer, start.chat
     path = Path(directory)
-    bare = path.is_file() or ((path / "tokenizer.json").is_file() and not _is_model(path))
+    bare = path.is_file() and not is_weights(path)
+    bare = bare or ((path / "tokenizer.json").is_file() and not _is_model(path))
     if not bare:
         path = locate(directory)
     tokenizer = Tokenizer.load(path)

@@ -21,6 +21,7 @@ from quatrain.model.hf_config import (
 )
 from quatrain.model.io import fitting, text_tensors
 from quatrain.model.locate import base_of, is_adapter, locate
+from quatrain.model.stranger import is_gguf
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
@@ -43,7 +44,7 @@ def open_source(model: str | Path, base: Path | None = None) -> Source:
 
 def _read(model: str | Path, base: Path | None) -> Source:
     """Open MODEL by the reader of its format."""
-    if Path(model).suffix == ".gguf":
+    if is_gguf(Path(model)):
         return read_gguf(Path(model))
     directory = locate(model)
     if is_adapter(directory):

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import is_lfs_pointer
+from quatrain.model.stranger import conversion
 from quatrain.rules import problems_of
 
 CONFIG = "config.json"
@@ -102,8 +103,15 @@ def read_json(path: Path, max_bytes: int = _LARGEST_CONFIG) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """Read the architecture of a model directory; needs no torch. Raises as `from_hf`."""
-    return from_hf(read_json(directory / CONFIG))
+    """Read the architecture of a model directory; needs no torch.
+
+    Raises:
+        CheckpointError: as `from_hf`; with the command that converts it, for a dense model.
+    """
+    fields = read_json(directory / CONFIG)
+    if (kind := fields.get("model_type")) in DENSE_TYPES:
+        raise CheckpointError("Q410.dense", directory=directory, kind=kind, **conversion(directory))
+    return from_hf(fields)
 
 
 def refuse_larger_vocabulary(directory: Path, tokens: int, vocab_size: int) -> None:

@@ -10,6 +10,7 @@ from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage, is_lfs_pointer, read_manifest
 from quatrain.model.hf_config import CONFIG, read_json
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
+from quatrain.model.stranger import absence, not_given, refusal
 from quatrain.words import say
 
 logger = logging.getLogger(__name__)
@@ -28,18 +29,17 @@ def locate(model: str | Path) -> Path:
     """
     path = Path(model)
     if not _can_be_a_path(path):
-        raise CheckpointError("Q401.nothing", model=model)
-    for candidate in _candidates(path):
-        if _holds_a_model(candidate):
-            if candidate.parent == path / CHECKPOINTS and candidate.name != BEST:
-                logger.warning(say("log.newest", path=path, name=candidate.name))
-            _refuse_damage(candidate)
-            return candidate
+        raise CheckpointError("Q401.nothing", model=model, near="")
+    if (found := _found(path)) is not None:
+        if found.parent == path / CHECKPOINTS and found.name != BEST:
+            logger.warning(say("log.newest", path=path, name=found.name))
+        _refuse_damage(found)
+        return found
     if path.exists():
-        raise CheckpointError("Q401.no_model", path=path, adapter_config=ADAPTER_CONFIG)
+        raise refusal(path, _found)
     if names_the_hub(str(model)):
         return _download(str(model))
-    raise CheckpointError("Q401.nothing", model=model)
+    raise absence(str(model), _found)
 
 
 def names_the_hub(name: str) -> bool:
@@ -118,6 +118,11 @@ def _can_be_a_path(path: Path) -> bool:
     return True
 
 
+def _found(path: Path) -> Path | None:
+    """Find the directory that a path means: itself, or the best or else newest checkpoint."""
+    return next((one for one in _candidates(path) if _holds_a_model(one)), None)
+
+
 def _holds_a_model(directory: Path) -> bool:
     return (directory / CONFIG).is_file() or is_adapter(directory)
 
@@ -142,9 +147,11 @@ def _refuse_damage(directory: Path) -> None:
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise CheckpointError("Q401.hub", hub_id=hub_id, error=error) from None
+        directory = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except (OSError, ValueError, RuntimeError) as error:  # of httpx, of names, of being offline
+        raise not_given(hub_id, error, _found) from None
+    if not _holds_a_model(directory):
+        raise CheckpointError("Q401.hub_no_model", hub_id=hub_id)
+    return directory

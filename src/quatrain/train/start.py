@@ -23,6 +23,7 @@ from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
 from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
 from quatrain.model.locate import is_adapter, locate
+from quatrain.model.stranger import conversion
 from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.run_dir import DATA, HOLDER, LOCK, REQUESTED, SETTLED
@@ -71,7 +72,8 @@ def resolve(config: Config) -> Start:
         )
     directory = locate(config.model.init)
     if is_adapter(directory):
-        raise ConfigError("Q203.adapter", init=config.model.init)
+        init = config.model.init
+        raise ConfigError("Q203.adapter", init=init, **conversion(Path(init), "--merge"))
     model = read_config(directory).replace(init=config.model.init)
     tokenizer = Tokenizer.load(directory)
     config = build({**config.model_dump(exclude_unset=True), "model": model.model_dump()})
