@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from foreign import text_tools
 from quatrain.errors import CheckpointError
-from quatrain.hub.convert import Conversion, convert
+from quatrain.hub.convert import Conversion, Dtype, convert
 from quatrain.hub.dense import as_llama, deinterleave, dense_config, interleave
 from quatrain.hub.open import open_source
 from quatrain.hub.upcycle import upcycle
@@ -79,6 +79,19 @@ def test_a_dense_model_is_the_same_function(kind: str, tmp_path: Path) -> None:
     assert fields["no_rope_layers"] == [1, 1, 1]
     assert fields["moe_layers"] == []
     assert set(fields["layer_types"]) == {"full_attention"}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", None])
+def test_what_rounding_a_dense_model_costs_is_told_apart(
+    dtype: Dtype | None, tmp_path: Path
+) -> None:
+    dense(tmp_path / "dense")
+    asked = Conversion(to="llama4", dtype=dtype)
+    done = convert(tmp_path / "dense", tmp_path / "result", asked)
+    assert done.agreement is not None
+    assert done.agreement.judged_by == "transformers"
+    assert done.agreement.max_logit_difference < 1e-4
+    assert done.agreement.rounding.nothing is (dtype is None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,16 +59,24 @@ def run_conversion(
     print(f"{done.directory}: {to}, {tell(done.dtype)}")
     for name, value in done.notes.items():
         print(f"  {say(f'cli.convert.{name}')}: {tell(value)}")
-    _say_how_near(done.agreement, _GGUF in (to, done.kind) and (merge or done.kind != _ADAPTER))
+    has_gguf = _GGUF in (to, done.kind) and (merge or done.kind != _ADAPTER)
+    _say_how_near(done.agreement, done.dtype, has_gguf)
 
 
-def _say_how_near(found: Agreement | None, has_gguf: bool) -> None:
+def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:
+    """Print the conversion's own error, what rounding costs, and who else read a GGUF file."""
     if found is None:
         print(say("cli.convert.unchecked"), file=sys.stderr)
         return
     print(say("cli.convert.checked", prompts=found.prompts, most=found.max_logit_difference,
               equal=found.greedy_tokens_equal, tokens=found.greedy_tokens,
               by=found.judged_by))  # fmt: skip
+    cost = found.rounding
+    if cost.nothing:
+        print(say("cli.convert.not_rounded"))
+    else:
+        print(say("cli.convert.rounded", dtype=dtype, most=cost.max_logit_difference,
+                  equal=cost.greedy_tokens_equal, tokens=cost.greedy_tokens))  # fmt: skip
     for one in found.gguf:
         print(say("cli.convert.judged", by=one.by, file=one.file, places=one.places,
                   mean=one.mean_log_probability_difference, equal=one.likeliest_equal))  # fmt: skip

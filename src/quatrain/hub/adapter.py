@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quatrain.errors import CheckpointError
-from quatrain.hub.check import Agreement, compare, float_model, observe
+from quatrain.hub.check import Agreement, compare, float_model, observe, with_rounding
 from quatrain.hub.dense import DENSE
 from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_adapter
 from quatrain.hub.gguf_read import GGUF
@@ -133,9 +133,12 @@ def compare_gguf_adapter(source: Source, base: Source, path: Path, dtype: torch.
         dtype: of its tensors.
     """
     adapters, factors = _factors(source.origin, base)
-    before = _with_factors(base, adapters, rounded(adapters, factors, dtype))
-    after = _with_factors(base, *read_gguf_adapter(path, adapters, source.config))
-    return compare(observe(before, source), observe(after, source))
+    before = observe(_with_factors(base, adapters, rounded(adapters, factors, dtype)), source)
+    written = read_gguf_adapter(path, adapters, source.config)
+    found = compare(before, observe(_with_factors(base, *written), source))
+    if dtype == torch.float32:
+        return found
+    return with_rounding(found, observe(_with_factors(base, adapters, factors), source), before)
 
 
 def _with_factors(base: Source, adapters: Adapters, factors: Factors) -> LlamaModel:

@@ -10,7 +10,7 @@ import yaml
 from quatrain import __version__
 from quatrain.config import Config
 from quatrain.files import write_text
-from quatrain.hub.check import Agreement
+from quatrain.hub.check import Agreement, Rounding
 from quatrain.hub.export import summary
 from quatrain.hub.source import Source
 from quatrain.model.locate import names_the_hub
@@ -148,11 +148,20 @@ def _checked(agreement: Agreement | None) -> str:
         f"Source and result were compared on {agreement.prompts} prompts, in float32 and on "
         f"weights rounded alike: the logits differ by {agreement.max_logit_difference:.3g} at "
         f"most, and {agreement.greedy_tokens_equal} of {agreement.greedy_tokens} greedy tokens "
-        f"are equal. Judged by {agreement.judged_by}."
+        f"are equal. Judged by {agreement.judged_by}. {_cost(agreement.rounding)}"
         + "".join(
             f"\n\n{one.by} reads `{one.file}` alike: log-probabilities differ by "
             f"{one.mean_log_probability_difference:.2g} on average, and {one.likeliest_equal} of "
             f"{one.places} likeliest tokens are equal."
             for one in agreement.gguf
         )
+    )
+
+
+def _cost(rounding: Rounding) -> str:
+    if rounding.nothing:
+        return "Nothing was rounded."
+    return (
+        f"Rounding moved the source's logits by {rounding.max_logit_difference:.3g} at most, and "
+        f"left {rounding.greedy_tokens_equal} of {rounding.greedy_tokens} greedy tokens equal."
     )

@@ -2,7 +2,7 @@
 
 The logits of a few French and English prompts are compared, and a greedy continuation. Everything
 is computed in float32, on weights rounded as the result's are, so that what remains is the error
-of the conversion and not that of the rounding.
+of the conversion; what the rounding costs is a figure of its own. One model is in memory at a time.
 """
 
 from __future__ import annotations
@@ -41,6 +41,24 @@ Observation = tuple[Tensor, list[int]]
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What rounding its weights costs a model, over all golden prompts."""
+
+    max_logit_difference: float
+    """From the logits of the weights before they were rounded."""
+    greedy_tokens: int
+    greedy_tokens_equal: int
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the rounded weights say the very same."""
+        return not self.max_logit_difference and self.greedy_tokens_equal == self.greedy_tokens
+
+
+NOTHING_ROUNDED = Rounding(0.0, 0, 0)
+
+
+@dataclass(frozen=True)
 class Judgement:
     """How near another program's reading of a file is to ours."""
 
@@ -66,6 +84,8 @@ class Agreement:
     greedy_tokens_equal: int
     judged_by: str
     """transformers where one of the two ran in it, quatrain where both ran here."""
+    rounding: Rounding = NOTHING_ROUNDED
+    """What the other figures leave out, since both sides are rounded alike."""
     gguf: tuple[Judgement, ...] = ()
     """What other programs read in the GGUF files among the two, where there are such programs."""
 
@@ -187,6 +207,15 @@ def compare(
     ]
     largest = max(float((a - b).abs().max()) for (a, _), (b, _) in pairs)
     return Agreement(len(pairs), largest, len(equal), sum(equal), judged_by)
+
+
+def with_rounding(
+    found: Agreement, unrounded: list[Observation], rounded: list[Observation]
+) -> Agreement:
+    """Add what rounding cost: what a model said before, and what it says after."""
+    cost = compare(unrounded, rounded)
+    rounding = Rounding(cost.max_logit_difference, cost.greedy_tokens, cost.greedy_tokens_equal)
+    return replace(found, rounding=rounding)
 
 
 def refuse_disagreement(found: Agreement, tolerance: float) -> None:

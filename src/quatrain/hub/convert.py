@@ -31,6 +31,7 @@ from quatrain.hub.check import (
     observe,
     observe_in_transformers,
     refuse_disagreement,
+    with_rounding,
 )
 from quatrain.hub.dense import DENSE, is_dense
 from quatrain.hub.export import (
@@ -112,7 +113,7 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
     dtype = kind or _dtype_of(rounded)
     with new_directory(directory, {"quatrain": "conversion", "to": asked.to}) as temporary:
         _write(rounded, temporary, asked, dtype)
-        agreement = _checked(rounded, temporary, asked, dtype) if asked.check else None
+        agreement = _checked(source, rounded, temporary, asked, dtype) if asked.check else None
         if agreement and source.kind == ADAPTER:
             agreement = agreement.worse(_compare_adapted(source, asked, None))
         if agreement and source.kind == GGUF:
@@ -236,8 +237,18 @@ def _write(source: Source, directory: Path, asked: Conversion, dtype: str) -> No
         write_text_only(source, directory, asked.shard_bytes)
 
 
-def _checked(source: Source, directory: Path, asked: Conversion, dtype: str) -> Agreement:
-    """Read the result back as anyone would, and compare it with the source."""
+def _checked(
+    unrounded: Source, source: Source, directory: Path, asked: Conversion, dtype: str
+) -> Agreement:
+    """Read the result back as anyone would, and compare it with the source.
+
+    Args:
+        unrounded: the source as it came.
+        source: the same with weights of `dtype`, but for q8_0.
+        directory: of the result.
+        asked: for what.
+        dtype: of the result's weights.
+    """
     rounded = DTYPES.get(dtype, torch.float32)
     if dtype == "q8_0":
         tensors = {name: rounded_to_q8_0(name, one) for name, one in source.tensors.items()}
@@ -250,7 +261,18 @@ def _checked(source: Source, directory: Path, asked: Conversion, dtype: str) -> 
         after, other = _observed(directory, source, rounded)
     found = compare(before, after, "transformers" if one or other else "quatrain")
     refuse_disagreement(found, _TOLERANCE)
-    return found.judged(judge(path, source)) if asked.to == "gguf" else found
+    if asked.to == "gguf":
+        found = found.judged(judge(path, source))
+    if dtype == "q8_0" or _loses(unrounded, rounded):
+        exact, _ = _observed(source.origin, unrounded.replace(kind=source.kind), torch.float32)
+        found = with_rounding(found, exact, before)
+    return found
+
+
+def _loses(source: Source, dtype: torch.dtype) -> bool:
+    """Whether a dtype holds less than the weights' own."""
+    held = {one.dtype for one in source.tensors.values()}
+    return any(torch.promote_types(one, dtype) != dtype for one in held)
 
 
 def _observed(
