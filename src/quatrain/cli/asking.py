@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def run_asking(
         exclude_unset=True
     )
     context = _read(context_file) if context_file else None
+    # Threads that wait while they spin take the cores from each other where others work too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from quatrain.generate.answer import Answer, Answerer
 
     answerer = Answerer(model)

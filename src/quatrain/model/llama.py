@@ -72,7 +72,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        undrawn = torch.empty(config.vocab_size, config.d_model)  # drawing imports torch.compile
+        self.embed_tokens = nn.Embedding.from_pretrained(undrawn, freeze=False)
         self.layers = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.rotary_emb = RotaryPositionalEmbedding(
