@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
+from hypothesis import strategies as st
 
 from quatrain.config import Config
 from quatrain.errors import ConfigError
-from quatrain.recipe import build, load_config, read_recipe, shipped, to_yaml
+from quatrain.recipe import build, line, load_config, read_recipe, shipped, to_yaml
 
 
 def written(directory: Path, text: str) -> str:
@@ -348,3 +350,18 @@ def test_help_and_wrong_recipes_are_answered_before_torch_is_imported(
     )
     assert done.stdout.splitlines()[-1] == f"False {code}", done.stderr
     assert "Traceback" not in done.stderr
+
+
+@hypothesis.given(
+    st.lists(st.text(max_size=12), min_size=1, max_size=3), st.text(min_size=1, max_size=12)
+)
+@hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_a_line_is_read_back_as_it_was_with_a_comment_behind(
+    tmp_path: Path, names: list[str], column: str
+) -> None:
+    fields = {"train": names, "columns": {"question": column}}
+    lines = [f"  {line(field, value)}  # note" for field, value in fields.items()]
+    recipe = written(tmp_path, "\n".join(["data:", *lines]) + "\n")
+    assert read_recipe(recipe)["data"] == fields

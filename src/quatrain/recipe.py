@@ -58,9 +58,7 @@ def load_config(recipe: str | None, overrides: Sequence[str], **fixed: Any) -> C
         ConfigError: Q201 for a recipe that cannot be read, Q202 listing every broken rule.
     """
     values = read_recipe(recipe) if recipe else {}
-    given: dict[str, Any] = {}
-    for override in overrides:
-        _merge(given, _parse_override(override))
+    given = read_overrides(overrides)
     _set_rivals_aside(values, given)
     _merge(values, given)
     _merge(values, fixed)
@@ -74,6 +72,14 @@ def build(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         problems = tuple(dict.fromkeys(_problems(error, values)))
     raise ConfigError("Q202.problems", count=len(problems), problems=problems)
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read `section.field=value` as nested values; of two of one field the last holds."""
+    given: dict[str, Any] = {}
+    for override in overrides:
+        _merge(given, _parse_override(override))
+    return given
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -95,11 +101,39 @@ def to_yaml(config: Config) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def line(field: str, value: Any) -> str:
+    """Write one field of a recipe such that it is read back equal: `train: [a.jsonl]`."""
+    text = yaml.dump(
+        [field, value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**6
+    )
+    name, _, rest = text.strip()[1:-1].partition(", ")
+    return f"{name}: {rest}"
+
+
+SCHEMA = "quatrain.schema.json"
+"""What the file of `schema` is called, beside a recipe."""
+
+
+def schema() -> dict[str, Any]:
+    """Describe recipes for editors, as a JSON schema: fields, what they mean, what they may be."""
+    made = Config.model_json_schema()
+    for section in made["$defs"].values():
+        for field in section["properties"].values():
+            if field.get("items", {}).get("type") == "string":
+                field["type"] = ["array", "string"]  # whose parts commas divide
+            for one in field.get("anyOf", ()):
+                if one.get("items", {}).get("type") == "string":
+                    one["type"] = ["array", "string"]
+    preset = made["$defs"]["ModelConfig"]["properties"]["preset"]
+    preset["anyOf"] = [{"enum": shipped("presets")}, {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "Quatrain"}
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes what YAML takes for the end of a line so that it is read back as it was."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = '"' if any(end in data for end in "\x85\u2028\u2029") else None
+        style = '"' if any(end in data for end in "\n\r\x85\u2028\u2029") else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 

@@ -117,10 +117,10 @@ def test_an_address_of_the_hub_is_told_as_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("error", "what", "remedy"),
     [
-        (lambda: RepositoryNotFoundError("no", response=MagicMock()), "no model org/Smal",
+        (lambda: RepositoryNotFoundError("no", response=MagicMock()), "no model org/Smalll",
          "Check the name"),
         (lambda: GatedRepoError("no", response=MagicMock()), "licence",
-         "https://huggingface.co/org/Smal"),
+         "https://huggingface.co/org/Smalll"),
         (lambda: LocalEntryNotFoundError("first\nsecond"), "did not give it: first ", "network"),
         (lambda: HFValidationError("bad name"), "did not give it: bad name ", "Check the name"),
     ],
@@ -136,7 +136,7 @@ def test_a_name_that_the_hub_does_not_give_is_told_with_the_near_ones(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(CheckpointError) as caught:
-        locate("org/Smal")
+        locate("org/Smalll")
     assert what in caught.value.message
     assert remedy in caught.value.remedy
     near = "Did you mean 'org/Small'?" in caught.value.message

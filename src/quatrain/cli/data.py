@@ -11,9 +11,6 @@ import typer
 
 from quatrain.cli.usage import Json, Options, Overrides, Verbs
 
-_TROUBLE = 3
-"""The exit code for a finding that would stop training: that of DataError."""
-
 data_app = typer.Typer(cls=Verbs, help="help.data", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -49,7 +46,7 @@ def inspect(
     config = load_config(
         recipe, [*(overrides or []), *(options or []), "data.holdout=0"], data=fixed
     )
-    from quatrain.cli.inspecting import as_dict, show
+    from quatrain.cli.inspecting import TROUBLE, as_dict, show
     from quatrain.data.inspect import inspect as look_through
 
     config, known, chat = _with_tokenizer(config, directory)
@@ -59,7 +56,7 @@ def inspect(
     else:
         show(found)
     if found.stops or (strict and found.warns):
-        sys.exit(_TROUBLE)
+        sys.exit(TROUBLE)
 
 
 @data_app.command(help="help.prepare")

@@ -19,6 +19,9 @@ from quatrain.data.inspect import Inspected, Inspection, Lengths, Shown
 from quatrain.data.language import name_of
 from quatrain.words import say, spoken, tell
 
+TROUBLE = 3
+"""The exit code for a finding that would stop training: that of DataError."""
+
 _PIPED_WIDTH = 100
 _BAR, _SIDE_BY_SIDE = 24, 100
 _FEWEST_DRAWN = 20

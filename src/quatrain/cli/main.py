@@ -74,6 +74,26 @@ def demo(overrides: Overrides = None, options: Options = None, json: Json = Fals
     run_demo([*(overrides or []), *(options or [])], json)
 
 
+@app.command(help="help.init")
+def init(
+    files: Annotated[str, typer.Argument(metavar="FILE[,FILE]", help="help.inspect.files")],
+    overrides: Overrides = None,
+    held_out: Annotated[
+        str | None, typer.Option("--eval", metavar="FILE[,FILE]", help="help.init.eval")
+    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="help.init.base")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="NAME.yaml", help="help.init.out")] = None,
+    force: Annotated[bool, typer.Option("--force", help="help.init.force")] = False,
+    options: Options = None,
+    json: Json = False,
+) -> None:
+    """Look at a file, and write a recipe that trains on it."""
+    from quatrain.cli.drafting import run_drafting
+
+    asked = [*(overrides or []), *(options or [])]
+    run_drafting(files, asked, held_out, base, out, force, json)
+
+
 @app.command(help="help.pretrain")
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False

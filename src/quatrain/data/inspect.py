@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -68,6 +69,8 @@ class Tokens:
     too_long: list[TooLong]
     fit: int
     """Conversations that fit in a row."""
+    longest_answer: int = 0
+    """Tokens of the longest learnt turn of the sample, its end with it."""
 
 
 @dataclass(slots=True)
@@ -223,9 +226,12 @@ def _tokens(
     if not records:
         return None
     lengths: list[int] = []
-    num_characters = 0
+    num_characters = longest_answer = 0
     for block in blocks((r for r in records if isinstance(r, Conversation)), characters):
-        lengths += [len(one.ids) for one in chat.encode_conversations(block, tokenizer)]
+        for one in chat.encode_conversations(block, tokenizer):
+            lengths.append(len(one.ids))
+            turns = (len(list(run)) for learnt, run in groupby(one.mask) if learnt)
+            longest_answer = max(longest_answer, *turns, 0)
     for document in (r for r in records if not isinstance(r, Conversation)):
         lengths.append(len(chat.encode_document(document.text, tokenizer).ids))
     for text in survey.sample.texts():
@@ -238,6 +244,7 @@ def _tokens(
         per_token=num_characters / max(1, int(sizes.sum())),
         too_long=too_long,
         fit=survey.conversations - len(too_long),
+        longest_answer=longest_answer,
     )
 
 
