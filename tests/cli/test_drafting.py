@@ -212,7 +212,7 @@ def test_the_schema_takes_every_shipped_recipe_and_refuses_strangers() -> None:
     for name in shipped():
         checker.validate(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
     checker.validate({"data": {"train": "a.jsonl,b.jsonl"}, "model": {"preset": "small"}})
-    for wrong in ({"modell": {}}, {"train": {"epochs": "many"}}, {"model": {"preset": "smalll"}}):
+    for wrong in ({"modelx": {}}, {"train": {"epochs": "many"}}, {"model": {"preset": "smalll"}}):
         assert not checker.is_valid(wrong)
     described = schema()["$defs"]["TrainConfig"]["properties"]["budget"]["description"]
     assert "time box" in described

@@ -77,7 +77,7 @@ def test_a_conversion_from_and_to_gguf_is_judged(
     assert [(one.by, one.file) for one in done.agreement.gguf] == [("llama.cpp", "m.gguf")]
     assert "llama.cpp reads `m.gguf` alike" in (tmp_path / "hf" / "README.md").read_text()
     run_conversion(str(tmp_path / "hf"), tmp_path / "back", "gguf", None, dtype, None, False, True,
-                   "5GB", False, False)  # fmt: skip
+                   "5GB", False, None, False, False)  # fmt: skip
     assert f"llama.cpp reads model-{dtype}.gguf alike" in capsys.readouterr().out
 
 
@@ -102,7 +102,7 @@ def test_where_nobody_can_judge_it_is_said(
     without_llama_cpp(monkeypatch)
     write_gguf(source_of(LLAMA4_MODEL, tokenizer), tmp_path / "m.gguf", "f32")
     run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, False, True,
-                   "5GB", False, False)  # fmt: skip
+                   "5GB", False, None, False, False)  # fmt: skip
     said = capsys.readouterr()
     assert "judged by quatrain" in said.out
     assert "no other program read the GGUF file" in said.err
@@ -132,7 +132,7 @@ def test_json_says_who_judged(
 ) -> None:
     write_gguf(source_of(DENSE_MODEL, tokenizer), tmp_path / "m.gguf", "f32")
     run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, False, True,
-                   "5GB", False, True)  # fmt: skip
+                   "5GB", False, None, False, True)  # fmt: skip
     check = json.loads(capsys.readouterr().out)["check"]
     assert check["gguf"][0]["by"] == "llama.cpp"
     assert check["gguf"][0]["places"] == 256

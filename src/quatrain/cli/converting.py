@@ -31,9 +31,13 @@ def run_conversion(
     check: bool,
     shard_size: str,
     force: bool,
+    repository: str | None,
+    public: bool,
     as_json: bool,
 ) -> None:
-    """Convert MODEL, and say what was written and how near it is to its source."""
+    """Convert MODEL, upload it where asked, and say how near it is to its source."""
+    if public and repository is None:
+        raise ConfigError("Q208.public")
     shard_bytes = size_of(shard_size)
     from quatrain.hub.convert import Conversion, Dtype, Format, convert
 
@@ -48,12 +52,21 @@ def run_conversion(
         to=to, experts=experts, dtype=dtype, base=base, merge=merge,  # type: ignore[arg-type]
         check=check, shard_bytes=shard_bytes, force=force,
     )  # fmt: skip
-    with telling(), working("progress.converting", source=model, to=to):
-        done = convert(model, directory, asked)
+    if repository is not None:
+        from quatrain.hub.push import push, refuse_unready
+
+        refuse_unready(repository)
+    url = None
+    with telling():
+        with working("progress.converting", source=model, to=to):
+            done = convert(model, directory, asked)
+        if repository is not None:
+            with working("progress.pushing", name=repository):
+                url = push(done.directory, repository, public)
     agreement = done.agreement.as_dict() if done.agreement else None
     if as_json:
         report = {"directory": str(done.directory), "to": to, "dtype": done.dtype,
-                  "check": agreement, "notes": done.notes}  # fmt: skip
+                  "check": agreement, "notes": done.notes, "pushed": url}  # fmt: skip
         print(json.dumps(report, ensure_ascii=False))
         return
     print(f"{done.directory}: {to}, {tell(done.dtype)}")
@@ -61,6 +74,8 @@ def run_conversion(
         print(f"  {say(f'cli.convert.{name}')}: {tell(value)}")
     has_gguf = _GGUF in (to, done.kind) and (merge or done.kind != _ADAPTER)
     _say_how_near(done.agreement, done.dtype, has_gguf)
+    if url is not None:
+        print(say("cli.convert.pushed_public" if public else "cli.convert.pushed_private", url=url))
 
 
 def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:

@@ -179,14 +179,17 @@ def convert(
     no_check: Annotated[bool, typer.Option("--no-check", help="help.convert.no_check")] = False,
     shard_size: Annotated[str, typer.Option(help="help.convert.shard_size")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="help.convert.force")] = False,
+    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="help.convert.push")] = None,
+    public: Annotated[bool, typer.Option("--public", help="help.convert.public")] = False,
     json: Json = False,
 ) -> None:
     """Write a model in another format, and prove that it is the same function."""
     from quatrain.cli.converting import run_conversion
 
     run_conversion(
-        source, destination, to, experts, dtype, base, merge, not no_check, shard_size, force, json
-    )
+        source, destination, to, experts, dtype, base, merge, not no_check, shard_size, force,
+        push, public, json,
+    )  # fmt: skip
 
 
 @app.command(help="help.report")
