@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quatrain.cli.completing import recipes
 from quatrain.cli.usage import Json, Options, Overrides, Verbs
 
 data_app = typer.Typer(cls=Verbs, help="help.data", no_args_is_help=True, rich_markup_mode=None)
@@ -61,7 +62,7 @@ def inspect(
 
 @data_app.command(help="help.prepare")
 def prepare(
-    recipe: Annotated[str, typer.Argument(help="help.recipe")],
+    recipe: Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes)],
     overrides: Overrides = None,
     options: Options = None,
     json: Json = False,

@@ -18,9 +18,10 @@ import typer
 from typer.main import get_command
 
 from quatrain import __version__
+from quatrain.cli.completing import dtypes, formats, languages, recipes, with_shells
 from quatrain.cli.data import data_app
 from quatrain.cli.speech import in_words, take_language
-from quatrain.cli.usage import Json, Options, Overrides, Settings, Verbs
+from quatrain.cli.usage import Answering, Json, Options, Overrides, Settings, Verbs
 from quatrain.errors import QuatrainError, ResourceError
 from quatrain.locale import choose_language
 from quatrain.words import say, speak
@@ -30,7 +31,6 @@ app = typer.Typer(
     cls=Verbs,
     help="help.app",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -40,7 +40,7 @@ app.add_typer(data_app, name="data")
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
-Recipe = Annotated[str, typer.Argument(help="help.recipe")]
+Recipe = Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes)]
 Model = Annotated[str, typer.Argument(help="help.model")]
 
 
@@ -53,7 +53,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="help.debug")] = False,
-    lang: Annotated[str | None, typer.Option(help="help.lang")] = None,  # main() takes it before
+    lang: Annotated[
+        str | None, typer.Option(help="help.lang", autocompletion=languages)
+    ] = None,  # main() takes it before
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="help.version")
     ] = False,
@@ -116,7 +118,9 @@ def sft(
 
 @app.command(help="help.plan")
 def plan(
-    recipe: Annotated[str | None, typer.Argument(help="help.recipe")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="help.recipe", autocompletion=recipes)
+    ] = None,
     overrides: Overrides = None,
     options: Options = None,
     no_calibrate: Annotated[
@@ -138,7 +142,7 @@ def plan(
 def evaluate(
     model: Model,
     file: Annotated[str, typer.Argument(help="help.eval.file")],
-    overrides: Overrides = None,
+    overrides: Answering = None,
     by: Annotated[str | None, typer.Option(help="help.eval.by")] = None,
     limit: Annotated[int | None, typer.Option(help="help.eval.limit")] = None,
     options: Settings = None,
@@ -168,9 +172,11 @@ def ask(
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="help.convert.source")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="help.convert.destination")],
-    to: Annotated[str, typer.Option(help="help.convert.to")],
+    to: Annotated[str, typer.Option(help="help.convert.to", autocompletion=formats)],
     experts: Annotated[int | None, typer.Option(help="help.convert.experts")] = None,
-    dtype: Annotated[str | None, typer.Option(help="help.convert.dtype")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="help.convert.dtype", autocompletion=dtypes)
+    ] = None,
     base: Annotated[
         Path | None,
         typer.Option(help="help.convert.base"),
@@ -195,7 +201,9 @@ def convert(
 @app.command(help="help.report")
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="help.report.run")],
-    lang: Annotated[str | None, typer.Option(help="help.report.lang")] = None,
+    lang: Annotated[
+        str | None, typer.Option(help="help.report.lang", autocompletion=languages)
+    ] = None,
     browse: Annotated[bool, typer.Option("--open", help="help.report.open")] = False,
     json: Json = False,
 ) -> None:
@@ -214,7 +222,7 @@ def main() -> None:
     try:
         asked, words = take_language(sys.argv[1:])
         speak(choose_language(asked, os.environ))
-        in_words(get_command(app))(words, prog_name="quatrain")
+        in_words(with_shells(get_command(app)))(words, prog_name="quatrain")
     except QuatrainError as error:
         _fail(error)
     except KeyboardInterrupt:

@@ -10,6 +10,12 @@ import typer
 from quatrain.words import say
 
 _OPTION = "--lang"
+_OF_TYPER = {
+    "--help": "help.help",
+    "--install-completion": "help.install_completion",
+    "--show-completion": "help.show_completion",
+}
+"""Options that typer adds, and their helps."""
 
 
 def take_language(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -35,8 +41,9 @@ def in_words(command: Any) -> Any:
     """Put sentences in the place of the catalogue's keys in a command's helps, and all below it."""
     command.help = say(command.help)
     for parameter in [*command.params, command.get_help_option(typer.Context(command))]:
-        if getattr(parameter, "opts", None) == ["--help"]:
-            parameter.help = say("help.help")
+        opts = getattr(parameter, "opts", None) or [""]
+        if opts[0] in _OF_TYPER:
+            parameter.help = say(_OF_TYPER[opts[0]])
         elif parameter is not None and getattr(parameter, "help", None):
             parameter.help = say(parameter.help)
     for verb in getattr(command, "commands", {}).values():

@@ -13,20 +13,29 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from quatrain.cli.completing import overrides, settings
 from quatrain.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="help.json")]
+_FIELD = "SECTION.FIELD=VALUE"
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar=f"[{_FIELD}]...", show_default=False, autocompletion=overrides),
 ]
 Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="help.set")
+    list[str] | None,
+    typer.Option("--set", metavar=_FIELD, help="help.set", autocompletion=overrides),
 ]
 """The same as Overrides, for those who like options better."""
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="help.settings")
+Answering = Annotated[
+    list[str] | None,
+    typer.Argument(metavar=f"[{_FIELD}]...", show_default=False, autocompletion=settings),
 ]
-"""Likewise, of a verb that answers: see `of_answering`."""
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="help.settings", autocompletion=settings),
+]
+"""Both likewise, of a verb that answers: see `of_answering`."""
 
 _GENERATE = "generate"
 _UsageError: Any = typer.BadParameter.__base__
