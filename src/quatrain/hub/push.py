@@ -66,7 +66,7 @@ def push(directory: Path, name: str, public: bool) -> str:
     except CheckpointError:
         raise
     except Exception as error:  # of whichever library of HTTP huggingface_hub has
-        raise _refusal(error, name, directory) from None
+        raise _refusal(error, name, directory, public) from None
     return str(url)
 
 
@@ -80,11 +80,13 @@ def _is_private(api: Any, name: str) -> bool | None:
         return None
 
 
-def _refusal(error: Exception, name: str, directory: Path) -> CheckpointError:
+def _refusal(error: Exception, name: str, directory: Path, public: bool) -> CheckpointError:
+    """Say what came, with the command that uploads the same again without converting."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    why = str(error).strip().partition("\n")[0] or type(error).__name__
-    again = shlex.join(["hf", "upload", name, str(directory)])
+    why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    words = ["hf", "upload", name, str(directory), "--exclude", MANIFEST]
+    again = shlex.join(words if public else [*words, "--private"])
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == 401:
         return CheckpointError("Q416.token", again=again)
