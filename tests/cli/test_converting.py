@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from foreign import text_tools
+from gguf_files import LLAMA4_MODEL
+from quatrain.config import ModelConfig
 from tiny import tiny_config, tiny_model
 
 
-def written(directory: Path) -> Path:
-    tiny_model(tiny_config(vocab_size=512)).save_pretrained(directory)
+def written(directory: Path, config: ModelConfig | None = None) -> Path:
+    tiny_model(config or tiny_config(vocab_size=512)).save_pretrained(directory)
     text_tools(directory)
     return directory
 
@@ -43,3 +45,32 @@ def test_both_figures_are_said_and_in_json(
     assert check["max_logit_difference"] < 1e-4
     card = (tmp_path / "made" / "README.md").read_text(encoding="utf-8")
     assert ("Nothing was rounded." in card) is (dtype == "f32")
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("en", ("the conversion itself, on 8 prompts, judged by quatrain: logits differ by",
+             "rounding to q8_0, beside the unrounded source: logits differ by",
+             "llama.cpp reads model-q8_0.gguf alike: log-probabilities differ by")),
+     ("fr", ("la conversion même, sur 8 questions, jugée par quatrain : les logits diffèrent de",
+             "arrondi à q8_0, face à la source non arrondie : les logits diffèrent de",
+             "llama.cpp lit model-q8_0.gguf de même : les log-probabilités diffèrent de"))],
+)  # fmt: skip
+def test_a_rounded_gguf_file_is_told_by_its_error_its_rounding_and_another_reader(
+    language: str, said: tuple[str, ...], quatrain: Callable[..., Any], tmp_path: Path
+) -> None:
+    source = written(tmp_path / "source", ModelConfig(**LLAMA4_MODEL))
+    made = tmp_path / "made"
+    words = ["convert", source, made, "--to", "gguf", "--dtype", "q8_0", "--force"]
+    found = quatrain(*words, "--lang", language)
+    assert found.code == 0, found.err
+    lines = found.out.replace("\u00a0", " ").replace("\u202f", " ").splitlines()
+    assert [line.strip().startswith(one) for line, one in zip(lines[-3:], said, strict=True)] == [
+        True, True, True,
+    ]  # fmt: skip
+    check = quatrain(*words, "--json").json["check"]
+    assert check["rounding"]["max_logit_difference"] > check["max_logit_difference"]
+    assert [(one["by"], one["file"]) for one in check["gguf"]] == [("llama.cpp", "model-q8_0.gguf")]
+    card = (made / "README.md").read_text(encoding="utf-8")
+    assert "Judged by quatrain. Rounding moved the source's logits by" in card
+    assert "llama.cpp reads `model-q8_0.gguf` alike" in card

@@ -12,6 +12,7 @@ import torch
 import quatrain.hub.convert as converting
 from adapted import adapted_model
 from foreign import text_tools
+from gguf_files import LLAMA4_MODEL
 from quatrain.config import ModelConfig
 from quatrain.hub.check import NOTHING_ROUNDED, float_model, observe
 from quatrain.hub.convert import Conversion, Dtype, Format, convert
@@ -19,15 +20,9 @@ from quatrain.hub.open import open_source
 from quatrain.model.llama import LlamaModel
 from tiny import tiny_model
 
-SHAPE: dict[str, Any] = dict(
-    vocab_size=512, d_model=64, n_layers=4, n_heads=4, n_kv_heads=2, d_k=32, num_local_experts=4,
-    intermediate_size_expert=96, intermediate_size_mlp=128, interleave_moe_layer_step=2,
-    max_position_embeddings=1024, initializer_range=0.15,
-)  # fmt: skip
-
 
 def written(directory: Path, dtype: torch.dtype = torch.float32) -> Path:
-    tiny_model(ModelConfig(**SHAPE)).to(dtype).save_pretrained(directory)
+    tiny_model(ModelConfig(**LLAMA4_MODEL)).to(dtype).save_pretrained(directory)
     text_tools(directory)
     return directory
 
@@ -97,7 +92,7 @@ def test_no_two_models_are_in_memory_at_a_time(
 def test_an_adapter_alone_is_rounded_or_not(
     asked: Conversion, rounds: bool, tmp_path: Path
 ) -> None:
-    model = adapted_model(tiny_model(ModelConfig(**SHAPE)))
+    model = adapted_model(tiny_model(ModelConfig(**LLAMA4_MODEL)))
     written(tmp_path / "base")
     model.base = str(tmp_path / "base")
     model.save_pretrained(tmp_path / "adapter")
