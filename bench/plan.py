@@ -162,6 +162,7 @@ def learn(config: Config, rows: Rows) -> None:
     model = LlamaModel(config.model)
     if config.train.adapter:
         add_adapters(model, choose(config.lora, config.model))
+        model.base = "the base"
     model.model.activation_checkpointing = config.train.activation_checkpointing
     optimizer = make_optimizer(model, config.train)
     keeper = Keeper(config.run_dir, 2, lambda *_: None, {})
