@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from quatrain.data.columns import SHAPES
 from quatrain.data.lines import RawRow
-from quatrain.data.parse import SHAPES, Rejection, guess_shape, parse_row
+from quatrain.data.parse import Rejection, guess_shape, parse_row
 from quatrain.data.read import _READERS
 
 ROOT = Path(__file__).parents[1]

@@ -157,8 +157,10 @@ class DataConfig(Section):
     """The share of training groups (a context, a question) kept for judging."""
     shape: Literal["auto", "alpaca", "messages", "sharegpt", "squad", "text"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
-    """Where the file says otherwise: question, context, answer, answers, text, system, history ->
-    the file's column."""
+    """Where the file says otherwise: question, context, answer, answers, messages, text, system,
+    history -> the file's column."""
+    tools: Literal["refuse", "text"] = "refuse"
+    """What becomes of records that call tools; `text` learns the calls as the text of turns."""
     hub_split: str = "train"
     encoding: str | None = None
     """What text files that are not Unicode are written in: cp1252, mac-roman, cp850 ..."""

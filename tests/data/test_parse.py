@@ -156,17 +156,17 @@ REJECTED = [
     ({"messages": []}, "messages is an empty list"),
     ({"messages": "Bonjour"}, "messages must be a list, this is text"),
     ({"messages": ["Bonjour"]}, "a message must be an object, this is text"),
-    ({"messages": [message("user", 3), ASSISTANT]}, "content must be text, this is a number"),
+    ({"messages": [message("user", None), ASSISTANT]}, "content must be text, this is null"),
     ({"messages": [{"content": "x"}, ASSISTANT]}, "unknown role None"),
     ({"conversations": [{"from": "robot", "value": "x"}]}, "unknown from 'robot'"),
     ({"question": "", "answer": "x"}, "question (instruction) is empty"),
     ({"question": "x", "answer": " \n"}, "answer (output) is empty"),
     ({"question": "x", "answer": None}, "answer (output) must be text, this is null"),
     ({"question": ["x"], "answer": "x"}, "question (instruction) must be text, this is a list"),
-    ({"question": "x", "answer": 7}, "answer (output) must be text, this is a number"),
+    ({"question": "x", "answer": {"a": 7}}, "answer (output) must be text, this is an object"),
     ({"question": "x", "answer": "y", "input": {}}, "context (input) must be text"),
-    ({"question": "x", "answers": [3]}, "each of answers must be text, one is a number"),
-    ({"question": "x", "answers": 3}, "answers must be a list, this is a number"),
+    ({"question": "x", "answers": [[3]]}, "each of answers must be text, one is a list"),
+    ({"question": "x", "answers": [None]}, "each of answers must be text, one is null"),
     ({"text": ""}, "text is empty"),
     ({"text": None}, "text must be text, this is null"),
     ({"paragraphs": {}}, "paragraphs must be a list, this is an object"),
@@ -187,7 +187,9 @@ def test_a_row_that_breaks_a_rule_is_rejected_with_its_reason(
 def test_a_missing_column_names_those_that_are_there() -> None:
     [outcome] = parse_row(RawRow("f:1", {"prompt": "x", "note": 1}), "alpaca", {})
     assert isinstance(outcome, Rejection)
-    assert outcome.reason == "no column question (instruction); the columns are note, prompt"
+    assert outcome.reason == "no column answer (output); the columns are note, prompt"
+    [outcome] = parse_row(RawRow("f:1", {"prompt": "x", "completion": " "}), "alpaca", {})
+    assert outcome.reason == "completion is empty"
 
 
 def test_an_unreadable_row_keeps_its_reason() -> None:
@@ -204,7 +206,8 @@ def test_an_unreadable_row_keeps_its_reason() -> None:
         ({"title": "", "paragraphs": []}, "squad"),
         ({"text": ""}, "text"),
         ("Bonjour.", "text"),
-        ({"prompt": "", "completion": ""}, None),
+        ({"prompt": "", "completion": ""}, "alpaca"),
+        ({"prompt": "", "answers_of_others": ""}, None),
         ({}, None),
     ],
 )
@@ -225,8 +228,8 @@ def load(path: Path, rows: list[Any], **data: Any) -> Records:
 
 
 def test_an_unknown_shape_lists_the_shapes_and_the_columns(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no known shape: prompt, completion\. Shapes are alpaca,"):
-        load(tmp_path, [{"prompt": "x", "completion": "y"}])
+    with pytest.raises(DataError, match=r"no known shape: prompt, reward\. Shapes are alpaca,"):
+        load(tmp_path, [{"prompt": "x", "reward": "y"}])
 
 
 def test_the_first_row_of_a_known_shape_tells_the_files(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_unused_keys_and_columns_are_said_once_a_file_with_their_counts(tmp_path
 
 def test_answers_that_are_context_are_counted_in_a_note(tmp_path: Path) -> None:
     notes = load(tmp_path, dialogue({"weight": 0}, {"weight": 0}, {}), dialogue({})).notes
-    assert any("2 answers are context alone, as their turns say" in note for note in notes)
+    assert any("2 answers are context alone, as the file says" in note for note in notes)
 
 
 def config_for(tmp_path: Path, *rows: dict[str, Any], **data: Any) -> Config:
@@ -257,7 +257,7 @@ def test_an_empty_history_is_none(nothing: Any) -> None:
         ({}, "history must be a list, this is an object"),
         (["Un ?", "Deux"], "item 1 of history must be a list of a question and its answer"),
         ([["a", "b"], ["Un ?"]], "item 2 of history must be a list of a question"),
-        ([["a", 3]], "item 1 of history must be a list of a question"),
+        ([["a", None]], "item 1 of history must be a list of a question"),
         ([["a", "b", "c"]], "item 1 of history must be a list of a question"),
         ([["a", " "]], "message 2 (assistant) is empty"),
     ],

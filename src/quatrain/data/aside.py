@@ -5,13 +5,16 @@ Not for records that are not used at all (Rejection in parse.py).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from quatrain.words import Sentence
 
-_MOST_NAMES, _MOST_SHOWN = 1000, 12
+CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
+"""What looks like a control token of some model; as content it is encoded as the text it is."""
+_MOST_NAMES, _MOST_SHOWN, _MOST_MARKS = 1000, 12, 4
 
 
 @dataclass(slots=True)
@@ -28,11 +31,23 @@ class Aside:
     """Turns behind the last answer that is learnt."""
     asking: int = 0
     """Turns of a user or of the system that ask to be learnt."""
+    typed: int = 0
+    """Questions and answers that are numbers or booleans."""
+    templated: int = 0
+    """Records whose text holds what looks like control tokens."""
+    marks: Counter[str] = field(default_factory=Counter)
+    """What these look like."""
 
     def see(self, columns: Iterable[str] = (), keys: Iterable[str] = ()) -> None:
         """Count what one record has."""
         for counter, names in ((self.columns, columns), (self.keys, keys)):
             counter.update(n for n in names if n in counter or len(counter) < _MOST_NAMES)
+
+    def look(self, texts: Iterable[str]) -> None:
+        """Look for control tokens in what one record says."""
+        found = {mark for text in texts for mark in CONTROL_LIKE.findall(text)}
+        self.templated += bool(found)
+        self.marks.update(m for m in sorted(found) if len(self.marks) < _MOST_NAMES)
 
     def notes(self, source: str) -> Iterator[Sentence]:
         """Say what was counted, a sentence for each kind."""
@@ -40,9 +55,12 @@ class Aside:
             yield Sentence.of("notes.columns", source=source, names=_listed(self.columns))
         if self.keys:
             yield Sentence.of("notes.turn_keys", source=source, names=_listed(self.keys))
-        for what in ("context", "left_out", "asking"):
+        for what in ("context", "left_out", "asking", "typed"):
             if count := getattr(self, what):
                 yield Sentence.of(f"notes.{what}", source=source, count=count)
+        if self.templated:
+            marks = tuple(mark for mark, _ in self.marks.most_common(_MOST_MARKS))
+            yield Sentence.of("notes.templated", source=source, count=self.templated, marks=marks)
 
 
 def _listed(counter: Counter[str]) -> tuple[Sentence, ...]:

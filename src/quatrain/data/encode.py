@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from quatrain.data.aside import CONTROL_LIKE
 from quatrain.data.question import mark, marks
 from quatrain.data.records import Records
 from quatrain.data.rows import Block
@@ -29,8 +30,6 @@ from quatrain.text.tokenizer import Tokenizer
 T = TypeVar("T")
 U = TypeVar("U")
 
-CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]")
-"""What looks like a control token of some model; as content it is encoded as the text it is."""
 _BOUNDARIES = (r"(?<=\n)", r"(?<=[.!?…»])(?=\s)", r"(?<=\s)(?=\S)", r"(?<=.)(?=.)")
 """Where a document may be cut, best first: after a line, a sentence, a word, a character."""
 _ROUNDING = 64

@@ -16,10 +16,10 @@ from quatrain.files import sha256
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
-VERSION = 3
+VERSION = 4
 """Raised when the same inputs come to give other rows."""
 _MOVE_BITS = {"shape", "columns", "hub_split", "encoding", "sheet", "sheet_language", "document"}
-_MOVE_BITS |= {"limit", "holdout", "block_size", "packing"}
+_MOVE_BITS |= {"limit", "holdout", "block_size", "packing", "tools"}
 """Fields of the data section that rows depend on; how a path is spelt and tolerances are not."""
 
 

@@ -1,6 +1,7 @@
 """Headers: where a table names its columns, and what its rows are by those names.
 
-Used for every table that is laid out by hand, CSV and Excel. Not for what a name means (parse.py).
+Used for every table that is laid out by hand, CSV and Excel. Not for what a name means
+(columns.py).
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from quatrain.config import DataConfig
+from quatrain.data.columns import is_known
 from quatrain.data.json_rows import flaw_of_text
 from quatrain.data.lines import RawRow
-from quatrain.data.parse import guess_shape, meanings
 from quatrain.errors import DataError
 from quatrain.words import Sentence
 
@@ -72,21 +72,6 @@ def header_index(first: Sequence[Record], config: DataConfig) -> int | None:
     return None
 
 
-@lru_cache(maxsize=64)
-def same_names(names: tuple[str, ...], chosen: frozenset[str]) -> tuple[str, str, str] | None:
-    """Find two columns that differ in case or spaces alone, of a meaning that was not chosen.
-
-    ("Question", "question", "note")  ->  ("question", "Question", "question")
-    """
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), name)
-        meaning = meanings([name], {}).get(name)
-        if other != name and meaning is not None and meaning not in chosen:
-            return meaning, other, name
-    return None
-
-
 def looks_like_a_record(names: Iterable[str]) -> bool:
     """Say whether a first line is a record: sentences and numbers are no names of columns."""
     return any(
@@ -106,7 +91,7 @@ def trimmed(cells: Sequence[str], least: int = 0) -> list[str]:
 def _is_known(names: Sequence[str], config: DataConfig) -> bool:
     if config.columns:
         return set(config.columns.values()) <= set(names)
-    return guess_shape(dict.fromkeys(names, ""), {}) is not None
+    return is_known(names)
 
 
 def _names(path: Path, header: Record) -> list[str]:

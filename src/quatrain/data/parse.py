@@ -1,9 +1,10 @@
 """Parse: a raw row becomes Conversations or Documents, or a Rejection that says why not.
 
-    alpaca     instruction, input, output; or question, context, answer; or question, réponse;
-               perhaps system, and history: [[question, answer], ...]
+    alpaca     a question, perhaps a context, an answer, under any of their names (columns.py);
+               perhaps system, and history: [[question, answer], ...]; or prompt and completion as
+               lists of turns
     messages   messages: [{role, content}]
-    sharegpt   conversations: [{from: human | gpt | system, value}]
+    sharegpt   conversations: [{from: human | gpt | system, value}], [{human, assistant}] ...
     squad      an article of paragraphs (PIAF, FQuAD), or a row of context, question, answers
     text       text, or a line or file of plain text
 
@@ -13,39 +14,24 @@ Not for reading files (read.py) nor for the prompt's wording (text/chat.py).
 from __future__ import annotations
 
 import datetime
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
+from quatrain.config import DataConfig
 from quatrain.data.aside import Aside
+from quatrain.data.columns import Named, Row, named, readings
 from quatrain.data.json_rows import kind_of
 from quatrain.data.lines import RawRow
 from quatrain.data.question import group_key
-from quatrain.data.turns import Turns, Unfit, read_messages, read_sharegpt
+from quatrain.data.turns import Turns, read_turns
+from quatrain.data.values import Unfit, count_typed, is_nothing, text_of
 from quatrain.errors import DataError
 from quatrain.text.chat import user_content
-from quatrain.text.conversation import Conversation, Document, Message
+from quatrain.text.conversation import Conversation, Document, Message, Role
 from quatrain.words import Sentence
 
-SHAPES = ("alpaca", "messages", "sharegpt", "squad", "text")
-MEANINGS = ("question", "context", "answer", "answers", "text", "system", "history")
-"""What data.columns can name."""
-_ALIASES = {
-    "question": ("question", "instruction"),
-    "context": ("context", "input"),
-    "answer": ("answer", "output", "réponse", "reponse"),
-    "answers": ("answers", "gold"),
-    "text": ("text",),
-    "system": ("system", "system_prompt"),
-    "history": ("history",),
-    "messages": ("messages",),
-    "conversations": ("conversations",),
-}
 _EXCERPT = 120
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +46,56 @@ class Rejection:
 Outcome = Conversation | Document | Rejection
 
 
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How rows are read, and where what is not learnt of them is counted."""
+
+    aside: Aside
+    config: DataConfig
+
+
 def parse_row(
-    row: RawRow, shape: str, columns: Mapping[str, str], aside: Aside | None = None
+    row: RawRow,
+    shape: str,
+    columns: Mapping[str, str],
+    aside: Aside | None = None,
+    config: DataConfig | None = None,
 ) -> Iterator[Outcome]:
     """Turn one raw row into its records, at least one: each is good, or says why it is not.
 
-    What good ones hold and no run learns is counted in `aside`.
+    Args:
+        row: what was read.
+        shape: one of the shapes.
+        columns: data.columns.
+        aside: counts what good records hold and no run learns.
+        config: says what becomes of calls of tools.
     """
     if row.value is None:
         yield Rejection(row.location, row.error or Sentence.of("reasons.row"))
         return
+    manner = _Manner(aside or Aside(), config or DataConfig())
     try:
-        named = _named(row.value, columns)
-        yield from _PARSERS[shape](named, row.location, Aside() if aside is None else aside)
+        for outcome in _PARSERS[shape](named(row.value, columns, shape), row.location, manner):
+            if not isinstance(outcome, Rejection):
+                manner.aside.look(_said(outcome))
+            yield outcome
     except (Unfit, DataError) as error:
         yield Rejection(row.location, error.message, excerpt(row.value))
 
 
+def _said(record: Conversation | Document) -> Iterable[str]:
+    if isinstance(record, Document):
+        return (record.text,)
+    return (message.content for message in record.messages)
+
+
 def guess_shape(value: Row | str, columns: Mapping[str, str]) -> str | None:
     """Tell a row's shape from its keys, or None when they are of no shape."""
-    try:
-        keys = set(_named(value, columns))
-    except Unfit:
+    if isinstance(value, str):
+        return "text"
+    if not set(columns.values()) <= set(value):
         return None
-    if "messages" in keys or "conversations" in keys:
-        return "messages" if "messages" in keys else "sharegpt"
-    if "paragraphs" in keys or {"question", "context", "answers"} <= keys:
-        return "squad"
-    if "question" in keys and keys & {"answer", "answers"}:
-        return "alpaca"
-    return "text" if "text" in keys else None
-
-
-def check_columns(columns: Mapping[str, str], seen: set[str]) -> None:
-    """Refuse a mapping of columns that means nothing, or that names a column the file lacks."""
-    if unknown := set(columns) - set(MEANINGS):
-        raise DataError("Q325.meaning", given=sorted(unknown)[0], known=", ".join(MEANINGS))
-    for meaning, column in columns.items():
-        if column not in seen:
-            raise DataError(
-                "Q325.column", meaning=meaning, column=column, columns=", ".join(sorted(seen))
-            )
+    return next((way.shape for way in readings(value, columns)), None)
 
 
 def excerpt(value: Any) -> str:
@@ -109,40 +104,10 @@ def excerpt(value: Any) -> str:
     return " ".join(text[:_EXCERPT].split())
 
 
-def meanings(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """Say which of a file's columns has which meaning, by its alias or by data.columns."""
-    chosen = dict(zip(columns.values(), columns, strict=True))
-    folded = {unicodedata.normalize("NFC", name).strip().casefold(): name for name in names}
-    for meaning, aliases in _ALIASES.items():
-        found = (folded[alias] for alias in aliases if alias in folded)
-        free = next((name for name in found if name not in chosen), None)
-        if meaning not in columns and free is not None:
-            chosen[free] = meaning
-    return chosen
-
-
-def _named(value: Row | str, columns: Mapping[str, str]) -> Row:
-    """Give columns the names of their meanings; other columns keep theirs."""
-    if isinstance(value, str):
-        return {"text": value}
-    for meaning, column in columns.items():
-        if column not in value:
-            raise Unfit("reasons.no_named_column", column=column, meaning=meaning)
-    names = _names_for(tuple(value), tuple(columns.items()))
-    return dict(zip(names, value.values(), strict=True))
-
-
-@lru_cache(maxsize=16)
-def _names_for(names: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """Name columns by their meanings, once for all rows that have the same ones."""
-    chosen = meanings(names, dict(columns))
-    taken = set(chosen.values())
-    return tuple(
-        chosen.get(name) or (f"{name} (column)" if name in taken else name) for name in names
-    )
-
-
-def _alpaca(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
+def _alpaca(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
+    if _is_turns(row.get("question")) or _is_turns(row.get("answer")):
+        yield _prompted(row, location, manner)
+        return
     question = _text(row, "question", "instruction")
     context = _text(row, "context", "input", needed=False)
     golds = _golds(row.get("answers"))
@@ -151,17 +116,56 @@ def _alpaca(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
     before = _history(row)
     first = before[0].content if before else question
     last = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
-    messages = Turns((*_system(row), *before, *last)).settled(aside, examined=True)
+    turns = Turns((*_system(row), *before, *last), typed=_typed(row))
+    messages = turns.settled(manner.aside, examined=True)
     fields = _fields(row, _ALPACA_COLUMNS)
-    aside.see(columns=_filled(fields))
+    manner.aside.see(columns=_filled(fields))
     yield Conversation(messages, golds, group_key(context or first), location, fields)
 
 
 _ALPACA_COLUMNS = ("question", "context", "answer", "answers", "system", "history")
 
 
+def _typed(row: Row) -> int:
+    """Count the numbers and booleans among a row's question, context and answers."""
+    cells = [row.get(name) for name in ("question", "context", "answer")]
+    return count_typed([*cells, *_listed(row.get("answers"))])
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _prompted(row: Row, location: str, manner: _Manner) -> Conversation:
+    """Read a prompt and a completion as turns: what the prompt says is context alone."""
+    prompt = _either(row, "question", "instruction", "user", manner)
+    completion = _either(row, "answer", "output", "assistant", manner)
+    context = tuple(
+        replace(message, learnt=message.role != "assistant") for message in prompt.messages
+    )
+    turns = Turns(
+        (*_history(row), *context, *completion.messages),
+        prompt.keys + completion.keys,
+        completion.asking,
+        prompt.typed + completion.typed,
+    )
+    return _conversation(turns, row, location, ("question", "answer", "history"), manner)
+
+
+def _either(row: Row, name: str, alias: str, role: Role, manner: _Manner) -> Turns:
+    """Take a cell that is a list of turns, or the text of one."""
+    value = row.get(name)
+    if _is_turns(value):
+        assert isinstance(value, list)
+        return read_turns(value, manner.config.tools == "text")
+    text = _text(row, name, alias)
+    return Turns((Message(role, text),), typed=count_typed([value]))
+
+
 def _system(row: Row) -> tuple[Message, ...]:
     """Begin with a system column's text; an empty one is none."""
+    if not isinstance(row.get("system"), str | None):
+        raise Unfit("reasons.text", name="system", kind=kind_of(row["system"]))
     text = _text(row, "system", needed=False)
     return (Message("system", text),) if text else ()
 
@@ -175,29 +179,32 @@ def _history(row: Row) -> list[Message]:
         raise Unfit("reasons.list", name="history", kind=kind_of(pairs))
     messages = []
     for number, pair in enumerate(pairs, 1):
-        if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_text, pair)):
             raise Unfit("reasons.history", number=number)
-        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+        question, answer = (text_of(text, "history") for text in pair)
+        messages += [Message("user", question), Message("assistant", answer)]
     return messages
 
 
-def _messages(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
-    turns = read_messages(_list(row, "messages"))
-    yield _conversation(turns, row, location, "messages", aside)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or bool(count_typed([value]))
 
 
-def _sharegpt(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
-    turns = read_sharegpt(_list(row, "conversations"))
-    yield _conversation(turns, row, location, "conversations", aside)
+def _messages(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
+    turns = read_turns(_list(row, "messages"), manner.config.tools == "text")
+    yield _conversation(turns, row, location, ("messages",), manner)
 
 
-def _conversation(turns: Turns, row: Row, location: str, column: str, aside: Aside) -> Conversation:
+def _conversation(
+    turns: Turns, row: Row, location: str, columns: tuple[str, ...], manner: _Manner
+) -> Conversation:
+    """Make a conversation of the turns that stand in some columns."""
     golds = _golds(row.get("answers"))
     opened = replace(turns, messages=_opened(turns.messages, row))
-    messages = opened.settled(aside, examined=bool(golds))
+    messages = opened.settled(manner.aside, examined=bool(golds))
     first_question = next(message.content for message in messages if message.role == "user")
-    fields = _fields(row, (column, "answers", "system"))
-    aside.see(columns=_filled(fields))
+    fields = _fields(row, (*columns, "answers", "system"))
+    manner.aside.see(columns=_filled(fields))
     golds = _unique([messages[-1].content, *golds])
     return Conversation(messages, golds, group_key(first_question), location, fields)
 
@@ -213,9 +220,9 @@ def _opened(messages: tuple[Message, ...], row: Row) -> tuple[Message, ...]:
     return (*system, *messages[1:])
 
 
-def _squad(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
+def _squad(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
     if "paragraphs" not in row:
-        yield _squad_question(row, _text(row, "context"), location, row, aside)
+        yield _squad_question(row, _text(row, "context"), location, row, manner)
         return
     for number, paragraph in enumerate(_list(row, "paragraphs"), 1):
         where = f"{location}.{number}"
@@ -224,50 +231,51 @@ def _squad(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
             yield Rejection(where, reason, excerpt(paragraph))
             continue
         for index, qa in enumerate(paragraph["qas"], 1):
-            yield _squad_item(qa, paragraph, f"{where}.{index}", row, aside)
+            yield _squad_item(qa, paragraph, f"{where}.{index}", row, manner)
 
 
-def _squad_item(qa: Any, paragraph: Row, location: str, article: Row, aside: Aside) -> Outcome:
+def _squad_item(qa: Any, paragraph: Row, location: str, article: Row, manner: _Manner) -> Outcome:
     try:
         if not isinstance(qa, dict):
             raise Unfit("reasons.question", kind=kind_of(qa))
-        return _squad_question(qa, _text(paragraph, "context"), location, article, aside)
+        return _squad_question(qa, _text(paragraph, "context"), location, article, manner)
     except (Unfit, DataError) as error:
         return Rejection(location, error.message, excerpt(qa))
 
 
-def _squad_question(qa: Row, context: str, location: str, row: Row, aside: Aside) -> Outcome:
+def _squad_question(qa: Row, context: str, location: str, row: Row, manner: _Manner) -> Outcome:
     """Read a question; its title, its system text and some fields stand in the row."""
     question, golds = _text(qa, "question"), _golds(qa.get("answers"))
     if not golds:
         raise Unfit("reasons.no_answer")
     last = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
-    messages = Turns((*_system(row), *last)).settled(aside, examined=True)
+    turns = Turns((*_system(row), *last), typed=_typed(qa))
+    messages = turns.settled(manner.aside, examined=True)
     title = row.get("title")
     named = isinstance(title, str) and title.strip()
     group = group_key(str(title) if named else context)
     fields = {**_fields(row, _SQUAD_COLUMNS), **_fields(qa, _SQUAD_COLUMNS)}
     if named:
         fields["title"] = title
-    aside.see(columns=_filled(fields))
+    manner.aside.see(columns=_filled(fields))
     return Conversation(messages, golds, group, location, fields)
 
 
-_SQUAD_COLUMNS = ("question", "context", "answer", "answers", "title", "is_impossible",
-                  "paragraphs", "system")  # fmt: skip
+_SQUAD_COLUMNS = ("question", "context", "answers", "title", "is_impossible", "paragraphs",
+                  "system")  # fmt: skip
 
 
-def _document(row: Row, location: str, aside: Aside) -> Iterator[Outcome]:
+def _document(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
     text = _text(row, "text")
     if len(row) > 1:
-        aside.see(columns=_filled(_fields(row, ("text",))))
+        manner.aside.see(columns=_filled(_fields(row, ("text",))))
     yield Document(text, group_key(text), location)
 
 
-_PARSERS: dict[str, Callable[[Row, str, Aside], Iterator[Outcome]]] = {
+_PARSERS: dict[str, Callable[[Row, str, _Manner], Iterator[Outcome]]] = {
     "alpaca": _alpaca,
     "messages": _messages,
-    "sharegpt": _sharegpt,
+    "sharegpt": _messages,
     "squad": _squad,
     "text": _document,
 }
@@ -276,16 +284,20 @@ _PARSERS: dict[str, Callable[[Row, str, Aside], Iterator[Outcome]]] = {
 def _text(row: Row, name: str, alias: str = "", needed: bool = True) -> str:
     """Take a column that must be text, and not blank when it is needed."""
     value = row.get(name)
-    label = f"{name} ({alias})" if alias else name
+    own = row.own if isinstance(row, Named) else {}
+    label = own.get(name, name)
+    if alias and label in (name, alias):
+        label = f"{name} ({alias})"
     if value is None and not needed:
         return ""
     if name not in row:
-        raise Unfit("reasons.no_column", name=label, known=", ".join(sorted(map(str, row))))
-    if not isinstance(value, str):
-        raise Unfit("reasons.text", name=label, kind=kind_of(value))
-    if needed and not value.strip():
+        raise Unfit(
+            "reasons.no_column", name=label, known=", ".join(sorted(map(str, own.values() or row)))
+        )
+    text = text_of(value, label)
+    if needed and not text.strip():
         raise Unfit("reasons.empty", name=label)
-    return value if value.strip() else ""
+    return text if text.strip() else ""
 
 
 def _list(row: Row, name: str) -> list[Any]:
@@ -299,21 +311,23 @@ def _list(row: Row, name: str) -> list[Any]:
 
 def _golds(value: Any) -> tuple[str, ...]:
     """Gather gold answers: a list of texts, SQuAD's list of objects, or its object of lists."""
-    if value is None:
-        return ()
+    texts: list[str] = []
+    for text in _listed(value):
+        if not _is_text(text):
+            raise Unfit("reasons.answers", kind=kind_of(text))
+        if (said := text_of(text, "answers")).strip():
+            texts.append(said)
+    return _unique(texts)
+
+
+def _listed(value: Any) -> list[Any]:
+    """List the answers that a cell holds, whatever they are."""
     if isinstance(value, dict):
         value = value.get("text", [])
-    items = [value] if isinstance(value, str) else value
+    items = [] if value is None else [value] if _is_text(value) else value
     if not isinstance(items, list):
         raise Unfit("reasons.list", name="answers", kind=kind_of(value))
-    texts: list[str] = []
-    for item in items:
-        text = item.get("text") if isinstance(item, dict) else item
-        if not isinstance(text, str):
-            raise Unfit("reasons.answers", kind=kind_of(text))
-        if text.strip():
-            texts.append(text)
-    return _unique(texts)
+    return [item.get("text") if isinstance(item, dict) else item for item in items]
 
 
 def _unique(texts: list[str]) -> tuple[str, ...]:
@@ -326,7 +340,7 @@ def _fields(row: Row, used: tuple[str, ...]) -> Row:
 
 
 def _filled(fields: Row) -> Iterator[str]:
-    return (name for name, value in fields.items() if value not in (None, "", [], {}))
+    return (name for name, value in fields.items() if not is_nothing(value))
 
 
 def _plain(value: Any) -> Any:

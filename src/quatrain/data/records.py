@@ -16,17 +16,18 @@ from typing import TypeVar
 
 from quatrain.config import DataConfig
 from quatrain.data.aside import Aside
-from quatrain.data.headers import looks_like_a_record, same_names
-from quatrain.data.lines import RawRow
-from quatrain.data.parse import (
+from quatrain.data.columns import (
     SHAPES,
-    Outcome,
-    Rejection,
+    Row,
     check_columns,
-    guess_shape,
     meanings,
-    parse_row,
+    readings,
+    refuse_preferences,
+    same_names,
 )
+from quatrain.data.headers import looks_like_a_record
+from quatrain.data.lines import RawRow
+from quatrain.data.parse import Outcome, Rejection, parse_row
 from quatrain.data.read import read_rows, refuse_missing
 from quatrain.data.spool import Spool
 from quatrain.errors import DataError
@@ -193,27 +194,28 @@ def open_source(name: str, config: DataConfig, notes: list[str]) -> Source:
     rows = read_rows(name, config, notes)
     first = list(itertools.islice(rows, _PEEK))
     for row in first:
-        if isinstance(row.value, dict) and (found := _same_names(row, config)):
+        if found := _same_names(row, config, config.shape):
             meaning, one, other = found
             raise DataError("Q322.same_names", source=name, meaning=meaning, one=one, other=other)
     shape = _shape(name, first, config)
     seen = dict.fromkeys(
         column for row in first if isinstance(row.value, dict) for column in row.value
     )
-    known = meanings(seen, config.columns)
+    known = meanings(seen, config.columns, shape)
     columns = {column: known.get(column, "") for column in seen}
-    return Source(name, shape, columns, itertools.chain(first, _sure(rows, config)))
+    return Source(name, shape, columns, itertools.chain(first, _sure(rows, config, shape)))
 
 
-def _same_names(row: RawRow, config: DataConfig) -> tuple[str, str, str] | None:
-    names = tuple(row.value) if isinstance(row.value, dict) else ()
-    return same_names(names, frozenset(config.columns))
+def _same_names(row: RawRow, config: DataConfig, shape: str) -> tuple[str, str, str] | None:
+    if not isinstance(row.value, dict):
+        return None
+    return same_names(row.value, config.columns, shape)
 
 
-def _sure(rows: Iterator[RawRow], config: DataConfig) -> Iterator[RawRow]:
+def _sure(rows: Iterator[RawRow], config: DataConfig, shape: str) -> Iterator[RawRow]:
     """Turn rows of which two columns could have one meaning into bad ones."""
     for row in rows:
-        if found := _same_names(row, config):
+        if found := _same_names(row, config, shape):
             meaning, one, other = found
             flaw = Sentence.of("reasons.same_names", meaning=meaning, one=one, other=other)
             yield RawRow(row.location, None, flaw)
@@ -236,7 +238,7 @@ def outcomes(
     for name in sources:
         source, aside = open_source(name, config, notes), Aside()
         for row in source.rows:
-            for outcome in parse_row(row, source.shape, config.columns, aside):
+            for outcome in parse_row(row, source.shape, config.columns, aside, config):
                 yield source, outcome
                 good += not isinstance(outcome, Rejection)
                 if config.limit is not None and good >= config.limit:
@@ -247,17 +249,35 @@ def outcomes(
 
 
 def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:
+    """Tell the shape by the first row of a known one; several readings are for the user to choose.
+
+    Raises:
+        DataError: Q322 or Q325.
+    """
     values = [row.value for row in first if row.value is not None]
+    rows = [value for value in values if isinstance(value, dict)]
     if values and config.columns:
-        seen = set[str]().union(*(value for value in values if isinstance(value, dict)))
-        check_columns(config.columns, seen)
+        check_columns(config.columns, set[str]().union(*rows))
+    refuse_preferences(source, rows, config.columns)
+    shapes = (_shape_of_row(source, value, config) for value in values)
+    shape = next((shape for shape in shapes if shape), None)
     if config.shape != "auto":
         return config.shape
-    guesses = (guess_shape(value, config.columns) for value in values)
-    shape = next((guess for guess in guesses if guess), None)
     if shape is None and values:
         raise _unknown_shape(source, next(row for row in first if row.value is not None))
     return shape or "text"  # no row can be read: each is rejected, whatever the shape
+
+
+def _shape_of_row(source: str, value: Row | str, config: DataConfig) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    if not set(config.columns.values()) <= set(value):
+        return None
+    ways = readings(value, config.columns, config.shape)
+    if len(ways) > 1:
+        told = tuple(way.told() for way in ways)
+        raise DataError("Q322.readings", source=source, number=len(ways), ways=told)
+    return ways[0].shape if ways else None
 
 
 def _unknown_shape(source: str, row: RawRow) -> DataError:

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quatrain.config import DataConfig
-from quatrain.data.encode import CONTROL_LIKE, characters
+from quatrain.data.aside import CONTROL_LIKE
+from quatrain.data.encode import characters
 from quatrain.data.language import is_lossy, mojibake
 from quatrain.data.parse import Rejection
 from quatrain.data.question import Marks, marks, taught

@@ -1,51 +1,69 @@
-"""Turns: a list of role and content becomes messages, and says which answers are learnt.
+"""Turns: a list of turns becomes messages, and says which answers are learnt.
+
+    {role, content}, {from, value}            one turn
+    {human, assistant}, {input, output} ...   a question and its answer, perhaps with a system text
 
     weight, loss_scale           1 learns a turn, 0 has it as context alone (OpenAI, ms-swift)
     train, training, trainable   true or false, likewise (axolotl)
     loss                         either spelling (ms-swift)
+    output_with_loss             true or false, likewise (xtuner)
     masked                       the reverse of train
 
 Any other key is refused where training without it would teach something else, or else counted, to
-be said once a file (aside.py). Not for the order of turns (text/roles.py).
+be said once a file (aside.py). Not for the order of turns (text/roles.py), nor for how the calls of
+tools are written (tools.py).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from quatrain.data import tools
 from quatrain.data.aside import Aside
 from quatrain.data.json_rows import kind_of
+from quatrain.data.values import (
+    MEDIA,
+    Unfit,
+    content_of,
+    count_typed,
+    is_nothing,
+    keys_of_parts,
+)
 from quatrain.text.conversation import Message, Role
 from quatrain.text.roles import check
-from quatrain.words import Sentence
 
-_SHAREGPT: dict[str, Role] = {
+_ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "system": "system",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "developer": "system",
 }
-_TOOL_ROLES = {"tool", "function", "ipython", "observation", "tool_call", "tool_response"}
-_TOOL_ROLES |= {"tool_calls", "function_call", "function_response"}
-_TOOL_KEYS = ("tool_calls", "tool_call", "function_call")
-_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_TOOL_ROLES = tools.CALLING | tools.ANSWERING
+_PAIRS = (
+    ("human", "assistant"),
+    ("user", "assistant"),
+    ("input", "output"),
+    ("question", "answer"),
+    ("instruction", "output"),
+    ("prompt", "response"),
+)
+"""Keys of a turn that is a question and its answer."""
 _UNCLEAR = ("mask", "loss_mask", "train_detail", "training_detail")
 """Keys that programs read in opposite ways, or that learn a part of a turn."""
-_NUMBERS, _FLAGS = ("weight", "loss_scale", "loss"), ("train", "training", "trainable", "loss")
+_NUMBERS = ("weight", "loss_scale", "loss")
+_FLAGS = ("train", "training", "trainable", "loss", "output_with_loss")
 _MASKED = "masked"
 _SHOWN = 40
-
-
-class Unfit(ValueError):
-    """A row, or a part of one, breaks a rule; the message is the rejection's reason."""
-
-    def __init__(self, key: str, /, **values: object) -> None:
-        super().__init__(key)
-        self.message = Sentence.of(key, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,8 @@ class Turns:
     """Keys that are not used, one for each turn that has it."""
     asking: int = 0
     """Turns of others than the assistant that ask to be learnt."""
+    typed: int = 0
+    """Texts that the file has as numbers or booleans."""
 
     def settled(self, aside: Aside, examined: bool) -> tuple[Message, ...]:
         """Check the messages, leave out those behind the last learnt answer, and count.
@@ -81,51 +101,130 @@ class Turns:
         aside.context += sum(index < learnt[-1] for index in answers) + 1 - len(learnt)
         aside.left_out += len(self.messages) - len(kept)
         aside.asking += self.asking
+        aside.typed += self.typed
         return kept
 
 
-def read_messages(turns: Sequence[Any]) -> Turns:
-    """Read turns of `role` and `content`."""
-    return _read(turns, "role", "content", renamed=False)
+def read_turns(turns: Sequence[Any], tools_as_text: bool = False) -> Turns:
+    """Read a list of turns, each of role and content, of from and value, or a pair.
 
-
-def read_sharegpt(turns: Sequence[Any]) -> Turns:
-    """Read turns of `from` and `value`."""
-    return _read(turns, "from", "value", renamed=True)
-
-
-def _read(turns: Sequence[Any], role_key: str, text_key: str, renamed: bool) -> Turns:
-    messages, keys, asking = list[Message](), list[str](), 0
+    Args:
+        turns: what the file holds.
+        tools_as_text: write calls of tools as text, rather than refuse them.
+    """
+    reading = _Reading(tools_as_text)
     for turn in turns:
         if not isinstance(turn, dict):
             raise Unfit("reasons.message", kind=kind_of(turn))
-        _refuse_keys(turn)
-        role = _role(turn.get(role_key), role_key, renamed)
-        content = turn.get(text_key)
-        if not isinstance(content, str):
-            raise Unfit("reasons.text", name=text_key, kind=kind_of(content))
-        learnt = _learnt(turn)
-        asking += role != "assistant" and learnt is True
-        known = (role_key, text_key, *_SWITCHES)
-        keys += [str(k) for k, value in turn.items() if k not in known and not _is_nothing(value)]
-        messages.append(Message(role, content, role != "assistant" or learnt is not False))
-    return Turns(tuple(messages), tuple(keys), asking)
+        reading.read(turn)
+    return Turns(tuple(reading.messages), tuple(reading.keys), reading.asking, reading.typed)
 
 
-def _role(name: Any, role_key: str, renamed: bool) -> Role:
-    """Read a role's name; one of `messages` is checked with all others (text/roles.py)."""
-    if isinstance(name, str) and name in _TOOL_ROLES:
-        raise Unfit("reasons.tool_role", name=name)
-    role: Any = _SHAREGPT.get(name) if renamed and isinstance(name, str) else name
+@dataclass(slots=True)
+class _Reading:
+    """The turns of one record, as they are read."""
+
+    tools_as_text: bool
+    messages: list[Message] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    asking: int = 0
+    typed: int = 0
+    open_to_more: bool = False
+    """Whether the last message was written for a tool, and one of its speaker's may go on."""
+
+    def read(self, turn: dict[str, Any]) -> None:
+        """Take one turn."""
+        _refuse_keys(turn, () if self.tools_as_text else tools.CALL_KEYS)
+        role_key, text_key = _key(turn, "role", "from"), _key(turn, "content", "value")
+        pair = next((pair for pair in _PAIRS if set(pair) <= set(turn)), None)
+        if pair is not None and role_key is None and text_key is None:
+            self._take_pair(turn, *pair)
+            return
+        role_key = role_key or ("from" if text_key == "value" else "role")
+        text_key = text_key or ("value" if role_key == "from" else "content")
+        self._see_keys(turn, role_key, text_key, *tools.CALL_KEYS)
+        self._take(turn, turn.get(role_key), role_key, text_key)
+        self.keys += keys_of_parts(turn.get(text_key))
+
+    def _take(self, turn: dict[str, Any], name: Any, role_key: str, text_key: str) -> None:
+        said, learnt = turn.get(text_key), _learnt(turn)
+        if isinstance(name, str) and name in _TOOL_ROLES:
+            if not self.tools_as_text:
+                raise Unfit("reasons.tool_role", name=name)
+            calling = name in tools.CALLING
+            text = tools.calls_of(said) if calling else tools.response_of(_joined(said, text_key))
+            self._add("assistant" if calling else "user", text, learnt, for_tool=True)
+            return
+        role = _role(name, role_key)
+        calls = [turn[key] for key in tools.CALL_KEYS if not is_nothing(turn.get(key))]
+        if calls and role != "assistant":
+            raise Unfit("reasons.tool_key", name=_first_call_key(turn))
+        text = "" if calls and said is None else content_of(said, text_key)
+        self.typed += count_typed([said])
+        lines = [*([text] if text.strip() or not calls else []), *map(tools.calls_of, calls)]
+        self._add(role, "\n".join(lines), learnt, for_tool=bool(calls))
+
+    def _take_pair(self, turn: dict[str, Any], question: str, answer: str) -> None:
+        self._see_keys(turn, question, answer, "system")
+        if not is_nothing(turn.get("system")):
+            self._add("system", content_of(turn["system"], "system"), None)
+        self._add("user", content_of(turn[question], question), None)
+        self._add("assistant", content_of(turn[answer], answer), _learnt(turn))
+        self.typed += count_typed([turn[question], turn[answer]])
+
+    def _see_keys(self, turn: dict[str, Any], *known: str) -> None:
+        used = (*known, *_SWITCHES)
+        self.keys += [
+            str(k) for k, value in turn.items() if k not in used and not is_nothing(value)
+        ]
+
+    def _add(self, role: Role, text: str, learnt: bool | None, for_tool: bool = False) -> None:
+        """Put a message at the end; what is said to or by a tool joins its speaker's last turn."""
+        self.asking += role != "assistant" and learnt is True
+        message = Message(role, text, role != "assistant" or learnt is not False)
+        last = self.messages[-1] if self.messages else None
+        if last is not None and last.role == role and (for_tool or self.open_to_more):
+            if last.learnt != message.learnt:
+                raise Unfit("reasons.joined_turns")
+            self.messages[-1] = replace(last, content=f"{last.content}\n{text}")
+            self.open_to_more = True
+            return
+        self.messages.append(message)
+        self.open_to_more = for_tool
+
+
+def _joined(said: Any, name: str) -> Any:
+    """Join the parts of what a tool says; any other list is its answer."""
+    of_text = isinstance(said, list) and all(isinstance(p, dict) and "type" in p for p in said)
+    return content_of(said, name) if of_text else said
+
+
+def _key(turn: dict[str, Any], *names: str) -> str | None:
+    """Find which of two keys a turn has."""
+    there = [name for name in names if turn.get(name) is not None]
+    if len(there) > 1:
+        raise Unfit("reasons.two_keys", names=tuple(there))
+    return next(iter(there), None) or next((name for name in names if name in turn), None)
+
+
+def _role(name: Any, role_key: str) -> Role:
+    """Read a role's name; one of `role` is checked with all others (text/roles.py)."""
+    role: Any = _ROLES.get(name) if isinstance(name, str) else None
+    if role is None and role_key == "role":
+        role = name
     if not isinstance(role, str):
-        raise Unfit("reasons.role", field=role_key, name=name, known=", ".join(_SHAREGPT))
+        raise Unfit("reasons.role", field=role_key, name=name, known=", ".join(_ROLES))
     return cast(Role, role)
 
 
-def _refuse_keys(turn: dict[str, Any]) -> None:
-    for keys, reason in ((_TOOL_KEYS, "tool_key"), (_MEDIA, "media"), (_UNCLEAR, "unclear_key")):
+def _first_call_key(turn: dict[str, Any]) -> str:
+    return next(key for key in tools.CALL_KEYS if not is_nothing(turn.get(key)))
+
+
+def _refuse_keys(turn: dict[str, Any], calls: Sequence[str]) -> None:
+    for keys, reason in ((calls, "tool_key"), (MEDIA, "media"), (_UNCLEAR, "unclear_key")):
         for key in keys:
-            if not _is_nothing(turn.get(key)):
+            if not is_nothing(turn.get(key)):
                 raise Unfit(f"reasons.{reason}", name=key)
 
 
@@ -155,7 +254,3 @@ def _switch(key: str, value: Any) -> bool:
 
 
 _SWITCHES = tuple(dict.fromkeys([*_NUMBERS, *_FLAGS, _MASKED]))
-
-
-def _is_nothing(value: Any) -> bool:
-    return value is None or value in ("", [], {})
