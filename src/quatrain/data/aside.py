@@ -45,9 +45,11 @@ class Aside:
 
     def look(self, texts: Iterable[str]) -> None:
         """Look for control tokens in what one record says."""
-        found = {mark for text in texts for mark in CONTROL_LIKE.findall(text)}
-        self.templated += bool(found)
-        self.marks.update(m for m in sorted(found) if len(self.marks) < _MOST_NAMES)
+        for text in texts:
+            if ("<" in text or "[" in text) and (found := CONTROL_LIKE.findall(text)):
+                self.templated += 1
+                self.marks.update(m for m in sorted(set(found)) if len(self.marks) < _MOST_NAMES)
+                return
 
     def notes(self, source: str) -> Iterator[Sentence]:
         """Say what was counted, a sentence for each kind."""

@@ -136,15 +136,17 @@ class _Reading:
         """Take one turn."""
         _refuse_keys(turn, () if self.tools_as_text else tools.CALL_KEYS)
         role_key, text_key = _key(turn, "role", "from"), _key(turn, "content", "value")
-        pair = next((pair for pair in _PAIRS if set(pair) <= set(turn)), None)
-        if pair is not None and role_key is None and text_key is None:
-            self._take_pair(turn, *pair)
-            return
+        if role_key is None and text_key is None:
+            for question, answer in _PAIRS:
+                if question in turn and answer in turn:
+                    self._take_pair(turn, question, answer)
+                    return
         role_key = role_key or ("from" if text_key == "value" else "role")
         text_key = text_key or ("value" if role_key == "from" else "content")
         self._see_keys(turn, role_key, text_key, *tools.CALL_KEYS)
         self._take(turn, turn.get(role_key), role_key, text_key)
-        self.keys += keys_of_parts(turn.get(text_key))
+        if isinstance(turn.get(text_key), list):
+            self.keys += keys_of_parts(turn[text_key])
 
     def _take(self, turn: dict[str, Any], name: Any, role_key: str, text_key: str) -> None:
         said, learnt = turn.get(text_key), _learnt(turn)
@@ -156,13 +158,16 @@ class _Reading:
             self._add("assistant" if calling else "user", text, learnt, for_tool=True)
             return
         role = _role(name, role_key)
-        calls = [turn[key] for key in tools.CALL_KEYS if not is_nothing(turn.get(key))]
+        calls = self.tools_as_text and [
+            turn[key] for key in tools.CALL_KEYS if not is_nothing(turn.get(key))
+        ]
         if calls and role != "assistant":
             raise Unfit("reasons.tool_key", name=_first_call_key(turn))
         text = "" if calls and said is None else content_of(said, text_key)
         self.typed += count_typed([said])
-        lines = [*([text] if text.strip() or not calls else []), *map(tools.calls_of, calls)]
-        self._add(role, "\n".join(lines), learnt, for_tool=bool(calls))
+        if calls:
+            text = "\n".join([*([text] if text.strip() else []), *map(tools.calls_of, calls)])
+        self._add(role, text, learnt, for_tool=bool(calls))
 
     def _take_pair(self, turn: dict[str, Any], question: str, answer: str) -> None:
         self._see_keys(turn, question, answer, "system")
@@ -201,10 +206,12 @@ def _joined(said: Any, name: str) -> Any:
 
 def _key(turn: dict[str, Any], *names: str) -> str | None:
     """Find which of two keys a turn has."""
-    there = [name for name in names if turn.get(name) is not None]
+    there = [name for name in names if name in turn]
+    if len(there) > 1:
+        there = [name for name in there if turn[name] is not None] or there[:1]
     if len(there) > 1:
         raise Unfit("reasons.two_keys", names=tuple(there))
-    return next(iter(there), None) or next((name for name in names if name in turn), None)
+    return there[0] if there else None
 
 
 def _role(name: Any, role_key: str) -> Role:

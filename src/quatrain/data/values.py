@@ -61,12 +61,11 @@ def content_of(value: Any, name: str) -> str:
     return "".join(_part(part, name) for part in value)
 
 
-def keys_of_parts(value: Any) -> list[str]:
+def keys_of_parts(value: list[Any]) -> list[str]:
     """Name the keys of a turn's parts that are not used."""
-    parts = value if isinstance(value, list) else []
     return [
         str(key)
-        for part in parts
+        for part in value
         if isinstance(part, dict)
         for key, held in part.items()
         if key not in ("type", "text") and not is_nothing(held)
