@@ -176,6 +176,8 @@ class DataConfig(Section):
     """Tokens in a row; by default 512, and what the longest conversation needs where weights come
     from model.init."""
     packing: Literal["best_fit", "padded"] = "best_fit"
+    no_answer: str = "Sans réponse dans le texte."
+    """What is learnt and expected where a question has no answer; an empty text rejects it."""
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
     """The share of unreadable records above which nothing starts; three are set aside anyway,
     unless it is 0 or they are most of all."""

@@ -126,8 +126,8 @@ def test_a_squad_article_gives_one_record_a_question() -> None:
     assert good.answers == ("du Japon", "Japon")
     assert (good.group, good.source) == ("sport", "f:1.1.1")
     assert good.fields == {"categorie": "Loisirs", "id": "a", "title": "Sport"}
-    assert unanswerable.location == "f:1.1.2"
-    assert unanswerable.reason == "no answer: the question cannot be answered from its context"
+    assert turns(unanswerable)[1] == ("assistant", "Sans réponse dans le texte.")
+    assert (unanswerable.answers, unanswerable.source) == ((), "f:1.1.2")
     assert broken.location == "f:1.2"
     assert broken.reason == "a paragraph needs a context and a list qas"
 

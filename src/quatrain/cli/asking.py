@@ -17,7 +17,12 @@ _LEAVE = {"/quit", "/exit", "/q"}
 
 
 def run_asking(
-    model: str, question: str | None, context_file: str | None, options: list[str], as_json: bool
+    model: str,
+    question: str | None,
+    context_file: str | None,
+    options: list[str],
+    as_json: bool,
+    never_abstain: bool = False,
 ) -> None:
     """Answer a question, streamed; or talk until the input ends."""
     if as_json and question is None:
@@ -31,6 +36,8 @@ def run_asking(
     from quatrain.generate.answer import Answer, Answerer
 
     answerer = Answerer(model)
+    if never_abstain and answerer.abstention is not None:
+        answerer.abstention = answerer.abstention.never()
     if question is None:
         _talk(answerer, context, settings)
         return
@@ -60,6 +67,7 @@ def _described(answer: Any) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
+        **({"abstained": True} if answer.abstained else {}),
     }
 
 

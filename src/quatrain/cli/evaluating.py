@@ -15,24 +15,38 @@ from quatrain.words import Sentence, say, spoken, tell
 
 
 def run_evaluation(
-    model: str, file: str, by: str | None, limit: int | None, overrides: list[str], as_json: bool
+    model: str,
+    file: str,
+    by: str | None,
+    limit: int | None,
+    overrides: list[str],
+    as_json: bool,
+    never_abstain: bool = False,
 ) -> None:
     """Answer every question of a file and print the scores."""
     limits = [f"data.limit={limit}"] * (limit is not None)
     settings = of_answering("eval", overrides, others=("data",))
     config = load_config(None, [*limits, *settings], data={"train": file})
     with telling():
-        found = _examined(model, file, by, config)
+        found = _examined(model, file, by, config, never_abstain)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:
         _show(found)
 
 
-def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, Any]:
+def _examined(
+    model: str, file: str, by: str | None, config: Any, never_abstain: bool
+) -> dict[str, Any]:
     from quatrain.data.records import load_records
+    from quatrain.model.locate import locate
+    from quatrain.text.abstention import Abstention
 
-    records = load_records(config.data.train, config.data)
+    data = config.data
+    if "no_answer" not in data.model_fields_set:
+        own = Abstention.load(locate(model))
+        data = data if own is None else data.replace(no_answer=own.no_answer)
+    records = load_records(data.train, data)
     _say_what_is_not_examined(records)
     conversations = records.conversations
     if not conversations:
@@ -46,6 +60,8 @@ def _examined(model: str, file: str, by: str | None, config: Any) -> dict[str, A
 
     with working("progress.loading"):
         answerer = Answerer(model)
+    if never_abstain and answerer.abstention is not None:
+        answerer.abstention = answerer.abstention.never()
     return examine(answerer, conversations, config.generate, by)
 
 
@@ -71,8 +87,13 @@ def _show(found: dict[str, Any]) -> None:
 
     table = Table("", say("cli.eval.questions"), say("cli.eval.exact"), say("cli.eval.f1"))
     written = spoken().written
-    for name, row in [*found["by"].items(), (say("cli.all"), found)]:
+    abstained = found.get("abstention") or {}
+    kinds = [(say(f"cli.eval.{kind}"), abstained[kind]) for kind in ("has_answer", "no_answer")
+             if abstained and abstained[kind]["count"]]  # fmt: skip
+    for name, row in [*found["by"].items(), *kinds, (say("cli.all"), found)]:
         scores = [written(row[score], ".1f") for score in ("exact_match", "f1")]
         table.add_row(name, str(row["count"]), *scores)
     Console(file=sys.stdout).print(table)
     print(say("cli.eval.loss", loss=found["loss"]))
+    if abstained:
+        print(say("cli.eval.abstained", count=abstained["abstained"], total=found["count"]))

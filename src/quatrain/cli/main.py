@@ -42,6 +42,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Recipe = Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes)]
 Model = Annotated[str, typer.Argument(help="help.model")]
+NeverAbstain = Annotated[bool, typer.Option("--never-abstain", help="help.never_abstain")]
 
 
 def _version(asked: bool) -> None:
@@ -145,13 +146,15 @@ def evaluate(
     overrides: Answering = None,
     by: Annotated[str | None, typer.Option(help="help.eval.by")] = None,
     limit: Annotated[int | None, typer.Option(help="help.eval.limit")] = None,
+    never_abstain: NeverAbstain = False,
     options: Settings = None,
     json: Json = False,
 ) -> None:
     """Score a model's answers: loss, exact match and F1 with French normalising."""
     from quatrain.cli.evaluating import run_evaluation
 
-    run_evaluation(model, file, by, limit, [*(overrides or []), *(options or [])], json)
+    settings = [*(overrides or []), *(options or [])]
+    run_evaluation(model, file, by, limit, settings, json, never_abstain)
 
 
 @app.command(help="help.ask")
@@ -159,13 +162,14 @@ def ask(
     model: Model,
     question: Annotated[str | None, typer.Argument(help="help.ask.question")] = None,
     context: Annotated[str | None, typer.Option(metavar="FILE", help="help.ask.context")] = None,
+    never_abstain: NeverAbstain = False,
     options: Settings = None,
     json: Json = False,
 ) -> None:
     """Answer one question, or hold a conversation; the answer streams."""
     from quatrain.cli.asking import run_asking
 
-    run_asking(model, question, context, options or [], json)
+    run_asking(model, question, context, options or [], json, never_abstain)
 
 
 @app.command(help="help.convert")

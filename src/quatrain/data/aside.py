@@ -33,6 +33,8 @@ class Aside:
     """Turns of a user or of the system that ask to be learnt."""
     typed: int = 0
     """Questions and answers that are numbers or booleans."""
+    unanswered: int = 0
+    """Questions without an answer."""
     templated: int = 0
     """Records whose text holds what looks like control tokens."""
     marks: Counter[str] = field(default_factory=Counter)
@@ -57,7 +59,7 @@ class Aside:
             yield Sentence.of("notes.columns", source=source, names=_listed(self.columns))
         if self.keys:
             yield Sentence.of("notes.turn_keys", source=source, names=_listed(self.keys))
-        for what in ("context", "left_out", "asking", "typed"):
+        for what in ("context", "left_out", "asking", "typed", "unanswered"):
             if count := getattr(self, what):
                 yield Sentence.of(f"notes.{what}", source=source, count=count)
         if self.templated:

@@ -61,6 +61,8 @@ class Counts:
     targets: int = 0
     duplicates: int = 0
     """Records that say what an earlier one says, typography left aside."""
+    unanswered: int = 0
+    """Conversations whose last question has no answer."""
     control_like: int = 0
     """Records whose text looks like a control token; it is encoded as the text that it is."""
     longest: int = 0
@@ -99,6 +101,7 @@ class Encoder:
         for block, encoded in ahead(encode, blocks(conversations, characters)):
             for conversation in block:
                 texts = [message.content for message in conversation.messages]
+                self.counts.unanswered += not conversation.has_answer
                 self._look_at(texts, marks(conversation).whole)
             yield self._counted(self._those_that_fit(block, encoded))
 

@@ -241,7 +241,12 @@ class _Side:
             )  # fmt: skip
         if survey.conversations < _FEWEST_ANSWERS:
             return
-        marks, counts = np.unique(survey.answers, return_counts=True)
+        answers = survey.answers
+        if survey.unanswered:
+            answers = answers[~np.isin(answers, np.array([*survey.unanswered], dtype=np.uint64))]
+        if not len(answers):
+            return
+        marks, counts = np.unique(answers, return_counts=True)
         most = int(counts.argmax())
         share = float(counts[most]) / self.total
         if share > _DOMINANT:

@@ -19,7 +19,7 @@ from quatrain.text.tokenizer import Tokenizer
 VERSION = 4
 """Raised when the same inputs come to give other rows."""
 _MOVE_BITS = {"shape", "columns", "hub_split", "encoding", "sheet", "sheet_language", "document"}
-_MOVE_BITS |= {"limit", "holdout", "block_size", "packing", "tools"}
+_MOVE_BITS |= {"limit", "holdout", "block_size", "packing", "tools", "no_answer"}
 """Fields of the data section that rows depend on; how a path is spelt and tolerances are not."""
 
 

@@ -25,7 +25,7 @@ from quatrain.data.json_rows import kind_of
 from quatrain.data.lines import RawRow
 from quatrain.data.question import group_key
 from quatrain.data.turns import Turns, read_turns
-from quatrain.data.values import Unfit, count_typed, is_nothing, text_of
+from quatrain.data.values import Unfit, count_typed, is_nothing, is_typed, text_of
 from quatrain.errors import DataError
 from quatrain.text.chat import user_content
 from quatrain.text.conversation import Conversation, Document, Message, Role
@@ -68,7 +68,7 @@ def parse_row(
         shape: one of the shapes.
         columns: data.columns.
         aside: counts what good records hold and no run learns.
-        config: says what becomes of calls of tools.
+        config: says what becomes of calls of tools, and of questions without an answer.
     """
     if row.value is None:
         yield Rejection(row.location, row.error or Sentence.of("reasons.row"))
@@ -111,19 +111,62 @@ def _alpaca(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
     question = _text(row, "question", "instruction")
     context = _text(row, "context", "input", needed=False)
     golds = _golds(row.get("answers"))
-    if row.get("answer") is not None or not golds:
+    silent = _has_no_answer(row, golds)
+    if not silent and (row.get("answer") is not None or not golds):
         golds = _unique([_text(row, "answer", "output"), *golds])
     before = _history(row)
     first = before[0].content if before else question
-    last = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
+    said = _no_answer(manner) if silent else golds[0]
+    last = (Message("user", user_content(question, context)), Message("assistant", said))
     turns = Turns((*_system(row), *before, *last), typed=_typed(row))
     messages = turns.settled(manner.aside, examined=True)
+    manner.aside.unanswered += silent
     fields = _fields(row, _ALPACA_COLUMNS)
     manner.aside.see(columns=_filled(fields))
     yield Conversation(messages, golds, group_key(context or first), location, fields)
 
 
-_ALPACA_COLUMNS = ("question", "context", "answer", "answers", "system", "history")
+_ALPACA_COLUMNS = ("question", "context", "answer", "answers", "is_impossible", "system",
+                   "history")  # fmt: skip
+
+
+def _has_no_answer(row: Row, golds: tuple[str, ...]) -> bool:
+    """Say whether a question has no answer: it says so, or lists none.
+
+    Raises:
+        Unfit: it says one thing and lists another.
+    """
+    impossible, answered = _flag(row, "is_impossible"), not is_nothing(row.get("answer"))
+    if impossible and (golds or answered):
+        raise Unfit("reasons.impossible")
+    if impossible is False and not golds and not answered:
+        raise Unfit("reasons.possible")
+    listed = row.get("answers")
+    empty = listed is not None and not is_typed(listed) and listed != "" and not _listed(listed)
+    return bool(impossible) or (empty and not answered)
+
+
+def _flag(row: Row, name: str) -> bool | None:
+    """Read a column of true and false, which a table may have as text; None where it is empty."""
+    value = row.get(name)
+    if is_nothing(value):
+        return None
+    known = {"true": True, "false": False, "1": True, "0": False}
+    found = known.get(str(value).strip().lower()) if isinstance(value, str | bool | int) else None
+    if found is None:
+        raise Unfit("reasons.flag", name=name, value=excerpt(value))
+    return found
+
+
+def _no_answer(manner: _Manner) -> str:
+    """Take what is said where nothing answers.
+
+    Raises:
+        Unfit: data.no_answer is empty.
+    """
+    if not manner.config.no_answer.strip():
+        raise Unfit("reasons.no_answer")
+    return manner.config.no_answer
 
 
 def _typed(row: Row) -> int:
@@ -246,11 +289,14 @@ def _squad_item(qa: Any, paragraph: Row, location: str, article: Row, manner: _M
 def _squad_question(qa: Row, context: str, location: str, row: Row, manner: _Manner) -> Outcome:
     """Read a question; its title, its system text and some fields stand in the row."""
     question, golds = _text(qa, "question"), _golds(qa.get("answers"))
-    if not golds:
+    silent = _has_no_answer(qa, golds)
+    if not silent and not golds:
         raise Unfit("reasons.no_answer")
-    last = (Message("user", user_content(question, context)), Message("assistant", golds[0]))
+    said = _no_answer(manner) if silent else golds[0]
+    last = (Message("user", user_content(question, context)), Message("assistant", said))
     turns = Turns((*_system(row), *last), typed=_typed(qa))
     messages = turns.settled(manner.aside, examined=True)
+    manner.aside.unanswered += silent
     title = row.get("title")
     named = isinstance(title, str) and title.strip()
     group = group_key(str(title) if named else context)

@@ -332,6 +332,7 @@ def _counted(counts: Counts, rows: Rows) -> dict[str, Any]:
         "lengths": _histogram(rows.lengths),
         "too_long": len(counts.too_long),
         "control_like": counts.control_like,
+        "unanswered": counts.unanswered,
     }
 
 

@@ -132,6 +132,8 @@ class Survey:
         self.leaked: set[int] = set()
         """Held-out records of which something is here."""
         self.answer_texts: dict[int, str] = {}
+        self.unanswered = set[int]()
+        """Marks of what is said where a question has no answer."""
         self._held_out, self._collect = held_out, collect
         self._sizes, self._most, self._answers = array("Q"), array("Q"), array("I")
         self._wholes, self._questions, self._said = array("Q"), array("Q"), array("Q")
@@ -184,9 +186,11 @@ class Survey:
     def _take_answer(self, record: Conversation, shape: str, known: Marks) -> None:
         *before, answer = record.messages
         self._answers.append(min(len(answer.content), 2**32 - 1))
+        if not record.has_answer:
+            self.unanswered.add(known.said)
         if len(answer.content) <= _SHORT_ANSWER and len(self.answer_texts) < _SAMPLE_RECORDS:
             self.answer_texts.setdefault(known.said, answer.content)
-        if shape == _SHAPE_WITH_ANSWERS_INSIDE:
+        if shape == _SHAPE_WITH_ANSWERS_INSIDE and record.has_answer:
             self.with_context += 1
             context = before[-1].content.partition(CONTEXT_SEPARATOR)[2]
             if not any(_stands_in(gold, context) for gold in record.answers):

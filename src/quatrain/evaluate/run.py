@@ -18,11 +18,13 @@ import torch
 
 from quatrain.config import GenerateConfig
 from quatrain.errors import NonFiniteError
+from quatrain.evaluate.abstention import Said, best_threshold, kinds, risk_coverage
 from quatrain.evaluate.loss import judge
-from quatrain.evaluate.score import Score, exact_match, f1, mean_score
+from quatrain.evaluate.score import Score, marks, mean_score
 from quatrain.generate.answer import Answer, Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
+from quatrain.text.abstention import Abstention
 from quatrain.text.chat import Encoded
 from quatrain.text.conversation import Conversation
 from quatrain.words import say
@@ -69,6 +71,10 @@ class Graded:
     """stop, length, or too_long where the question left no room for an answer: it scores 0."""
     exact_match: float
     f1: float
+    said: Said | None = None
+    """What was said before any threshold; None where nothing abstains."""
+    abstained: bool = False
+    """Whether the answer given in the end is that there is none."""
 
     @property
     def question(self) -> str:
@@ -139,23 +145,75 @@ def grade(
     """Answer the last turn of each conversation and score it against its gold answers.
 
     A question that fills the model's context is not asked: it scores 0, and a warning names it.
+    Where some question has no answer, or the model has a threshold, all are answered, and the
+    threshold is applied afterwards.
     """
     context = answerer.model.config.max_position_embeddings
     sizes = [answerer.prompt_size(question.messages[:-1]) for question in questions]
     asked = [q for q, size in zip(questions, sizes, strict=True) if size < context]
     _warn_of_long("log.long_questions", questions, sizes, context - 1)
+    abstention = _abstention_for(answerer, questions)
+    prompts = [question.messages[:-1] for question in asked]
     with evaluating(answerer.model):
-        answers = iter(answerer.replies([q.messages[:-1] for q in asked], options))
+        answers = iter(answerer.replies(prompts, options, abstaining=False))
+        scores: Iterator[float | None] = iter([None] * len(asked))
+        if abstention is not None:
+            scores = iter(answerer.abstention_scores(prompts, abstention.no_answer))
     return [
-        _graded(question, next(answers)) if size < context
-        else Graded(question, "", "too_long", 0.0, 0.0)
+        _graded(question, next(answers), next(scores), abstention) if size < context
+        else _not_asked(question, abstention)
         for question, size in zip(questions, sizes, strict=True)
     ]  # fmt: skip
 
 
-def _graded(question: Conversation, answer: Answer) -> Graded:
-    exact, overlap = exact_match(answer, question.answers), f1(answer, question.answers)
-    return Graded(question, str(answer), answer.finish_reason, exact, overlap)
+def _abstention_for(answerer: Answerer, questions: Sequence[Conversation]) -> Abstention | None:
+    """Say what abstains: the model's own sentence, or that of the questions; None needs none."""
+    own = answerer.abstention
+    unanswered = next((one for one in questions if not one.has_answer), None)
+    if own is not None and (unanswered is not None or own.threshold is not None):
+        return own
+    return Abstention(no_answer=unanswered.messages[-1].content) if unanswered else None
+
+
+def _graded(
+    question: Conversation, answer: Answer, score: float | None, abstention: Abstention | None
+) -> Graded:
+    exact, overlap = marks(answer, question.answers, abstention)
+    if abstention is None:
+        return Graded(question, str(answer), answer.finish_reason, exact, overlap)
+    text, abstained = str(answer), abstention.is_said_by(answer)
+    said = Said(score, overlap, question.has_answer, abstained)
+    if abstention.applies(score) and not abstained:
+        text, abstained = abstention.no_answer, True
+        exact, overlap = marks(text, question.answers, abstention)
+    return Graded(question, text, answer.finish_reason, exact, overlap, said, abstained)
+
+
+def _not_asked(question: Conversation, abstention: Abstention | None) -> Graded:
+    said = Said(None, 0.0, question.has_answer, False) if abstention else None
+    return Graded(question, "", "too_long", 0.0, 0.0, said)
+
+
+def of_abstention(graded: Sequence[Graded]) -> dict[str, Any]:
+    """Sum up how a model abstains; nothing where every question has an answer and none did.
+
+    Returns:
+        `has_answer` and `no_answer` with their scores, `abstained`, and where both kinds are there
+        `best_threshold`, `best_f1` and `risk_coverage`.
+    """
+    said = [one.said for one in graded if one.said is not None]
+    if not said:
+        return {}
+    answered = [one.conversation.has_answer for one in graded]
+    exact, overlaps = [one.exact_match for one in graded], [one.f1 for one in graded]
+    found: dict[str, Any] = {
+        **kinds(answered, exact, overlaps),
+        "abstained": sum(one.abstained for one in graded),
+    }
+    if True in answered and False in answered:
+        found["best_threshold"], found["best_f1"] = best_threshold(said)
+        found["risk_coverage"] = risk_coverage(said)
+    return found
 
 
 def _warn_of_long(
@@ -183,7 +241,8 @@ def examine(
     """Answer and score everything: count, loss, exact_match and f1, and `by` a field's values.
 
     The loss is that of the gold answers, in nats a token; scores are percentages. `too_long` of
-    `count` questions fill the model's context: they score 0, and the loss leaves them out.
+    `count` questions fill the model's context: they score 0, and the loss leaves them out. Where
+    some question has no answer `abstention` is there too: see `of_abstention`.
     """
     context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
@@ -199,6 +258,7 @@ def examine(
         "loss": loss,
         "exact_match": total.exact_match,
         "f1": total.f1,
+        **({"abstention": abstained} if (abstained := of_abstention(graded)) else {}),
         "by": {key: asdict(score) for key, score in scores_by(graded, by).items()} if by else {},
     }
 

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from quatrain.text.abstention import Abstention
 from quatrain.text.french import overlap, tokens
 
 
@@ -41,6 +42,21 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
     """
     found = tokens(prediction)
     return max(overlap(found, tokens(gold)) for gold in _checked(golds))
+
+
+def marks(
+    prediction: str, golds: Sequence[str], abstention: Abstention | None = None
+) -> tuple[float, float]:
+    """Give exact match and F1 of an answer; without golds, both say whether it abstains.
+
+    One who abstains where there is an answer scores 0, whatever words the sentence shares with it.
+    """
+    abstains = abstention is not None and abstention.is_said_by(prediction)
+    if not golds:
+        return float(abstains), float(abstains)
+    if abstains:
+        return 0.0, 0.0
+    return exact_match(prediction, golds), f1(prediction, golds)
 
 
 def mean_score(exact: Sequence[float], overlaps: Sequence[float]) -> Score:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from quatrain.config import GenerateConfig
+from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.consensus import most_agreed
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate, text_tools_of
+from quatrain.text.abstention import Abstention
 from quatrain.text.chat import ChatFormat, user_content
 from quatrain.text.conversation import Message
 from quatrain.text.recognise import chat_format_of
@@ -26,6 +28,8 @@ class Answer(str):
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    abstained: bool = False
+    """Whether the model's threshold put its sentence for no answer in the place of an answer."""
 
     @classmethod
     def of(cls, text: str, completion: Completion, prompt_tokens: int) -> Answer:
@@ -40,11 +44,15 @@ class Answer(str):
 class Answerer:
     """A model with its tokenizer and its ChatFormat, ready to be asked."""
 
+    abstention: Abstention | None = None
+    """How it abstains; None for a model that was taught nothing of it."""
+
     def __init__(self, model: str | Path, device: str | None = None) -> None:
         """Open MODEL: a run (its best checkpoint), a model or adapter directory, or a Hub id."""
         directory = locate(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = LlamaModel.from_pretrained(directory, device=device).eval()
+        self.abstention = Abstention.load(directory)
         directory = text_tools_of(directory)
         self.tokenizer = Tokenizer.load(directory)
         vocab_size = self.model.config.vocab_size
@@ -79,11 +87,60 @@ class Answerer:
         """Count the tokens that come before the answer; the context must hold one more."""
         return len(self.chat.encode_prompt(list(messages), self.tokenizer))
 
-    def replies(
-        self, conversations: Sequence[Sequence[Message]], options: GenerateConfig
-    ) -> list[Answer]:
-        """Answer several conversations side by side, each as it would be alone."""
+    def abstention_scores(
+        self, conversations: Sequence[Sequence[Message]], no_answer: str
+    ) -> list[float | None]:
+        """Give the log-probability of one sentence as the answer to each of several conversations.
+
+        None stands for a conversation behind which it has no room.
+        """
         prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
+        return log_probabilities(self.model, prompts, self._sentence(no_answer))
+
+    def _sentence(self, no_answer: str) -> list[int]:
+        return self.chat.encode_answer(no_answer, self.tokenizer)
+
+    def _abstained(self, prompts: Sequence[Sequence[int]]) -> dict[int, Answer]:
+        """Answer the prompts of which the model's threshold says that nothing answers them."""
+        abstention = self.abstention
+        if abstention is None or abstention.threshold is None:
+            return {}
+        sentence = self._sentence(abstention.no_answer)
+        scores = log_probabilities(self.model, prompts, sentence)
+        return {
+            number: self._abstaining(abstention, sentence, len(prompts[number]))
+            for number, score in enumerate(scores)
+            if abstention.applies(score)
+        }
+
+    def _abstaining(
+        self, abstention: Abstention, sentence: Sequence[int], prompt_tokens: int
+    ) -> Answer:
+        said = Completion([*sentence[:-1]], "stop")
+        answer = Answer.of(abstention.no_answer, said, prompt_tokens)
+        answer.abstained = True
+        return answer
+
+    def replies(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        options: GenerateConfig,
+        abstaining: bool = True,
+    ) -> list[Answer]:
+        """Answer several conversations side by side, each as it would be alone.
+
+        Args:
+            conversations: each ends with the user.
+            options: how answers are generated.
+            abstaining: whether the model's threshold is obeyed.
+        """
+        prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
+        abstained = self._abstained(prompts) if abstaining else {}
+        answered = [prompt for i, prompt in enumerate(prompts) if i not in abstained]
+        answers = iter(self._generated(answered, options))
+        return [abstained[i] if i in abstained else next(answers) for i in range(len(prompts))]
+
+    def _generated(self, prompts: Sequence[Sequence[int]], options: GenerateConfig) -> list[Answer]:
         completions = complete(self.model, prompts, options, self.chat.stop_ids(self.tokenizer))
         each, answers = options.candidates, []
         for number, prompt in enumerate(prompts):
@@ -104,6 +161,9 @@ class Answerer:
             yield from (str(answer), answer)
             return
         prompt = self.chat.encode_prompt(list(messages), self.tokenizer)
+        if abstained := self._abstained([prompt]):
+            yield from (str(abstained[0]), abstained[0])
+            return
         stop_ids, decoder = self.chat.stop_ids(self.tokenizer), self.tokenizer.stream()
         completion, pieces = Completion(), []
         for step in stream(self.model, [prompt], settings, stop_ids):

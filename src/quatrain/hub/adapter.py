@@ -16,6 +16,7 @@ from torch import Tensor
 from quatrain.errors import CheckpointError
 from quatrain.hub.check import Agreement, compare, float_model, observe, with_rounding
 from quatrain.hub.dense import DENSE
+from quatrain.hub.export import copy_abstention
 from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_adapter
 from quatrain.hub.gguf_read import GGUF
 from quatrain.hub.source import Source
@@ -93,6 +94,7 @@ def write_alone(source: Source, base: Source, named: str, directory: Path) -> No
     write_factors(adapters, factors, source.config, named, directory, **kind)
     source.tokenizer.save(directory, model_max_length=source.config.max_position_embeddings)
     source.chat.save(directory)
+    copy_abstention(source.origin, directory)
 
 
 def write_gguf_alone(source: Source, base: Source, path: Path, kind: str) -> None:

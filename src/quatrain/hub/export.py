@@ -28,6 +28,7 @@ from quatrain.model.io import (
     write_model,
 )
 from quatrain.model.shards import check_tensors, open_tensors, write_shards
+from quatrain.text.abstention import Abstention
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -102,6 +103,13 @@ def _write_text_tools(source: Source, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     source.tokenizer.save(directory, model_max_length=source.config.max_position_embeddings)
     source.chat.save(directory)
+    copy_abstention(source.origin, directory)
+
+
+def copy_abstention(origin: Path, directory: Path) -> None:
+    """Let the copy of a model abstain as the model does."""
+    if (abstention := Abstention.load(origin)) is not None:
+        abstention.save(directory)
 
 
 def summary(config: ModelConfig) -> dict[str, Any]:

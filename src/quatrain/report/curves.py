@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from quatrain.report.draw import (
     Chart,
@@ -63,6 +64,24 @@ def figures(run: Run, words: Words) -> dict[str, Figure]:
             run, words, "norm", [Curve("", norm, "c1")], height=160, level=[clipped]
         )
     return found
+
+
+def risk_figure(row: dict[str, Any], words: Words) -> Figure | None:
+    """Draw what an evaluation says of risk against coverage, where questions of both kinds are."""
+    pairs = (row.get("abstention") or {}).get("risk_coverage") or []
+    points = [(_ALL * coverage, _ALL * risk) for coverage, risk in pairs]
+    if len(points) < 2:
+        return None
+    said = {"first": words.percent(points[0][1]), "last": words.percent(points[-1][1]),
+            "all": words.percent(points[-1][0])}  # fmt: skip
+    return Figure(
+        words("report.risk.title"),
+        words("report.risk.unit"),
+        words("report.risk.described", **said),
+        words("report.risk.across"),
+        line_chart([Curve("", points, "c2", dotted=True)], _ALL, words.number, height=200,
+                   top=_ALL, written_x=words.number),
+    )  # fmt: skip
 
 
 def lengths_figure(run: Run, words: Words) -> Figure | None:

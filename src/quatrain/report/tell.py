@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from quatrain.report.answers import Pair, compare, groups
-from quatrain.report.curves import figures, lengths_figure
+from quatrain.report.curves import figures, lengths_figure, risk_figure
 from quatrain.report.heat import EDGES, LayerMap, heat_maps
 from quatrain.report.read import Run, Setting
 from quatrain.words import Words
@@ -34,6 +34,9 @@ def told(run: Run, words: Words) -> dict[str, Any]:
         "findings": _findings(run, words),
         "figures": figures(run, words),
         "evaluations": _evaluations(run, words),
+        "kinds": _kinds(_judged(run), words),
+        "threshold": _threshold(_judged(run), words),
+        "risk": risk_figure(_judged(run), words),
         "steps_a_point": run.series.steps_a_point,
         "maps": (maps := heat_maps(run.series)),
         "experts": _experts(run, maps, words) if maps else [],
@@ -155,6 +158,38 @@ def _evaluations(run: Run, words: Words) -> list[list[str]]:
     ]
 
 
+def _judged(run: Run) -> dict[str, Any]:
+    """Take the row of the best evaluation, or of the last."""
+    last = run.series.evaluations[-1] if run.series.evaluations else {}
+    return _row(run, run.best_step) or last
+
+
+def _kinds(row: dict[str, Any], words: Words) -> list[list[str]]:
+    """Score questions with an answer and those without one apart, where some have none."""
+    abstained = row.get("abstention") or {}
+    return [
+        [
+            words(f"report.kinds.{kind}"),
+            words.number(abstained[kind]["count"]),
+            words.percent(abstained[kind]["exact_match"]),
+            words.percent(abstained[kind]["f1"]),
+        ]
+        for kind in ("has_answer", "no_answer")
+        if kind in abstained and abstained[kind]["count"]
+    ]
+
+
+def _threshold(row: dict[str, Any], words: Words) -> str:
+    """Say what the threshold for abstaining brings."""
+    abstained = row.get("abstention") or {}
+    if "best_f1" not in abstained:
+        return ""
+    f1, threshold = words.percent(abstained["best_f1"]), abstained["best_threshold"]
+    if threshold is None:
+        return words("report.kinds.no_threshold", f1=f1)
+    return words("report.kinds.threshold", f1=f1, threshold=words.number(threshold, 2))
+
+
 def _experts(run: Run, maps: list[LayerMap], words: Words) -> list[str]:
     """Say what balance means, and how near the run came to it at its end."""
     model = run.config.model
@@ -199,6 +234,7 @@ def _data(run: Run, words: Words) -> Facts:
     counts = [
         ("records", data.get("records")), ("rejected", data.get("rejected")),
         ("duplicates", data.get("duplicates")), ("leaks", data.get("leaks")),
+        ("unanswered", train.get("unanswered") or None),
         ("training", train.get("conversations", 0) + train.get("documents", 0)),
         ("held_out", judged.get("conversations", 0) + judged.get("documents", 0)),
         ("too_long", train.get("too_long")), ("control_like", train.get("control_like")),

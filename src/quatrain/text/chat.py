@@ -130,6 +130,10 @@ class ChatFormat(Wording):
         pieces.add(block, zip(said, contents, strict=True))
         return [*block.ids, *pieces.headers["assistant"]]
 
+    def encode_answer(self, answer: str, tokenizer: Tokenizer) -> list[int]:
+        """Encode what an assistant learns to say behind a prompt: an answer, and its end."""
+        return [*tokenizer.encode(answer), tokenizer.control_id(self.end_of_turn)]
+
     def encode_document(self, text: str, tokenizer: Tokenizer) -> Encoded:
         """Encode a text to pretrain on; see `encode_documents`."""
         return self.encode_documents([text], tokenizer)[0]

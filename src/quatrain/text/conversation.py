@@ -29,13 +29,19 @@ class Conversation:
     """User and assistant turns in turn, after at most one system turn; an answer that is learnt
     ends."""
     answers: tuple[str, ...]
-    """Every gold answer to the last question; the first is the last message's content."""
+    """Every gold answer to the last question; the first is the last message's content. Where
+    there is none, nothing answers the question, and the last message says so."""
     group: str
     """What training and evaluation must not share: a title, a context, or the first question."""
     source: str
     """Where it came from, as `file:line` or `file:index`."""
     fields: dict[str, Any] = field(default_factory=dict)
     """The row's other columns (family, theme, level ...), for scores by field."""
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the last question has an answer."""
+        return bool(self.answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from quatrain.config import Config
 from quatrain.data.batches import in_order
 from quatrain.data.prepare import HOLDOUT_SEED, PreparedData
-from quatrain.evaluate.run import Graded, grade, held_out_loss, total_score
+from quatrain.evaluate.run import Graded, grade, held_out_loss, of_abstention, total_score
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
@@ -51,6 +51,8 @@ class Judge:
             "f1": None if score is None else score.f1,
             "seconds": time.perf_counter() - started,
         }
+        if abstained := of_abstention(graded):
+            row["abstention"] = abstained
         if score is not None:
             return Evaluation(row, (score.f1, score.exact_match, -(loss or 0.0)), samples)
         return Evaluation(row, (-(loss or 0.0),), samples)
@@ -86,4 +88,5 @@ def _sample(step: int, graded: Graded) -> dict[str, Any]:
         "exact_match": graded.exact_match,
         "f1": graded.f1,
         "finish_reason": graded.finish_reason,
+        **({} if graded.said is None else {"abstained": graded.abstained}),
     }

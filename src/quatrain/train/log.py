@@ -97,6 +97,9 @@ class Display:
             parts.append(say("train.held_out.loss", loss=row["eval_loss"]))
         if row["exact_match"] is not None:
             parts.append(say("train.held_out.scores", exact=row["exact_match"], f1=row["f1"]))
+        if abstained := row.get("abstention"):
+            f1 = {kind: abstained[kind]["f1"] for kind in ("has_answer", "no_answer")}
+            parts.append(say("train.held_out.kinds", **f1))
         self.say("  ".join(parts))
 
     def say(self, line: str) -> None:

@@ -26,6 +26,7 @@ from quatrain.model.lora import add_adapters, learning
 from quatrain.model.targets import choose
 from quatrain.progress import working
 from quatrain.run_dir import ENVIRONMENT
+from quatrain.text.abstention import Abstention
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
@@ -157,9 +158,29 @@ def _keeper(
         data.chat.save(checkpoint)
         row = evaluations[-1].row if evaluations else None
         row = row if row is not None and row["step"] == state.step else None
+        if abstention := _abstention(config, data, row):
+            abstention.save(checkpoint)
         write_run_card(checkpoint, config, state.step, state.tokens, row)
 
     return Keeper(directory, config.train.keep_last, extras, _bears_on_bits(config))
+
+
+def _abstention(
+    config: Config, data: PreparedData, row: dict[str, Any] | None
+) -> Abstention | None:
+    """Say how the model abstains: by the threshold that this step's evaluation found, if it did."""
+    parts = (data.report.get("train"), data.report.get("eval"))
+    if not config.data.no_answer.strip() or not any(part and part["unanswered"] for part in parts):
+        return None
+    found = (row or {}).get("abstention") or {}
+    if "best_f1" not in found:
+        return Abstention(no_answer=config.data.no_answer)
+    return Abstention(
+        no_answer=config.data.no_answer,
+        threshold=found["best_threshold"],
+        f1=found["best_f1"],
+        questions=found["has_answer"]["count"] + found["no_answer"]["count"],
+    )
 
 
 def _train(

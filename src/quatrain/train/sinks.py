@@ -69,6 +69,10 @@ def scalars_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         if name == "expert_load":
             for layer, load in value.items():
                 yield f"{group}/{name}/{layer}", max(load) * len(load) / max(1, sum(load))
+        elif name == "abstention":
+            for kind in ("has_answer", "no_answer"):
+                for score in ("exact_match", "f1"):
+                    yield f"{group}/{kind}/{score}", float(value[kind][score])
         elif name != "step" and value is not None:
             yield f"{group}/{name}", float(value)
 

@@ -1,0 +1,68 @@
+"""Abstention: what a model says where nothing answers, and how likely it must be to say it.
+
+    abstention.json   {"no_answer": "Sans réponse dans le texte.", "threshold": -4.2, ...}
+
+It lies beside the chat format. Not for finding the threshold (evaluate/abstention.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quatrain.files import write_json
+from quatrain.rules import problems_of
+from quatrain.text.french import tokens
+from quatrain.text.tokenizer_files import broken, read_object
+from quatrain.words import Sentence
+
+ABSTENTION = "abstention.json"
+_MOST_BYTES = 2**16
+
+
+class Abstention(BaseModel):
+    """How a model abstains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    no_answer: str = Field(min_length=1)
+    """The sentence that it was taught for questions without an answer."""
+    threshold: float | None = Field(None, allow_inf_nan=False)
+    """It abstains where the log-probability of that sentence, given the prompt, is above this;
+    with None it does only when it says so itself."""
+    f1: float | None = None
+    """Of the held-out questions, with the threshold, in percent."""
+    questions: int | None = None
+    """How many they were."""
+
+    def never(self) -> Abstention:
+        """Leave the threshold out."""
+        return self.model_copy(update={"threshold": None})
+
+    def applies(self, score: float | None) -> bool:
+        """Say whether the sentence is so likely that it takes the answer's place."""
+        return self.threshold is not None and score is not None and score > self.threshold
+
+    def is_said_by(self, answer: str) -> bool:
+        """Say whether an answer abstains: it is empty, or the sentence in another typography."""
+        return not answer.strip() or tokens(answer) == tokens(self.no_answer)
+
+    def save(self, directory: Path) -> None:
+        """Write `abstention.json`."""
+        write_json(directory / ABSTENTION, self.model_dump())
+
+    @classmethod
+    def load(cls, directory: Path) -> Abstention | None:
+        """Read `abstention.json`; None where a model has none.
+
+        Raises:
+            CheckpointError: Q431 when it is too large or breaks a rule.
+        """
+        path = directory / ABSTENTION
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate(read_object(path, _MOST_BYTES))
+        except ValidationError as error:
+            raise broken(path, Sentence.of("reasons.rules", problems=problems_of(error))) from error
