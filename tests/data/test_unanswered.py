@@ -63,8 +63,8 @@ def test_a_question_without_an_answer_learns_the_sentence(
     assert conversation.messages[0].content == f"Quel âge a Ada ?\n\n{CONTEXT}"
     assert conversation.messages[-1].content == NONE
     assert any("1 question has no answer: what data.no_answer says" in n for n in records.notes)
-    [other] = load(tmp_path, row, no_answer="Je ne sais pas.").conversations
-    assert (other.messages[-1].content, other.answers) == ("Je ne sais pas.", ())
+    [other] = load(tmp_path, row, no_answer="Aucune idée.").conversations
+    assert (other.messages[-1].content, other.answers) == ("Aucune idée.", ())
 
 
 @pytest.mark.parametrize("row", FORMS, ids=json.dumps)
