@@ -31,6 +31,10 @@ EXPECTED: dict[str, list[list[str]]] = {
         [ONE_WORD, "U: Deux et deux ?", "a: Quatre", "U: Et trois de plus ?", "A: Sept"],
         ["U: Quelle est la couleur de la neige ?", "A: Blanche"],
     ],
+    "messages-as-json.csv": [
+        ["U: Quel pays a pour capitale Oslo ?", "A: La Norvège"],
+        ["U: Quel pays a pour capitale Rome ?", "A: L'Italie"],
+    ],
     "trl-messages.jsonl": [["U: Bonjour !", "A: Bonjour."], ["U: Ça va ?", "A: Oui."]],
     "openai-chat.jsonl": [
         [ONE_WORD, "U: Où coule la Garonne ?", "a: En Espagne", "U: Et encore ?", "A: À Bordeaux"],
@@ -303,6 +307,29 @@ def test_parts_of_another_type_than_text_are_refused_by_name(tmp_path: Path) -> 
         assert f"a part of the type {named}: only text is learnt" in reason(tmp_path, row)
     row = {"messages": [{"role": "user", "content": ["Que vois-tu ?"]}, TURNS[1]]}
     assert "a part of content must be an object, this is text" in reason(tmp_path, row)
+
+
+@pytest.mark.parametrize("column", ["images", "image", "videos", "audios"])
+def test_a_text_that_points_to_what_is_no_text_is_refused(tmp_path: Path, column: str) -> None:
+    asked = [{"role": "user", "content": f"<{column.rstrip('s')}>Que vois-tu ?"}, TURNS[1]]
+    row = {"messages": asked, column: ["a.png"]}
+    assert f"a turn has {column}: only text is learnt" in reason(tmp_path, row)
+    assert only(tmp_path, {"messages": asked, column: []})[1] == "A: Deux"
+    assert only(tmp_path, {"messages": TURNS, column: ["a.png"]})[1] == "A: Deux"
+
+
+def test_lists_may_be_json_in_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "question;answers;history\n"
+        'Un ?;"[""Deux"", 2]";"[[""Zéro ?"", ""Un""]]"\n'
+        "Quand ?;[];\n"
+        "Quoi ?;[ceci];\n",
+        encoding="utf-8",
+    )
+    records = load_records([str(path)], DataConfig())
+    assert [one.answers for one in records.conversations] == [("Deux", "2"), (), ("[ceci]",)]
+    assert told(records.conversations[0])[:2] == ["U: Zéro ?", "A: Un"]
 
 
 def test_a_templated_text_is_noted(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ CONTRADICTIONS = [
     (article({**ASKED, "answers": [], "is_impossible": False}), "is_impossible is false and there"),
     (article({**ASKED, "answers": None}), "no answer: the question cannot be answered"),
     (article({**ASKED, "answers": [], "is_impossible": "peut-être"}), "must be true or false"),
+    (article({**ASKED, "answers": {}}), "no answer: the question cannot be answered"),
+    (article({**ASKED, "answers": {"text": None}}), "no answer: the question cannot be answered"),
     (article({**ASKED, "answers": [{"text": " "}]}), "no answer: the question cannot be answered"),
 ]
 

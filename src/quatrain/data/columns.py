@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
 
-from quatrain.data.values import Unfit, is_nothing
+from quatrain.data.values import Unfit, decoded, is_nothing
 from quatrain.errors import DataError
 
 SHAPES = ("alpaca", "messages", "sharegpt", "squad", "text")
@@ -224,7 +224,7 @@ def _names_for(
 
 def _could_be_read(name: str, value: Any) -> bool:
     is_turns = name.strip().casefold() in _TURNS
-    return isinstance(value, list) if is_turns else not is_nothing(value)
+    return isinstance(decoded(value), list) if is_turns else not is_nothing(value)
 
 
 def _of_shape(names: tuple[str, ...], columns: Mapping[str, str], shape: str) -> list[Reading]:

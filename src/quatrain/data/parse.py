@@ -19,19 +19,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quatrain.config import DataConfig
+from quatrain.data.answers import golds_of, has_no_answer, listed, unique
 from quatrain.data.aside import Aside
 from quatrain.data.columns import Named, Row, named, readings
 from quatrain.data.json_rows import kind_of
 from quatrain.data.lines import RawRow
 from quatrain.data.question import group_key
 from quatrain.data.turns import Turns, read_turns
-from quatrain.data.values import Unfit, count_typed, is_nothing, is_typed, text_of
+from quatrain.data.values import (
+    MEDIA,
+    Unfit,
+    count_typed,
+    decoded,
+    excerpt,
+    is_nothing,
+    is_text,
+    text_of,
+)
 from quatrain.errors import DataError
 from quatrain.text.chat import user_content
 from quatrain.text.conversation import Conversation, Document, Message, Role
 from quatrain.words import Sentence
-
-_EXCERPT = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class Rejection:
     reason: str
     excerpt: str = ""
 
+
+_MEDIA = frozenset(MEDIA)
 
 Outcome = Conversation | Document | Rejection
 
@@ -77,7 +87,9 @@ def parse_row(
     try:
         for outcome in _PARSERS[shape](named(row.value, columns, shape), row.location, manner):
             if not isinstance(outcome, Rejection):
-                manner.aside.look(_said(outcome))
+                said = list(_said(outcome))
+                _refuse_media(row.value, said)
+                manner.aside.look(said)
             yield outcome
     except (Unfit, DataError) as error:
         yield Rejection(row.location, error.message, excerpt(row.value))
@@ -89,6 +101,20 @@ def _said(record: Conversation | Document) -> Iterable[str]:
     return (message.content for message in record.messages)
 
 
+def _refuse_media(row: Row | str, said: list[str]) -> None:
+    """Refuse a record whose text points to what a column shows: its answer would be learnt blindly.
+
+    Raises:
+        Unfit: a text has <image> or its like, and a column holds it.
+    """
+    if isinstance(row, str) or _MEDIA.isdisjoint(row):
+        return
+    for name in MEDIA:
+        sign = f"<{name.rstrip('s')}>"
+        if not is_nothing(row.get(name)) and any(sign in text for text in said):
+            raise Unfit("reasons.media", name=name)
+
+
 def guess_shape(value: Row | str, columns: Mapping[str, str]) -> str | None:
     """Tell a row's shape from its keys, or None when they are of no shape."""
     if isinstance(value, str):
@@ -98,22 +124,16 @@ def guess_shape(value: Row | str, columns: Mapping[str, str]) -> str | None:
     return next((way.shape for way in readings(value, columns)), None)
 
 
-def excerpt(value: Any) -> str:
-    """Show the beginning of a row, on one line."""
-    text = value if isinstance(value, str) else repr(value)
-    return " ".join(text[:_EXCERPT].split())
-
-
 def _alpaca(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
     if _is_turns(row.get("question")) or _is_turns(row.get("answer")):
         yield _prompted(row, location, manner)
         return
     question = _text(row, "question", "instruction")
     context = _text(row, "context", "input", needed=False)
-    golds = _golds(row.get("answers"))
-    silent = _has_no_answer(row, golds)
+    golds = golds_of(row.get("answers"))
+    silent = has_no_answer(row, golds)
     if not silent and (row.get("answer") is not None or not golds):
-        golds = _unique([_text(row, "answer", "output"), *golds])
+        golds = unique([_text(row, "answer", "output"), *golds])
     before = _history(row)
     first = before[0].content if before else question
     said = _no_answer(manner) if silent else golds[0]
@@ -130,34 +150,6 @@ _ALPACA_COLUMNS = ("question", "context", "answer", "answers", "is_impossible", 
                    "history")  # fmt: skip
 
 
-def _has_no_answer(row: Row, golds: tuple[str, ...]) -> bool:
-    """Say whether a question has no answer: it says so, or lists none.
-
-    Raises:
-        Unfit: it says one thing and lists another.
-    """
-    impossible, answered = _flag(row, "is_impossible"), not is_nothing(row.get("answer"))
-    if impossible and (golds or answered):
-        raise Unfit("reasons.impossible")
-    if impossible is False and not golds and not answered:
-        raise Unfit("reasons.possible")
-    listed = row.get("answers")
-    empty = listed is not None and not is_typed(listed) and listed != "" and not _listed(listed)
-    return bool(impossible) or (empty and not answered)
-
-
-def _flag(row: Row, name: str) -> bool | None:
-    """Read a column of true and false, which a table may have as text; None where it is empty."""
-    value = row.get(name)
-    if is_nothing(value):
-        return None
-    known = {"true": True, "false": False, "1": True, "0": False}
-    found = known.get(str(value).strip().lower()) if isinstance(value, str | bool | int) else None
-    if found is None:
-        raise Unfit("reasons.flag", name=name, value=excerpt(value))
-    return found
-
-
 def _no_answer(manner: _Manner) -> str:
     """Take what is said where nothing answers.
 
@@ -172,10 +164,11 @@ def _no_answer(manner: _Manner) -> str:
 def _typed(row: Row) -> int:
     """Count the numbers and booleans among a row's question, context and answers."""
     cells = [row.get(name) for name in ("question", "context", "answer")]
-    return count_typed([*cells, *_listed(row.get("answers"))])
+    return count_typed([*cells, *listed(row.get("answers"))])
 
 
 def _is_turns(value: Any) -> bool:
+    """Whether a cell holds turns; text that looks like a list of them is text."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
@@ -215,22 +208,18 @@ def _system(row: Row) -> tuple[Message, ...]:
 
 def _history(row: Row) -> list[Message]:
     """Take earlier turns, which are learnt as the last one is."""
-    pairs = row.get("history")
+    pairs = decoded(row.get("history"))
     if pairs is None or pairs == "":
         return []
     if not isinstance(pairs, list):
         raise Unfit("reasons.list", name="history", kind=kind_of(pairs))
     messages = []
     for number, pair in enumerate(pairs, 1):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_text, pair)):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_text, pair)):
             raise Unfit("reasons.history", number=number)
         question, answer = (text_of(text, "history") for text in pair)
         messages += [Message("user", question), Message("assistant", answer)]
     return messages
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or bool(count_typed([value]))
 
 
 def _messages(row: Row, location: str, manner: _Manner) -> Iterator[Outcome]:
@@ -242,13 +231,13 @@ def _conversation(
     turns: Turns, row: Row, location: str, columns: tuple[str, ...], manner: _Manner
 ) -> Conversation:
     """Make a conversation of the turns that stand in some columns."""
-    golds = _golds(row.get("answers"))
+    golds = golds_of(row.get("answers"))
     opened = replace(turns, messages=_opened(turns.messages, row))
     messages = opened.settled(manner.aside, examined=bool(golds))
     first_question = next(message.content for message in messages if message.role == "user")
     fields = _fields(row, (*columns, "answers", "system"))
     manner.aside.see(columns=_filled(fields))
-    golds = _unique([messages[-1].content, *golds])
+    golds = unique([messages[-1].content, *golds])
     return Conversation(messages, golds, group_key(first_question), location, fields)
 
 
@@ -288,8 +277,8 @@ def _squad_item(qa: Any, paragraph: Row, location: str, article: Row, manner: _M
 
 def _squad_question(qa: Row, context: str, location: str, row: Row, manner: _Manner) -> Outcome:
     """Read a question; its title, its system text and some fields stand in the row."""
-    question, golds = _text(qa, "question"), _golds(qa.get("answers"))
-    silent = _has_no_answer(qa, golds)
+    question, golds = _text(qa, "question"), golds_of(qa.get("answers"))
+    silent = has_no_answer(qa, golds)
     if not silent and not golds:
         raise Unfit("reasons.no_answer")
     said = _no_answer(manner) if silent else golds[0]
@@ -347,37 +336,12 @@ def _text(row: Row, name: str, alias: str = "", needed: bool = True) -> str:
 
 
 def _list(row: Row, name: str) -> list[Any]:
-    value = row.get(name)
+    value = decoded(row.get(name))
     if not isinstance(value, list):
         raise Unfit("reasons.list", name=name, kind=kind_of(value))
     if not value:
         raise Unfit("reasons.empty_list", name=name)
     return value
-
-
-def _golds(value: Any) -> tuple[str, ...]:
-    """Gather gold answers: a list of texts, SQuAD's list of objects, or its object of lists."""
-    texts: list[str] = []
-    for text in _listed(value):
-        if not _is_text(text):
-            raise Unfit("reasons.answers", kind=kind_of(text))
-        if (said := text_of(text, "answers")).strip():
-            texts.append(said)
-    return _unique(texts)
-
-
-def _listed(value: Any) -> list[Any]:
-    """List the answers that a cell holds, whatever they are."""
-    if isinstance(value, dict):
-        value = value.get("text", [])
-    items = [] if value is None else [value] if _is_text(value) else value
-    if not isinstance(items, list):
-        raise Unfit("reasons.list", name="answers", kind=kind_of(value))
-    return [item.get("text") if isinstance(item, dict) else item for item in items]
-
-
-def _unique(texts: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))
 
 
 def _fields(row: Row, used: tuple[str, ...]) -> Row:

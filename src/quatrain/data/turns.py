@@ -229,6 +229,8 @@ def _first_call_key(turn: dict[str, Any]) -> str:
 
 
 def _refuse_keys(turn: dict[str, Any], calls: Sequence[str]) -> None:
+    if _REFUSED.isdisjoint(turn):
+        return
     for keys, reason in ((calls, "tool_key"), (MEDIA, "media"), (_UNCLEAR, "unclear_key")):
         for key in keys:
             if not is_nothing(turn.get(key)):
@@ -241,6 +243,8 @@ def _learnt(turn: dict[str, Any]) -> bool | None:
     Raises:
         Unfit: a switch has a value that means nothing, or two contradict each other.
     """
+    if _ALL_SWITCHES.isdisjoint(turn):
+        return None
     said = {key: _switch(key, turn[key]) for key in _SWITCHES if turn.get(key) is not None}
     if len(set(said.values())) > 1:
         raise Unfit("reasons.switches", names=tuple(said))
@@ -261,3 +265,5 @@ def _switch(key: str, value: Any) -> bool:
 
 
 _SWITCHES = tuple(dict.fromkeys([*_NUMBERS, *_FLAGS, _MASKED]))
+_ALL_SWITCHES = frozenset(_SWITCHES)
+_REFUSED = frozenset((*tools.CALL_KEYS, *MEDIA, *_UNCLEAR))

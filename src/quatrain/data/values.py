@@ -15,10 +15,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from quatrain.data.json_rows import kind_of
+from quatrain.data.json_rows import find_flaw, kind_of
 from quatrain.words import Sentence
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Keys of a turn, and columns, that hold what is not text."""
+_EXCERPT = 120
 
 
 class Unfit(ValueError):
@@ -32,6 +34,28 @@ class Unfit(ValueError):
 def is_nothing(value: Any) -> bool:
     """Say whether a value is as if it were not there."""
     return value is None or value in ("", [], {})
+
+
+def excerpt(value: Any) -> str:
+    """Show the beginning of a value, on one line."""
+    text = value if isinstance(value, str) else repr(value)
+    return " ".join(text[:_EXCERPT].split())
+
+
+def decoded(value: Any) -> Any:
+    """Take a list or an object that a table has as JSON text; all else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return value if find_flaw(found) else found
+
+
+def is_text(value: Any) -> bool:
+    """Say whether a value is text, or what `text_of` makes text of."""
+    return isinstance(value, str) or is_typed(value)
 
 
 def is_typed(value: Any) -> bool:

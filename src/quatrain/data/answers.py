@@ -1,0 +1,74 @@
+"""Answers: what a row lists as right, and whether it says that nothing answers its question.
+
+    ["Paris", "Lutèce"], [{"text": ...}], {"text": [...], ...}    gold answers
+    [], {"text": [], ...}, is_impossible: true                    no answer
+    null, {}, [" "]                                               one is missing
+
+Not for what is learnt where there is none (parse.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quatrain.data.columns import Row
+from quatrain.data.json_rows import kind_of
+from quatrain.data.values import Unfit, decoded, excerpt, is_nothing, is_text, text_of
+
+
+def golds_of(value: Any) -> tuple[str, ...]:
+    """Gather gold answers: a list of texts, SQuAD's list of objects, or its object of lists."""
+    texts: list[str] = []
+    for text in listed(value):
+        if not is_text(text):
+            raise Unfit("reasons.answers", kind=kind_of(text))
+        if (said := text_of(text, "answers")).strip():
+            texts.append(said)
+    return unique(texts)
+
+
+def listed(value: Any) -> list[Any]:
+    """List the answers that a cell holds, whatever they are."""
+    value = decoded(value)
+    if isinstance(value, dict):
+        value = value.get("text", [])
+    items = [] if value is None else [value] if is_text(value) else value
+    if not isinstance(items, list):
+        raise Unfit("reasons.list", name="answers", kind=kind_of(value))
+    return [item.get("text") if isinstance(item, dict) else item for item in items]
+
+
+def unique(texts: list[str]) -> tuple[str, ...]:
+    """Keep each text once, in their order."""
+    return tuple(dict.fromkeys(texts))
+
+
+def has_no_answer(row: Row, golds: tuple[str, ...]) -> bool:
+    """Say whether a question has no answer: it says so, or lists none.
+
+    Raises:
+        Unfit: it says one thing and lists another.
+    """
+    if "is_impossible" not in row and row.get("answers") is None:
+        return False
+    impossible, answered = _flag(row, "is_impossible"), not is_nothing(row.get("answer"))
+    if impossible and (golds or answered):
+        raise Unfit("reasons.impossible")
+    if impossible is False and not golds and not answered:
+        raise Unfit("reasons.possible")
+    held = decoded(row.get("answers"))
+    if isinstance(held, dict):
+        held = decoded(held.get("text"))
+    return bool(impossible) or (held == [] and not answered)
+
+
+def _flag(row: Row, name: str) -> bool | None:
+    """Read a column of true and false, which a table may have as text; None where it is empty."""
+    value = row.get(name)
+    if is_nothing(value):
+        return None
+    known = {"true": True, "false": False, "1": True, "0": False}
+    found = known.get(str(value).strip().lower()) if isinstance(value, str | bool | int) else None
+    if found is None:
+        raise Unfit("reasons.flag", name=name, value=excerpt(value))
+    return found
