@@ -127,6 +127,32 @@ def test_a_converted_model_abstains_as_its_source(
     assert ABSTENTION in (tmp_path / "hf" / "manifest.json").read_text(encoding="utf-8")
 
 
+def test_a_gguf_file_cannot_keep_a_threshold_and_this_is_said(
+    quatrain: Any, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = always_abstaining(trained, tmp_path / "model")
+    quatrain("convert", model, tmp_path / "gguf", "--to", "gguf")  # which is too small for it
+    assert "keeps no threshold for abstaining" in caplog.text
+
+
+def test_an_adapter_keeps_its_own_threshold_alone_and_merged(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    file = trained.parent / "squad.json"
+    words = [f"model.init={trained}", "train.adapter=lora", f"data.train={file}",
+             "data.holdout=0.25", "train.max_steps=1", "evaluate.questions=16",
+             "generate.max_new_tokens=4", f"run_dir={tmp_path / 'lora'}"]  # fmt: skip
+    recipe = tmp_path / "lora.yaml"
+    recipe.write_text("train: {task: sft}\n", encoding="utf-8")
+    assert quatrain("sft", recipe, *words).code == 0
+    own = Abstention.load((tmp_path / "lora" / "checkpoints" / "best").resolve())
+    assert own is not None
+    for name, more in (("alone", []), ("merged", ["--merge"])):
+        made = quatrain("convert", tmp_path / "lora", tmp_path / name, "--to", "hf", *more)
+        assert made.code == 0, made.err
+        assert Abstention.load(tmp_path / name) == own
+
+
 def test_a_sentence_of_ones_own_goes_from_the_recipe_to_the_exam(
     quatrain: Any, tmp_path: Path
 ) -> None:

@@ -22,6 +22,16 @@ needs_tensorboard = pytest.mark.skipif(
 ROWS = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.0}]
 
 
+def test_scores_of_both_kinds_are_numbers_of_their_own() -> None:
+    kinds = {k: {"count": 2, "exact_match": 50.0, "f1": 75.0} for k in ("has_answer", "no_answer")}
+    row = {"step": 4, "eval_loss": 1.0, "f1": 75.0,
+           "abstention": {**kinds, "abstained": 1, "risk_coverage": [[1.0, 0.5]]}}  # fmt: skip
+    found = dict(scalars_of(row))
+    assert found["eval/no_answer/f1"] == 75.0
+    assert found["eval/has_answer/exact_match"] == 50.0
+    assert all(isinstance(value, float) for value in found.values())
+
+
 def read_back(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -164,7 +164,8 @@ def _no_answer(manner: _Manner) -> str:
 def _typed(row: Row) -> int:
     """Count the numbers and booleans among a row's question, context and answers."""
     cells = [row.get(name) for name in ("question", "context", "answer")]
-    return count_typed([*cells, *listed(row.get("answers"))])
+    golds = row.get("answers")
+    return count_typed(cells if golds is None else [*cells, *listed(golds)])
 
 
 def _is_turns(value: Any) -> bool:

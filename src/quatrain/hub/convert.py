@@ -7,6 +7,7 @@ Nothing is left behind when a step fails. Not for the formats themselves.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +54,10 @@ from quatrain.model.hf_config import CONFIG, is_dense_type, read_json
 from quatrain.model.io import dtype_name
 from quatrain.model.locate import base_of, locate
 from quatrain.model.shards import SHARD_BYTES
-from quatrain.words import Sentence
+from quatrain.text.abstention import Abstention
+from quatrain.words import Sentence, say
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
 Dtype = Literal["bf16", "f16", "f32", "q8_0"]
@@ -148,6 +152,7 @@ def _write_gguf_adapter(source: Source, directory: Path, asked: Conversion) -> C
         raise CheckpointError("Q411.q8_0_adapter")
     base = _source_of_base(source, asked)
     source = source.replace(notes=source.notes | {"base": _name_of_base(source, asked)})
+    _warn_of_threshold(source)
     with new_directory(directory, {"quatrain": "conversion", "to": "gguf"}) as temporary:
         path = temporary / f"adapter-{dtype}.gguf"
         write_gguf_alone(source, base, path, dtype)
@@ -157,6 +162,13 @@ def _write_gguf_adapter(source: Source, directory: Path, asked: Conversion) -> C
             refuse_disagreement(agreement, _TOLERANCE)
         write_card(source, temporary, "gguf", dtype, agreement)
     return Converted(directory, dtype, agreement, source.notes, source.kind)
+
+
+def _warn_of_threshold(source: Source) -> None:
+    """Say what a GGUF file cannot keep of how a model abstains."""
+    abstention = Abstention.load(source.origin) if source.origin.is_dir() else None
+    if abstention is not None and abstention.threshold is not None:
+        logger.warning(say("log.no_threshold"))
 
 
 def _name_of_base(source: Source, asked: Conversion) -> str:
@@ -227,6 +239,7 @@ def _prepared(model: str | Path, asked: Conversion) -> Source:
 
 def _write(source: Source, directory: Path, asked: Conversion, dtype: str) -> None:
     if asked.to == "gguf":
+        _warn_of_threshold(source)
         write_gguf(source, directory / _gguf(dtype), dtype)
     elif asked.to == "hf-multimodal":
         base = locate(asked.base) if asked.base else source.origin

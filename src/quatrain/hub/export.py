@@ -108,7 +108,7 @@ def _write_text_tools(source: Source, directory: Path) -> None:
 
 def copy_abstention(origin: Path, directory: Path) -> None:
     """Let the copy of a model abstain as the model does."""
-    if (abstention := Abstention.load(origin)) is not None:
+    if origin.is_dir() and (abstention := Abstention.load(origin)) is not None:
         abstention.save(directory)
 
 
