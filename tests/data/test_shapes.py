@@ -234,6 +234,23 @@ def test_columns_that_hold_nothing_or_repeat_the_others_make_no_second_reading(
     assert only(tmp_path, row) == [f"U: {question}", "A: Deux"]
 
 
+def test_a_dialogue_that_is_text_is_no_turns(tmp_path: Path) -> None:
+    row = {"dialogue": "A : Oui ?\nB : Non.", "summary": "Ils parlent."}
+    with pytest.raises(DataError, match="no known shape: dialogue, summary"):
+        load(tmp_path, row)
+    [_, answer] = only(tmp_path, row, columns={"question": "dialogue", "answer": "summary"})
+    assert answer == "A: Ils parlent."
+
+
+def test_reasons_name_the_column_of_the_file(tmp_path: Path) -> None:
+    good = {"conversation": TURNS}
+    bad = [{"conversation": []}, {"conversation": {"a": 1}}]
+    found = [str(one.reason) for one in load(tmp_path, good, *bad, max_bad_fraction=0.9).rejected]
+    assert found == [
+        "conversation is an empty list", "conversation must be a list, this is an object"
+    ]  # fmt: skip
+
+
 def test_a_later_row_of_several_readings_is_a_bad_row(tmp_path: Path) -> None:
     records = load(tmp_path, PAIR, {**PAIR, "input": "a", "output": "b"}, max_bad_fraction=0.5)
     assert "its columns can be read in several ways: prompt + completion" in (

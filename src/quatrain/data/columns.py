@@ -50,6 +50,7 @@ _USED = {
     "text": ("text",),
 }
 """What each shape reads; all else is kept as fields."""
+_TALK = {"conversation", "dialogue", "dialog"}
 _TOGETHER = {
     ("question", "answer"), ("question", "réponse"), ("question", "reponse"),
     ("question", "response"), ("instruction", "output"), ("instruction", "response"),
@@ -128,9 +129,10 @@ def refuse_preferences(source: str, rows: Iterable[Row], columns: Mapping[str, s
 def readings(row: Row, columns: Mapping[str, str], shape: str = "auto") -> list[Reading]:
     """List the ways in which a row can be read, those of one shape where it is named.
 
-    Columns that hold nothing make no second way.
+    Columns that hold nothing make no second way, and text is no dialogue of turns.
     """
-    found = _of_shape(tuple(row), columns, shape)
+    names = tuple(name for name, value in row.items() if not _is_talk(name, value))
+    found = _of_shape(names, columns, shape)
     if len(found) < 2:
         return found
     filled = tuple(name for name, value in row.items() if _could_be_read(name, value))
@@ -220,6 +222,12 @@ def _names_for(
     return tuple(
         chosen.get(name) or (f"{name} (column)" if name in taken else name) for name in names
     )
+
+
+def _is_talk(name: str, value: Any) -> bool:
+    """Say whether a column is called after talk and holds text, such as a dialogue to summarise."""
+    called = name.strip().casefold() in _TALK
+    return called and isinstance(value, str) and isinstance(decoded(value), str)
 
 
 def _could_be_read(name: str, value: Any) -> bool:

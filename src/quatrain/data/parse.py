@@ -338,10 +338,11 @@ def _text(row: Row, name: str, alias: str = "", needed: bool = True) -> str:
 
 def _list(row: Row, name: str) -> list[Any]:
     value = decoded(row.get(name))
+    label = row.own.get(name, name) if isinstance(row, Named) else name
     if not isinstance(value, list):
-        raise Unfit("reasons.list", name=name, kind=kind_of(value))
+        raise Unfit("reasons.list", name=label, kind=kind_of(value))
     if not value:
-        raise Unfit("reasons.empty_list", name=name)
+        raise Unfit("reasons.empty_list", name=label)
     return value
 
 
