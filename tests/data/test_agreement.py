@@ -71,6 +71,7 @@ def test_inspecting_tuning_and_evaluating_read_alike(
     assert prepared.report["rejected"] == len(loaded.rejected)
 
     asked: list[Any] = []
+    monkeypatch.setattr("quatrain.model.locate.locate", Path)
     monkeypatch.setattr("quatrain.generate.answer.Answerer", lambda model: model)
     examine = "quatrain.evaluate.run.examine"
     monkeypatch.setattr(examine, lambda model, asks, *_: asked.extend(asks) or {})

@@ -42,9 +42,9 @@ def _examined(
     from quatrain.model.locate import locate
     from quatrain.text.abstention import Abstention
 
-    data = config.data
+    data, directory = config.data, locate(model)
     if "no_answer" not in data.model_fields_set:
-        own = Abstention.load(locate(model))
+        own = Abstention.load(directory)
         data = data if own is None else data.replace(no_answer=own.no_answer)
     records = load_records(data.train, data)
     _say_what_is_not_examined(records)
@@ -59,7 +59,7 @@ def _examined(
     from quatrain.generate.answer import Answerer
 
     with working("progress.loading"):
-        answerer = Answerer(model)
+        answerer = Answerer(directory)
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()
     return examine(answerer, conversations, config.generate, by)
