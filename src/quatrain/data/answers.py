@@ -13,7 +13,7 @@ from typing import Any
 
 from quatrain.data.columns import Row
 from quatrain.data.json_rows import kind_of
-from quatrain.data.values import Unfit, decoded, excerpt, is_nothing, is_text, text_of
+from quatrain.data.values import Unfit, decoded, excerpt, is_nothing, is_text, text_of, truth_of
 
 
 def golds_of(value: Any) -> tuple[str, ...]:
@@ -67,8 +67,7 @@ def _flag(row: Row, name: str) -> bool | None:
     value = row.get(name)
     if is_nothing(value):
         return None
-    known = {"true": True, "false": False, "1": True, "0": False}
-    found = known.get(str(value).strip().lower()) if isinstance(value, str | bool | int) else None
+    found = truth_of(value)
     if found is None:
         raise Unfit("reasons.flag", name=name, value=excerpt(value))
     return found

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
 
-from quatrain.data.values import Unfit, decoded, is_nothing
+from quatrain.data.values import Unfit, decoded, is_nothing, truth_of
 from quatrain.errors import DataError
 
 SHAPES = ("alpaca", "messages", "sharegpt", "squad", "text")
@@ -60,7 +60,6 @@ _TOGETHER = {
 _PREFERENCES = (("chosen", "rejected"), ("rejected_response",), ("rejected_messages",),
                 ("kto_tag",))  # fmt: skip
 _MARKED = ("prompt", "completion", "label")
-_VERDICTS = (True, False, "true", "false", "True", "False")
 
 Row = dict[str, Any]
 Columns = tuple[tuple[str, str], ...]
@@ -120,7 +119,7 @@ def refuse_preferences(source: str, rows: Iterable[Row], columns: Mapping[str, s
         held = {name: row[column] for name, column in _folded(row).items()
                 if not is_nothing(row[column])}  # fmt: skip
         found = next((names for names in _PREFERENCES if set(names) <= set(held)), ())
-        if set(_MARKED) <= set(held) and held["label"] in _VERDICTS:
+        if set(_MARKED) <= set(held) and truth_of(held["label"]) is not None:
             found = ("label",)
         if found:
             raise DataError("Q322.preferences", source=source, columns=", ".join(found))
@@ -149,8 +148,8 @@ def same_names(row: Row, columns: Mapping[str, str], shape: str) -> tuple[str, s
 
     {"Question": ..., "question": ..., "answer": ...}  ->  ("question", "Question", "question")
     """
-    taken = set(columns.values())
-    pairs = [pair for pair in _alike(tuple(row)) if taken.isdisjoint(pair)]
+    chosen = _folded(columns.values())
+    pairs = [pair for pair in _alike(tuple(row)) if chosen.keys().isdisjoint(_folded(pair))]
     if not pairs:
         return None
     way = next(iter(readings(row, columns, shape)), None)
@@ -178,7 +177,7 @@ def meanings(
     way = way or next(iter(_of_shape(tuple(names), columns, shape)), None)
     if way is not None:
         chosen |= {column: meaning for meaning, column in way.columns if column not in chosen}
-    folded = _folded(name for name in names if name not in chosen)
+    folded = _free(names, chosen)
     for meaning, aliases in _ALIASES.items():
         free = next((folded[alias] for alias in aliases if alias in folded), None)
         if meaning not in chosen.values() and free is not None:
@@ -249,7 +248,7 @@ def _readings(names: tuple[str, ...], columns: Mapping[str, str]) -> list[Readin
     asked = {"question", "answer"} & set(columns)
     if "text" in columns and not asked:
         return [Reading("text", (("text", columns["text"]),))]
-    folded = _folded(name for name in names if name not in columns.values())
+    folded = _free(names, columns.values())
     ways = [] if asked else _of_turns(folded)
     pairs = _of_pairs(folded, columns)
     if ways and not pairs and "instruction" in folded:
@@ -311,6 +310,12 @@ def _alike(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     if len(_folded(names)) == len(names):
         return ()
     return tuple(pair for pair in combinations(names, 2) if len(_folded(pair)) == 1)
+
+
+def _free(names: Iterable[str], chosen: Iterable[str]) -> dict[str, str]:
+    """Leave out the columns that were chosen, and what differs from them in case alone."""
+    taken = _folded(chosen)
+    return {folded: name for folded, name in _folded(names).items() if folded not in taken}
 
 
 def _folded(names: Iterable[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from quatrain.words import Sentence
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 """Keys of a turn, and columns, that hold what is not text."""
 _EXCERPT = 120
+_TRUTHS = {"true": True, "vrai": True, "1": True, "false": False, "faux": False, "0": False}
 
 
 class Unfit(ValueError):
@@ -61,6 +62,13 @@ def is_text(value: Any) -> bool:
 def is_typed(value: Any) -> bool:
     """Say whether a value is a number or a boolean, which JSON can write."""
     return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def truth_of(value: Any) -> bool | None:
+    """Read true or false, which a table has as text, in the language of its sheet; else None."""
+    if not isinstance(value, str | bool | int):
+        return None
+    return _TRUTHS.get(str(value).strip().casefold())
 
 
 def count_typed(values: Iterable[Any]) -> int:
