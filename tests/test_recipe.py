@@ -97,6 +97,8 @@ def test_a_preset_of_the_command_line_takes_the_place_of_a_recipes_model(
          "train.micro_batch_size=4 of the recipe is set aside: train.batch_size=6 takes"),
         ("generate: {temperature: 1, candidates: 3}", "generate.temperature=0",
          "generate.candidates=3 of the recipe is set aside: generate.temperature=0 takes"),
+        ("model: {d_model: 64}", "model.init=m",
+         "model.d_model=64 of the recipe is set aside: model.init=m takes"),
         ("model: {init: m}\ntrain: {adapter: lora}\nlora: {rank: 4}", "train.adapter=null",
          "lora={'rank': 4} of the recipe is set aside: train.adapter=null takes"),
     ],

@@ -224,6 +224,10 @@ def _both(given: Any, rival: Any) -> bool:
     return bool(given and rival)
 
 
+def _given(given: Any, _: Any) -> bool:
+    return given is not None
+
+
 def _uneven(batch: Any, micro: Any) -> bool:
     return isinstance(batch, int) and isinstance(micro, int) and micro > 0 and batch % micro > 0
 
@@ -245,11 +249,14 @@ _RIVALS: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
     ("generate.temperature", "generate.candidates", _greedy),
 )
 """A field of the command line, one of the recipe, and when the two contradict each other."""
+_NO_SHAPE = ("init", "preset")
+"""Fields of the model that say nothing of its shape."""
 
 
 def _set_rivals_aside(recipe: dict[str, Any], given: dict[str, Any]) -> None:
     """Let a field among the overrides take the place of one of the recipe that contradicts it."""
-    for field, rival, contradict in _RIVALS:
+    shape = [f"model.{name}" for name in recipe.get("model") or {} if name not in _NO_SHAPE]
+    for field, rival, contradict in (*_RIVALS, *(("model.init", one, _given) for one in shape)):
         named, before = _holders(given, field), _holders(recipe, rival)
         if not named or not before or _holders(given, rival):
             continue
