@@ -223,7 +223,7 @@ class TrainConfig(Section):
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows at a time; the gradients of a step are summed over its micro-batches."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """The peak; by default 0.256 / d_model, 0.4 of that when weights come from model.init, and
+    """The peak; by default 0.256 / d_model, 0.7 of that when weights come from model.init, and
     4 times that for adapters."""
     min_learning_rate_ratio: float = Field(0.05, ge=0, le=1)
     schedule: Literal["cosine", "wsd"] = "cosine"

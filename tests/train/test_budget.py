@@ -47,14 +47,25 @@ def test_the_clock_decides_for_a_base_and_under_a_budget() -> None:
 
 def test_a_short_time_gets_small_batches_so_that_there_are_steps() -> None:
     config = recipe(budget="6m")
-    assert fit_batch(config, 16, LAPTOP, 360) == 2
-    assert fit_batch(config, 16, LAPTOP, 7200) == 16
-    assert fit_batch(config, 16, GPU, 360) == 16
+    assert fit_batch(config, 16, LAPTOP, 360, 8) == 2
+    assert fit_batch(config, 16, LAPTOP, 7200, 8) == 16
+    assert fit_batch(config, 16, GPU, 360, 8) == 16
+
+
+def test_a_step_learns_from_eight_conversations_at_least() -> None:
+    config = recipe(budget="6m")
+    assert [fit_batch(config, 16, LAPTOP, 360, per_row) for per_row in (1, 1.7, 3, 8)] == [
+        8,
+        8,
+        4,
+        2,
+    ]
+    assert fit_batch(config, 2, LAPTOP, 360, 1) == 2
 
 
 def test_a_batch_that_was_given_is_kept() -> None:
-    assert fit_batch(recipe(budget="6m", batch_size=16), 16, LAPTOP, 360) == 16
-    assert fit_batch(recipe(base=False, budget="6m"), 16, LAPTOP, 360) == 16
+    assert fit_batch(recipe(budget="6m", batch_size=16), 16, LAPTOP, 360, 1) == 16
+    assert fit_batch(recipe(base=False, budget="6m"), 16, LAPTOP, 360, 1) == 16
 
 
 @pytest.mark.parametrize("costs", [LAPTOP, GPU])

@@ -9,9 +9,9 @@ from typing import Any
 from quatrain.cli.telling import telling
 from quatrain.cli.usage import of_answering
 from quatrain.errors import DataError
-from quatrain.progress import watcher, working
+from quatrain.progress import working
 from quatrain.recipe import load_config
-from quatrain.words import Sentence, say, spoken, tell
+from quatrain.words import Sentence, say, spoken
 
 
 def run_evaluation(
@@ -47,7 +47,6 @@ def _examined(
         own = Abstention.load(directory)
         data = data if own is None else data.replace(no_answer=own.no_answer)
     records = load_records(data.train, data)
-    _say_what_is_not_examined(records)
     conversations = records.conversations
     if not conversations:
         raise DataError("Q303.no_questions", file=file)
@@ -63,22 +62,6 @@ def _examined(
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()
     return examine(answerer, conversations, config.generate, by)
-
-
-def _say_what_is_not_examined(records: Any) -> None:
-    """Say on stderr what training on the same file would say of it."""
-    for note in records.notes:
-        _say(tell(note))
-    if records.rejected:
-        first, count = records.rejected[0], len(records.rejected)
-        where = {"location": first.location, "reason": first.reason}
-        _say(say("log.not_examined", count=count, **where))
-
-
-def _say(line: str) -> None:
-    one = watcher()
-    assert one is not None  # telling() is around
-    one.line(line)
 
 
 def _show(found: dict[str, Any]) -> None:

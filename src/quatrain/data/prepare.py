@@ -46,7 +46,7 @@ from quatrain.progress import working
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation, Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe
-from quatrain.words import Sentence, recorded, say, spoken
+from quatrain.words import Sentence, recorded, say
 
 __all__ = ["PreparedData", "Records", "Rejection", "holdout", "load_and_prepare_french_data"]
 __all__ += ["load_records"]
@@ -354,7 +354,5 @@ def _log(report: dict[str, Any]) -> None:
             used=100 * train["positions_used"],
         )
     )
-    for note in report["notes"]:
-        logger.info(spoken().retold(note, "text"))
     if report["leaks"]:
         logger.warning(say("log.leaks", count=report["leaks"]))

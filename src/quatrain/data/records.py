@@ -129,8 +129,7 @@ def load_records(
         write_rejected(directory / "rejected.jsonl", records.rejected)
     _refuse_too_many_bad(records, sources, config, directory)
     for note in records.notes:
-        if getattr(note, "key", "") != "notes.shape":
-            logger.info(tell(note))
+        logger.info(tell(note))
     if records.rejected:
         first, number = records.rejected[0], len(records.rejected)
         about = {"total": records.total, "location": first.location, "reason": first.reason}

@@ -38,7 +38,7 @@ _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 2, 11
 _FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
 """Those with which more evaluations are worth having, and those that are asked in any case."""
 _SHARE_FOR_LOSS, _FEWEST_ROWS = 0.25, 4
-_WANTED_STEPS = 100
+_WANTED_STEPS, _FEWEST_CONVERSATIONS = 100, 8
 _BYTES_SAVED = 300 * 10**6
 """A second, hashed and written, on a laptop: weights and two moments of what learns."""
 _SHARE_FOR_TRIAL, _FEWEST_TRIALS, _MOST_TRIALS = 0.03, 2, 8
@@ -85,19 +85,23 @@ def time_of(config: Config) -> float | None:
     return None if train.epochs or train.max_steps or config.model.init is None else LONGEST
 
 
-def fit_batch(request: Config, batch: int, costs: Costs, left: float | None) -> int:
+def fit_batch(request: Config, batch: int, costs: Costs, left: float | None, per_row: float) -> int:
     """Choose the rows of a step: as settled, or fewer, so that there are some hundred steps.
+
+    A step learns from eight conversations at least: of fewer the gradient is mostly chance.
 
     Args:
         request: as the recipe has it; what it gives is kept, and so is the batch of new weights.
         batch: as the size of the data settles it.
         costs: from a trial.
         left: seconds for the whole run; None where steps are limited otherwise.
+        per_row: conversations, on average.
     """
     if request.train.batch_size or left is None or request.model.init is None:
         return batch
     rows = left * (1 - SHARE_FOR_EVALUATION) / costs.row
-    return min(batch, power_of_two(rows / _WANTED_STEPS))
+    fewest = 1 << math.ceil(math.log2(max(1.0, _FEWEST_CONVERSATIONS / per_row)))
+    return min(batch, max(fewest, power_of_two(rows / _WANTED_STEPS)))
 
 
 def fit_evaluations(

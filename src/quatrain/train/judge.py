@@ -16,7 +16,7 @@ from quatrain.progress import working
 from quatrain.train.loop import Evaluation
 from quatrain.train.settle import MOST_QUESTIONS
 
-_TRIED = 8
+_TRIED = 4
 
 
 class Judge:
@@ -60,7 +60,7 @@ class Judge:
     def trial(self) -> tuple[float, float]:
         """Measure what one row of the loss, and one answered question, take in seconds.
 
-        As many questions are answered side by side as an evaluation would, up to eight.
+        As many questions are answered side by side as an evaluation would, up to four.
         """
         count = min(len(self.questions), self.config.generate.batch_size, _TRIED)
         rows = min(self.num_rows, self.config.train.micro_batch_size or 1)

@@ -2,7 +2,7 @@
 
     batch_size      a 32nd of the rows, from 1 to 32, a power of two
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
-    learning_rate   0.256 / d_model, 4 times that for adapters; see `_default_rate`
+    learning_rate   0.256 / d_model, 0.7 of that for trained weights, 4 times it for adapters
     precision       bf16 for a large base where the processor multiplies it, else fp32
     eval_interval   a tenth of the steps
 
@@ -24,8 +24,9 @@ _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
 _TOKENS_AT_ONCE = 8192
 _WORTH_BF16 = 50 * 10**6
 """Parameters from which products take most of a step, and rounding them pays."""
-_ADAPTERS = 4.0
-"""How many times as fast adapters learn; see docs/bases.md for the sweep."""
+_TRAINED, _ADAPTERS = 0.7, 4.0
+"""The share of a new weight's rate for one that was trained, and for adapters: from what SmolLM2
+did on two files, not yet from a sweep (docs/LOG.md)."""
 
 
 def settle(config: Config, num_rows: int, halves: bool = False) -> Config:
@@ -97,7 +98,10 @@ def _default_epochs(steps_per_epoch: float) -> float:
 
 
 def _default_rate(config: Config) -> float:
-    return 0.256 / config.model.d_model * (_ADAPTERS if config.train.adapter else 1.0)
+    fresh = 0.256 / config.model.d_model
+    if config.train.adapter:
+        return _ADAPTERS * fresh
+    return fresh if config.model.init is None else _TRAINED * fresh
 
 
 def _default_precision(config: Config, halves: bool) -> Literal["fp32", "bf16"]:

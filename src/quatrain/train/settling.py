@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 MUCH = 1 << 62
 """Bytes of a disk that a run looks at when it saves, and not before."""
-_TRIED = 2048
+_TRIED = 1024
 """Tokens of the rows with which a step is tried."""
 
 
@@ -116,7 +116,8 @@ def try_out(
     batches = Batches(data.train, at_once, settled.train.seed)
     judge = Judge(settled, data, model)
     costs = time_parts(settled, model, batches, judge, trial, longest)
-    batch = fit_batch(config, settled.train.batch_size or 1, costs, longest)
+    per_row = max(1, int(data.report["train"]["conversations"])) / len(data.train)
+    batch = fit_batch(config, settled.train.batch_size or 1, costs, longest, per_row)
     chosen = config.replace(train=config.train.replace(batch_size=batch))
     settled = by_size(chosen, config, data, device, free)
     held_out = len(data.questions), len(data.eval) if data.eval is not None else 0
