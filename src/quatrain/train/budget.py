@@ -202,6 +202,15 @@ def time_parts(
         return Costs(row, updating, loss_row, question, save)
 
 
+def time_rows(train: TrainConfig, model: LlamaModel, batches: Batches) -> float:
+    """Time micro-batches of the size that is chosen; give what a row takes in seconds."""
+    with working("progress.trial"):
+        optimizer = make_optimizer(model, train)
+        set_learning_rate(optimizer, 0.0)
+        row, _ = _time_learning(train, model, batches, optimizer, None)
+        return row
+
+
 def _time_learning(
     train: TrainConfig,
     model: LlamaModel,

@@ -28,8 +28,9 @@ _FEWEST_POSITIONS = 32
 _SPREAD = 2.0
 """Standard deviations by which a batch may have more targets than the mean."""
 _BEST, _BEING_WRITTEN = 1, 1
-_SHARE_OF_MEMORY, _SHARE_OF_GPU = 0.25, 0.85
-"""Of what is free, for a base: a machine is used for other things meanwhile, a GPU is not."""
+_SHARE_OF_MEMORY, _SHARE_OF_GPU = 0.2, 0.85
+"""Of what is free, for the steps of a base: evaluations take more, and a machine is used for other
+things meanwhile, a GPU is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +31,7 @@ from quatrain.train.budget import (
     is_timed,
     time_of,
     time_parts,
+    time_rows,
 )
 from quatrain.train.checkpoint import Keeper
 from quatrain.train.judge import Judge
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 MUCH = 1 << 62
 """Bytes of a disk that a run looks at when it saves, and not before."""
+_OF_THE_FIRST = 0.7
+"""The share of the first evaluation's time that a later one takes: who has learnt says less."""
 _TRIED = 1024
 """Tokens of the rows with which a step is tried."""
 
@@ -95,7 +98,7 @@ def settle_run(
     config, longest = tried.config, time_of(config)
     judge, begun = Judge(config, data, model), time.monotonic()
     first = judge.evaluate(0)
-    each = time.monotonic() - begun + tried.costs.save
+    each = _OF_THE_FIRST * (time.monotonic() - begun) + tried.costs.save
     if longest is not None:
         left = MARGIN * longest - (time.monotonic() - started)
         config = fit_steps(config, tried.costs, tried.evaluations - 1, each, left)
@@ -120,6 +123,10 @@ def try_out(
     batch = fit_batch(config, settled.train.batch_size or 1, costs, longest, per_row)
     chosen = config.replace(train=config.train.replace(batch_size=batch))
     settled = by_size(chosen, config, data, device, free)
+    micro = settled.train.micro_batch_size or 1
+    if micro != at_once:
+        batches = Batches(data.train, micro, settled.train.seed)
+        costs = replace(costs, row=time_rows(settled.train, model, batches))
     held_out = len(data.questions), len(data.eval) if data.eval is not None else 0
     number, questions, rows = fit_evaluations(settled, costs, held_out, longest)
     logger.info(say("train.tried", row=costs.row, question=costs.question, save=costs.save))
