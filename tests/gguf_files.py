@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import torch
 
 from quatrain.config import ModelConfig
 from quatrain.hub.source import Source
@@ -27,7 +28,11 @@ DENSE_MODEL: dict[str, Any] = LLAMA4_MODEL | dict(
 
 def source_of(shape: dict[str, Any], tokenizer: Tokenizer, **changes: Any) -> Source:
     config = ModelConfig(**(shape | changes))
-    tensors = {name: LazyTensor.of(t) for name, t in tiny_model(config).state_dict().items()}
+    weights = tiny_model(config).state_dict()
+    for name in weights:
+        if name.endswith(".bias"):
+            torch.nn.init.normal_(weights[name], std=0.3)
+    tensors = {name: LazyTensor.of(t) for name, t in weights.items()}
     if config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     return Source(config, tensors, tokenizer, LLAMA4, Path("tiny"), "llama4")
@@ -43,24 +48,34 @@ def type_of(value: Any) -> Any:
 
 
 def rewritten(
-    path: Path, target: Path, changes: dict[str, Any], tensors: dict[str, Any] | None = None
+    path: Path,
+    target: Path,
+    changes: dict[str, Any],
+    tensors: dict[str, Any] | None = None,
+    arch: str = "",
 ) -> Path:
-    """Copy a GGUF file with some keys set, or left out where None; and with further tensors."""
+    """Copy a GGUF file with some keys set, or left out where None; and with other tensors.
+
+    `arch` names another architecture, under which all of the copy's keys stand.
+    """
     reader = Reader(path)
-    arch = reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(target, arch)
+    before = reader.fields["general.architecture"].contents()
+    writer, given = gguf.GGUFWriter(target, arch or before), tensors or {}
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture" or name in changes:
             continue
         inner = field.types[1] if field.types[0] is Types.ARRAY else None
+        name = f"{arch}{name.removeprefix(before)}" if arch and name.startswith(before) else name
         writer.add_key_value(name, field.contents(), field.types[0], inner)
     for name, value in changes.items():
         if value is not None and name != "general.architecture":
             writer.add_key_value(name, value, type_of(value))
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    for name, values in (tensors or {}).items():
-        writer.add_tensor(name, values.numpy())
+        if tensor.name not in given:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for name, values in given.items():
+        if values is not None:
+            writer.add_tensor(name, values.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

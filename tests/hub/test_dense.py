@@ -9,62 +9,27 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    SmolLM3Config,
+)
 
-from foreign import text_tools
+from dense_models import IDS, KINDS, dense, logits_of
 from quatrain.errors import CheckpointError
 from quatrain.hub.convert import Conversion, Dtype, convert
-from quatrain.hub.dense import as_llama, deinterleave, dense_config, interleave
+from quatrain.hub.dense import as_dense, deinterleave, dense_config, interleave
 from quatrain.hub.open import open_source
 from quatrain.hub.upcycle import upcycle
 from quatrain.model.io import model_of
 from quatrain.model.llama import LlamaModel
 from quatrain.text.chat import CHATML, ChatFormat
 from quatrain.text.tokenizer import train_bpe
-from tiny import random_ids
-
-IDS = random_ids(2, 50, vocab_size=500)
-BASE: dict[str, Any] = dict(
-    vocab_size=512, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-    bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
-LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64, "rope_theta": 500000.0,
-}  # fmt: skip
-KINDS: dict[str, dict[str, Any]] = {
-    "llama2": {"num_key_value_heads": 4, "rms_norm_eps": 1e-6},
-    "llama3": {"rope_parameters": LLAMA3},
-    "smollm": {"tie_word_embeddings": True, "num_attention_heads": 6},
-    "wide_heads": {"head_dim": 16},
-}
 
 
-def dense(directory: Path, kind: str = "llama3", **changes: Any) -> Any:
-    """Write a random dense directory; return transformers' own model."""
-    mistral = kind == "mistral"
-    config_class, model_class = (
-        (MistralConfig, MistralForCausalLM) if mistral else (LlamaConfig, LlamaForCausalLM)
-    )
-    window = {"sliding_window": None} if mistral else {}
-    torch.manual_seed(0)
-    model = model_class(config_class(**{**BASE, **window, **KINDS.get(kind, {}), **changes})).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.2)
-    model.save_pretrained(directory)
-    text_tools(directory)
-    return model
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        out = model(IDS)
-    return out if isinstance(out, torch.Tensor) else out.logits
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "mistral"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_dense_model_is_the_same_function(kind: str, tmp_path: Path) -> None:
     oracle = dense(tmp_path / "dense", kind)
     done = convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4"))
@@ -73,10 +38,11 @@ def test_a_dense_model_is_the_same_function(kind: str, tmp_path: Path) -> None:
     assert done.agreement.greedy_tokens_equal == done.agreement.greedy_tokens
     assert done.agreement.judged_by == "transformers"
     model = LlamaModel.from_pretrained(tmp_path / "result")
-    assert float((logits(model) - logits(oracle)).abs().max()) < 1e-4
+    assert float((logits_of(model) - logits_of(oracle)).abs().max()) < 1e-4
     fields = json.loads((tmp_path / "result" / "config.json").read_text())
     assert fields["model_type"] == "llama4_text"
-    assert fields["no_rope_layers"] == [1, 1, 1]
+    rope = getattr(oracle.config, "no_rope_layers", None) or [1, 1, 1]
+    assert fields["no_rope_layers"] == rope
     assert fields["moe_layers"] == []
     assert set(fields["layer_types"]) == {"full_attention"}
 
@@ -95,27 +61,32 @@ def test_what_rounding_a_dense_model_costs_is_told_apart(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_runs_in_transformers_as_llama4(kind: str, tmp_path: Path) -> None:
+def test_it_runs_in_transformers_as_dense4(kind: str, tmp_path: Path) -> None:
     from transformers import Llama4ForCausalLM
 
     oracle = dense(tmp_path / "dense", kind)
     convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4", check=False))
     twin = Llama4ForCausalLM.from_pretrained(tmp_path / "result").eval()
-    assert float((logits(twin) - logits(oracle)).abs().max()) < 1e-4
+    assert float((logits_of(twin) - logits_of(oracle)).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_leaves_again_as_a_llama_bit_for_bit(kind: str, tmp_path: Path) -> None:
+def test_it_leaves_again_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    """A Qwen2 leaves as a Llama: its output has a bias there, which is zero."""
     oracle = dense(tmp_path / "dense", kind)
     convert(tmp_path / "dense", tmp_path / "four", Conversion(to="llama4", check=False))
     convert(tmp_path / "four", tmp_path / "back", Conversion(to="hf"))
-    assert json.loads((tmp_path / "back" / "config.json").read_text())["model_type"] == "llama"
+    model_type = json.loads((tmp_path / "back" / "config.json").read_text())["model_type"]
+    assert model_type == ("smollm3" if kind.startswith("smollm3") else "llama")
     before = load_file(tmp_path / "dense" / "model.safetensors")
     after = load_file(tmp_path / "back" / "model.safetensors")
+    added = {name for name in after if name.endswith("o_proj.bias")} - before.keys()
+    assert len(added) == 3 * kind.startswith("qwen2")
+    assert not any(after.pop(name).any() for name in added)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    twin = LlamaForCausalLM.from_pretrained(tmp_path / "back").eval()
-    assert torch.equal(logits(twin), logits(oracle))
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path / "back").eval()
+    assert torch.equal(logits_of(twin), logits_of(oracle))
 
 
 def test_rows_change_places_and_come_back() -> None:
@@ -125,12 +96,21 @@ def test_rows_change_places_and_come_back() -> None:
     assert torch.equal(deinterleave(interleave(rows, 6), 6), rows)
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
         ("mistral", {"sliding_window": 16}, "sliding_window=16"),
-        ("llama3", {"attention_bias": True}, "attention_bias=true"),
+        ("mistral", {"attention_bias": True}, "attention_bias=true"),
         ("llama3", {"mlp_bias": True}, "mlp_bias=true"),
+        ("smollm3", {"mlp_bias": True}, "mlp_bias=true"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16}, "sliding_window=16"),
+        ("qwen2", {"rope_parameters": YARN}, "rope_type must be default or llama3: 'yarn'"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "layer_types has sliding_attention"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 16}, "sliding_window=16"),
+        ("smollm3", {"rope_parameters": YARN}, "rope_type must be default or llama3: 'yarn'"),
         ("llama3", {"hidden_act": "gelu"}, "hidden_act must be silu"),
         ("llama3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
     ],
@@ -195,7 +175,8 @@ def test_a_tied_heads_copy_is_left_out_and_another_head_is_refused(tmp_path: Pat
 
 
 def test_fields_left_out_have_the_values_of_transformers() -> None:
-    for kind, config_class in (("llama", LlamaConfig), ("mistral", MistralConfig)):
+    for config_class in (LlamaConfig, MistralConfig, Qwen2Config, SmolLM3Config):
+        kind = config_class.model_type
         written = config_class().to_dict() | {"model_type": kind, "sliding_window": None}
         bare = {"model_type": kind, "sliding_window": None}
         assert dense_config(bare) == dense_config(written)
@@ -203,12 +184,12 @@ def test_fields_left_out_have_the_values_of_transformers() -> None:
         dense_config({"model_type": "mistral"})
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "mixtral", None])
+@pytest.mark.parametrize("kind", ["qwen3", "mixtral", None])
 def test_other_model_types_are_told_which_are_read(kind: str | None, tmp_path: Path) -> None:
     dense(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
-    with pytest.raises(CheckpointError, match=rf"(?s)model_type {kind!r}.*of model_type llama or"):
+    with pytest.raises(CheckpointError, match=rf"(?s)model_type {kind!r}.*of model_type llama, "):
         open_source(tmp_path)
 
 
@@ -237,7 +218,7 @@ def test_an_upcycled_model_starts_as_the_same_function(tmp_path: Path) -> None:
     assert done.notes["experts"].startswith("4 ")
     model = LlamaModel.from_pretrained(tmp_path / "result")
     assert model.config.moe_layers == (0, 1, 2)
-    assert float((logits(model) - logits(oracle)).abs().max()) < 1e-4
+    assert float((logits_of(model) - logits_of(oracle)).abs().max()) < 1e-4
 
 
 def test_the_router_learns_from_the_second_step_on(tmp_path: Path) -> None:
@@ -279,4 +260,4 @@ def test_a_model_with_experts_is_no_llama(tmp_path: Path) -> None:
     dense(tmp_path)
     source = upcycle(open_source(tmp_path), 2)
     with pytest.raises(AssertionError):
-        as_llama(source, "float32")
+        as_dense(source, "float32")

@@ -13,10 +13,11 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adapted import adapted_model
-from foreign import silently, text_tools
+from dense_models import dense
+from foreign import silently
 from llamacpp import LlamaCpp
 from quatrain.errors import CheckpointError
 from quatrain.generate.answer import Answerer
@@ -27,11 +28,7 @@ from quatrain.model.llama import LlamaModel
 from tiny import random_ids
 
 IDS = random_ids(2, 40, vocab_size=500)
-LLAMA: dict[str, Any] = dict(
-    vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1,
-    eos_token_id=2,
-)  # fmt: skip
+LLAMA: dict[str, Any] = dict(hidden_size=64, intermediate_size=96)
 TARGETS: dict[str, dict[str, Any]] = {
     "attention": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
     "all": {"target_modules": "all-linear"},
@@ -41,16 +38,6 @@ TARGETS: dict[str, dict[str, Any]] = {
     },
     "values": {"target_modules": ["v_proj", "o_proj"]},
 }  # fmt: skip
-
-
-def dense_base(directory: Path) -> None:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.2)
-    model.save_pretrained(directory)
-    text_tools(directory)
 
 
 def made_by_peft(directory: Path, base: Path, **options: Any) -> torch.Tensor:
@@ -83,7 +70,7 @@ def renamed_base(adapter: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bases")
-    dense_base(directory / "dense")
+    dense(directory / "dense", **LLAMA)
     convert(directory / "dense", directory / "four", Conversion(to="llama4", check=False))
     return directory
 
@@ -248,3 +235,36 @@ def test_a_written_adapter_says_its_form_where_peft_does_not_look(
     (tmp_path / "copy" / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="rows of q and k"):
         convert(tmp_path / "copy", tmp_path / "other", Conversion(to="hf", base=tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("kind", ["biases", "qwen2", "smollm3"])
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_an_adapter_of_each_kind_serves_both_forms(kind: str, targets: str, tmp_path: Path) -> None:
+    """Also where some layers have no RoPE, whose rows of q and k keep their places."""
+    dense_form, four = tmp_path / "dense", tmp_path / "four"
+    dense(dense_form, kind)
+    convert(dense_form, four, Conversion(to="llama4", check=False))
+    expected = made_by_peft(tmp_path / "adapter", dense_form, **TARGETS[targets])
+    for to, base in (("llama4", four), ("hf", None)):
+        merge = Conversion(to=to, merge=True, base=base)  # type: ignore[arg-type]
+        convert(tmp_path / "adapter", tmp_path / to, merge)
+    assert near(logits_of(LlamaModel.from_pretrained(tmp_path / "llama4")), expected)
+    result = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    assert near(logits_of(result), expected)
+    convert(tmp_path / "adapter", tmp_path / "for-four", Conversion(to="hf", base=four))
+    assert near(logits_of(LlamaModel.from_pretrained(tmp_path / "for-four")), expected)
+    asked = Conversion(to="hf", base=dense_form)
+    convert(tmp_path / "for-four", tmp_path / "for-dense", asked)
+    assert near(peft_logits(dense_form, tmp_path / "for-dense"), expected)
+
+
+def test_an_adapter_that_could_be_of_either_form_is_refused_without_rope_everywhere_too(
+    tmp_path: Path,
+) -> None:
+    dense(tmp_path / "dense", "smollm3")
+    convert(tmp_path / "dense", tmp_path / "four", Conversion(to="llama4", check=False))
+    made_by_peft(tmp_path / "adapter", tmp_path / "dense", **TARGETS["attention"])
+    renamed_base(tmp_path / "adapter", "someone/a-model-that-is-not-here")
+    asked = Conversion(to="llama4", merge=True, base=tmp_path / "four")
+    with pytest.raises(CheckpointError, match=r"(?s)\[Q415\].*rows of q and k.*--base"):
+        convert(tmp_path / "adapter", tmp_path / "out", asked)

@@ -49,6 +49,21 @@ Reader = Callable[[dict[str, Any]], ModelConfig]
 CONFIGS: dict[str, tuple[dict[str, Any], Reader]] = {
     "llama": (LLAMA, dense_config),
     "mistral": (LLAMA | {"model_type": "mistral"}, dense_config),
+    "qwen2": (
+        LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "layer_types": None},
+        dense_config,
+    ),
+    "smollm3": (
+        LLAMA
+        | {
+            "model_type": "smollm3",
+            "use_sliding_window": False,
+            "layer_types": None,
+            "no_rope_layers": [1, 0],
+            "no_rope_layer_interval": 2,
+        },
+        dense_config,
+    ),
     "llama4_text": (FOUR, from_hf),
     "llama4": (NESTED, from_hf),
 }
@@ -109,7 +124,7 @@ OF_ROPE = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor",
 WRONG: list[Any] = ["1e-6", "16", "", -1.5, math.nan, math.inf, {}, [[1]], 10**400]
 
 
-@pytest.mark.parametrize("kind", ["llama", "llama4_text"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "smollm3", "llama4_text"])
 def test_a_wrong_value_is_refused_by_its_field(kind: str) -> None:
     sound, read = CONFIGS[kind]
     for path in [*((n,) for n in NUMBERS), *(("rope_parameters", n) for n in OF_ROPE)]:
@@ -117,6 +132,14 @@ def test_a_wrong_value_is_refused_by_its_field(kind: str) -> None:
             with pytest.raises(CheckpointError, match=path[-1]) as raised:
                 read(with_value(sound, path, value))
             assert raised.value.remedy
+
+
+def test_a_wrong_value_of_smollm3_is_refused_by_its_field() -> None:
+    sound, read = CONFIGS["smollm3"]
+    for name in ("no_rope_layers", "no_rope_layer_interval", "attention_bias"):
+        for value in ("1", "yes", math.nan, {"a": 1}, [[1]], [2, 2]):
+            with pytest.raises(CheckpointError, match=name):
+                read(with_value(sound, (name,), value))
 
 
 FOUR_NUMBERS = (

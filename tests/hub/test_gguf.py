@@ -35,6 +35,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama4 scaled": LLAMA4_MODEL
     | {"rope_scaling": RopeScaling(original_max_position_embeddings=64)},
     "llama": DENSE_MODEL,
+    "llama biases": DENSE_MODEL | {"attention_bias": True},
+    "smollm3": DENSE_MODEL | {"n_layers": 5, "rope_layers": (1, 1, 1, 0, 1)},
     "llama scaled": DENSE_MODEL
     | {"rope_scaling": RopeScaling(factor=8, low_freq_factor=1, high_freq_factor=4)},
 }
@@ -43,6 +45,7 @@ READ_BACK = (
     "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_k", "moe_layers",
     "rope_layers", "intermediate_size_mlp", "max_position_embeddings", "rms_norm_eps",
     "rope_theta", "rope_scaling", "use_qk_norm", "attention_chunk_size", "tie_word_embeddings",
+    "attention_bias",
 )  # fmt: skip
 
 

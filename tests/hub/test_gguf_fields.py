@@ -17,7 +17,10 @@ from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.source import Source
 from quatrain.text.tokenizer import Tokenizer, train_bpe
 
-SHAPES = {"llama": DENSE_MODEL, "llama4": LLAMA4_MODEL}
+SHAPES = {
+    "llama": DENSE_MODEL, "llama4": LLAMA4_MODEL,
+    "smollm3": DENSE_MODEL | {"rope_layers": (1, 1, 1, 0)},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

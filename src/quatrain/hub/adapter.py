@@ -18,7 +18,8 @@ from quatrain.hub.check import Agreement, compare, float_model, observe, with_ro
 from quatrain.hub.dense import DENSE
 from quatrain.hub.export import copy_abstention
 from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_adapter
-from quatrain.hub.gguf_read import GGUF
+from quatrain.hub.gguf_names import architecture
+from quatrain.hub.gguf_read import GGUF, read_file
 from quatrain.hub.source import Source
 from quatrain.model.adapter import Factors, place_adapters, read_adapter, write_factors
 from quatrain.model.llama import LlamaModel
@@ -113,6 +114,10 @@ def write_gguf_alone(source: Source, base: Source, path: Path, kind: str) -> Non
         raise CheckpointError("Q411.gguf_adapter_tokenizer", source=source.origin, base=base.origin)
     if source.chat != base.chat:
         logger.warning(say("log.adapter_template", source=source.origin))
+    arch = architecture(base.config)
+    theirs = read_file(base.origin)[0]["general.architecture"] if base.kind == GGUF else arch
+    if theirs != arch:  # whose rows of q and k stand otherwise
+        raise CheckpointError("Q411.gguf_adapter_base", base=base.origin, theirs=theirs, arch=arch)
     adapters, factors = _factors(source.origin, base)
     write_gguf_adapter(adapters, factors, source.config, path, kind)
 

@@ -34,12 +34,12 @@ from quatrain.hub.check import (
     refuse_disagreement,
     with_rounding,
 )
-from quatrain.hub.dense import DENSE, is_dense
+from quatrain.hub.dense import DENSE, dense_type
 from quatrain.hub.export import (
     DTYPES,
     of_dtype,
     with_its_own_ids,
-    write_llama,
+    write_dense,
     write_multimodal,
     write_text_only,
 )
@@ -244,8 +244,8 @@ def _write(source: Source, directory: Path, asked: Conversion, dtype: str) -> No
     elif asked.to == "hf-multimodal":
         base = locate(asked.base) if asked.base else source.origin
         write_multimodal(source, base, directory, asked.shard_bytes)
-    elif asked.to == "hf" and is_dense(source.config):
-        write_llama(source, directory, asked.shard_bytes)
+    elif asked.to == "hf" and dense_type(source.config):
+        write_dense(source, directory, asked.shard_bytes)
     else:
         write_text_only(source, directory, asked.shard_bytes)
 

@@ -2,13 +2,18 @@
 
     Llama: RoPE on every layer, full attention, one SwiGLU a layer
         =  Llama 4 with no_rope_layers all 1, no chunks, moe_layers []
+    Qwen2: the same with biases on queries, keys and values
+        =  attention_bias, that of the output zero
+    SmolLM3: the same with layers that have no RoPE
+        =  its no_rope_layers, no temperature
 
 Their queries and keys are turned half against half, Llama 4's are turned in adjacent pairs, so
 that the rows of q_proj and k_proj change places once, in each head:
 
     rows of a head of 6    0 1 2 | 3 4 5     becomes     0 3 1 4 2 5
 
-Anything that would be another function is refused by name: windows, biases, other activations.
+So do their biases; layers without RoPE keep their order. Anything that would be another function is
+refused by name: windows, biases of the feed-forward, other activations.
 Not for giving the result experts (upcycle.py).
 """
 
@@ -22,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quatrain.config import ModelConfig
+from quatrain.config import LORA_GROUPS, ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import (
@@ -51,17 +56,30 @@ DENSE: dict[str, dict[str, Any]] = dict(zip(DENSE_TYPES, (
         "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
         "sliding_window": 4096,
     },
+    _LLAMA | {
+        "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768,
+        "bos_token_id": None, "eos_token_id": None, "sliding_window": 4096,
+    },
+    _LLAMA | {
+        "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 36,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768,
+        "bos_token_id": 128000, "eos_token_id": 128001, "pad_token_id": 128004,
+        "no_rope_layer_interval": 4, "tie_word_embeddings": True,
+    },
 ), strict=True))  # fmt: skip
 """By model type, what transformers takes fields for that are left out."""
 _NAMES = {
     "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads", "d_k": "head_dim",
     "intermediate_size_expert": "intermediate_size", "intermediate_size_mlp": "intermediate_size",
+    "rope_layers": "no_rope_layers",
 }  # fmt: skip
-_ROTATED = re.compile(r"\.self_attn\.([qk])_proj\.weight$")
+_ROTATED = re.compile(r"\.layers\.(\d+)\.self_attn\.[qk]_proj\.(?:weight|bias)$")
 _OURS, _THEIRS = ".feed_forward.", ".mlp."
 _EMBEDDINGS = "model.embed_tokens.weight"
 _FREQUENCIES = "rotary_emb.inv_freq"
+_WINDOWS_IF_USED = ("qwen2", "smollm3")
+"""Model types whose windows count where `use_sliding_window` or `layer_types` says so."""
 
 
 def read_dense(directory: Path) -> Source:
@@ -78,6 +96,8 @@ def read_dense(directory: Path) -> Source:
         for name, tensor in open_tensors(directory).items()
         if not name.endswith(_FREQUENCIES)
     }
+    if config.attention_bias:
+        tensors = with_zero_biases(tensors, config)
     if config.tie_word_embeddings and HEAD in tensors:
         _refuse_another_head(tensors)
     return Source(
@@ -88,6 +108,18 @@ def read_dense(directory: Path) -> Source:
         origin=directory,
         kind=str(fields["model_type"]),
     )
+
+
+def with_zero_biases(tensors: dict[str, LazyTensor], config: ModelConfig) -> dict[str, LazyTensor]:
+    """Give each projection of attention that has a weight and no bias one of zeros."""
+    zeros = {}
+    for layer in range(config.n_layers):
+        for projection in LORA_GROUPS["attention"]:
+            name = f"model.layers.{layer}.self_attn.{projection}"
+            if (weight := tensors.get(f"{name}.weight")) is not None:
+                zero = torch.zeros(weight.shape[:1], dtype=weight.dtype)
+                zeros[f"{name}.bias"] = LazyTensor.of(zero)
+    return zeros | tensors
 
 
 def _refuse_another_head(tensors: dict[str, LazyTensor]) -> None:
@@ -101,14 +133,16 @@ def _refuse_another_head(tensors: dict[str, LazyTensor]) -> None:
 
 
 def dense_config(fields: dict[str, Any]) -> ModelConfig:
-    """Spell a Llama's or a Mistral's config.json as a Llama 4.
+    """Spell a dense model's config.json as a Llama 4.
 
     Raises:
         CheckpointError: Q410 naming the field that would make it another function.
     """
     if not is_dense_type(fields):
-        raise CheckpointError("Q410.model_type", kind=fields.get("model_type"))
-    fields = DENSE[fields["model_type"]] | fields
+        kind = fields.get("model_type")
+        raise CheckpointError("Q410.model_type", kind=kind, dense=", ".join(DENSE_TYPES))
+    kind = fields["model_type"]
+    fields = DENSE[kind] | fields
     _refuse_other_functions(fields)
     layers, width = fields["num_hidden_layers"], fields["intermediate_size"]
     values: dict[str, Any] = {
@@ -119,17 +153,18 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
         "intermediate_size_expert": width,
         "intermediate_size_mlp": width,
         "interleave_moe_layer_step": 0,
-        "rope_layers": [1] * min(layers, 1024) if isinstance(layers, int) else [],
         "max_position_embeddings": fields["max_position_embeddings"],
         "rms_norm_eps": fields["rms_norm_eps"],
         "use_qk_norm": False,
         "attention_chunk_size": None,
         "attn_temperature_tuning": False,
+        "attention_bias": kind == "qwen2" or (fields.get("attention_bias") or False),
         "tie_word_embeddings": fields.get("tie_word_embeddings", False),
         "bos_token_id": fields["bos_token_id"],
         "pad_token_id": fields.get("pad_token_id"),
         "initializer_range": fields.get("initializer_range", 0.02),
-        **read_rope(fields, theta=10000.0),
+        **read_rope(fields, theta=2e6 if kind == "smollm3" else 1e4),
+        **_rope_layers(fields),
     }
     values["eos_token_ids"] = ids_of(fields["eos_token_id"])
     kv_heads = fields.get("num_key_value_heads")
@@ -140,12 +175,40 @@ def dense_config(fields: dict[str, Any]) -> ModelConfig:
     return model_config(values, _NAMES)
 
 
-def _refuse_other_functions(fields: dict[str, Any]) -> None:
-    window, context = fields.get("sliding_window"), fields["max_position_embeddings"]
+def _rope_layers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Say which layers have RoPE: all, or SmolLM3's; of a list that is too long the first count."""
+    layers, given = fields["num_hidden_layers"], fields.get("no_rope_layers")
+    number = min(layers, 1024) if isinstance(layers, int) else 0
+    if fields["model_type"] != "smollm3":
+        return {"rope_layers": [1] * number}
+    interval = {"no_rope_layer_interval": fields["no_rope_layer_interval"]}
+    if given is None:
+        return interval
+    return interval | {"rope_layers": given[:number] if isinstance(given, list) else given}
+
+
+def _refuse_windows(fields: dict[str, Any]) -> None:
+    """Refuse layers that see the last tokens only, unless these are the whole context.
+
+    Raises:
+        CheckpointError: Q410.
+    """
+    kind, window = fields["model_type"], fields.get("sliding_window")
+    used = kind == "mistral" or (kind in _WINDOWS_IF_USED and fields.get("use_sliding_window"))
+    context = fields["max_position_embeddings"]
     harmless = isinstance(window, int) and isinstance(context, int) and window >= context
-    if window is not None and fields["model_type"] == "mistral" and not harmless:
+    if used and window is not None and not harmless:
         raise CheckpointError("Q410.window", window=window)
-    for name in ("attention_bias", "mlp_bias"):
+    layer_types = fields.get("layer_types") if kind in _WINDOWS_IF_USED else None
+    for given in layer_types if isinstance(layer_types, list) else [layer_types]:
+        if given not in (None, "full_attention"):
+            raise CheckpointError("Q410.other_layers", given=str(given)[:200])
+
+
+def _refuse_other_functions(fields: dict[str, Any]) -> None:
+    _refuse_windows(fields)
+    refused = ("mlp_bias", "attention_bias") if fields["model_type"] == "mistral" else ("mlp_bias",)
+    for name in refused:
         if fields.get(name):
             raise CheckpointError("Q410.biases", name=name)
     if fields.get("quantization_config"):
@@ -161,38 +224,53 @@ def _refuse_other_functions(fields: dict[str, Any]) -> None:
 def _reordered(
     name: str, tensor: LazyTensor, config: ModelConfig, order: Callable[[Tensor, int], Tensor]
 ) -> LazyTensor:
-    """Reorder the rows of a query or key projection; leave any other tensor."""
-    if not _ROTATED.search(name):
+    """Reorder the rows of a query or key projection that RoPE turns; leave any other tensor."""
+    found = _ROTATED.search(name)
+    if not found or found[1] in _without_rope(config):
         return tensor
-    if len(tensor.shape) != 2 or tensor.shape[0] % config.d_k:
+    rank = 1 if name.endswith(".bias") else 2
+    if len(tensor.shape) != rank or tensor.shape[0] % config.d_k:
         raise CheckpointError("Q404.heads", name=name, shape=list(tensor.shape), d_k=config.d_k)
     return tensor.map(lambda weight: order(weight, config.d_k))
 
 
-def is_dense(config: ModelConfig) -> bool:
-    """Whether a plain Llama is the same function."""
-    return (
-        not config.moe_layers
-        and all(config.rope_layers)
-        and not config.use_qk_norm
-        and config.attention_chunk_size is None
-        and not config.attention_bias
-    )
+def _without_rope(config: ModelConfig) -> set[str]:
+    return {str(layer) for layer, turned in enumerate(config.rope_layers) if not turned}
 
 
-def as_llama(source: Source, dtype: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """Spell a dense model as transformers' LlamaForCausalLM: config.json and tensors.
+def dense_type(config: ModelConfig) -> str | None:
+    """Name the dense model type that is the same function: llama, smollm3, or none."""
+    if config.moe_layers or config.use_qk_norm or config.attention_chunk_size is not None:
+        return None
+    if all(config.rope_layers):
+        return "llama"
+    return None if config.attn_temperature_tuning else "smollm3"
+
+
+_OWN: dict[str, dict[str, Any]] = {
+    "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3",
+        "use_sliding_window": False, "sliding_window": None,
+    },
+}  # fmt: skip
+
+
+def as_dense(source: Source, dtype: str) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Spell a dense model as transformers' LlamaForCausalLM or SmolLM3ForCausalLM.
 
     Args:
-        source: of which `is_dense` holds.
+        source: of a `dense_type`.
         dtype: float32, float16 or bfloat16.
+
+    Returns:
+        config.json and tensors.
     """
-    assert is_dense(source.config)
     config, eos = source.config, list(source.config.eos_token_ids)
-    scaling = config.rope_scaling
+    kind, scaling = dense_type(config), config.rope_scaling
+    assert kind is not None
     fields = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **_OWN[kind],
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": config.intermediate_size_mlp,
@@ -209,7 +287,7 @@ def as_llama(source: Source, dtype: str) -> tuple[dict[str, Any], dict[str, Lazy
             "rope_theta": config.rope_theta,
             **(scaling.model_dump() if scaling else {}),
         },
-        "attention_bias": False,
+        "attention_bias": config.attention_bias,
         "mlp_bias": False,
         "tie_word_embeddings": config.tie_word_embeddings,
         "bos_token_id": config.bos_token_id,
@@ -217,6 +295,9 @@ def as_llama(source: Source, dtype: str) -> tuple[dict[str, Any], dict[str, Lazy
         "pad_token_id": config.pad_token_id,
         "dtype": dtype,
     }
+    if kind == "smollm3":
+        fields["no_rope_layers"] = list(config.rope_layers)
+        fields["no_rope_layer_interval"] = config.no_rope_layer_interval
     tensors = {
         name.replace(_OURS, _THEIRS): _reordered(name, tensor, config, deinterleave)
         for name, tensor in source.tensors.items()

@@ -15,7 +15,7 @@ import torch
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.hub.dense import as_llama
+from quatrain.hub.dense import as_dense
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, read_json, to_hf
 from quatrain.model.io import (
@@ -59,11 +59,11 @@ def write_text_only(source: Source, directory: Path, shard_bytes: int) -> None:
     write_model(source.config, source.tensors, directory, shard_bytes)
 
 
-def write_llama(source: Source, directory: Path, shard_bytes: int) -> None:
-    """Write a dense model as what transformers opens as LlamaForCausalLM."""
+def write_dense(source: Source, directory: Path, shard_bytes: int) -> None:
+    """Write a dense model as what transformers opens as LlamaForCausalLM or SmolLM3ForCausalLM."""
     _write_text_tools(source, directory)
     dtype = dtype_name(source.tensors["model.embed_tokens.weight"].dtype)
-    fields, tensors = as_llama(source, dtype)
+    fields, tensors = as_dense(source, dtype)
     write_json(directory / CONFIG, fields)
     write_json(directory / GENERATION_CONFIG, generation_config(source.config))
     write_shards(tensors, directory, shard_bytes)

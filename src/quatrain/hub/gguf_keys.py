@@ -15,11 +15,13 @@ from pydantic import ValidationError
 
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
+from quatrain.hub.gguf_names import rope_pattern
 from quatrain.hub.gguf_text import Vocabulary
 from quatrain.rules import problems_of
 from quatrain.words import Sentence
 
 Values = Mapping[str, Any]
+ARCHITECTURES = ("llama", "qwen2", "smollm3", "llama4")
 
 _FIELDS = {
     "d_model": "embedding_length",
@@ -86,12 +88,13 @@ _SIGMOID = 2
 """llama.cpp's number of the function that Llama 4's router ends in."""
 
 
-def config_of(keys: Values, tied: bool) -> ModelConfig:
+def config_of(keys: Values, tied: bool, biased: bool = False) -> ModelConfig:
     """Read the architecture, without a scaling of frequencies that lies in a tensor.
 
     Args:
         keys: of the file.
         tied: whether it lacks a matrix of its own for the head.
+        biased: whether its projections of attention have biases.
 
     Raises:
         CheckpointError: Q410 for another architecture, or a key that is not carried over.
@@ -109,10 +112,11 @@ def config_of(keys: Values, tied: bool) -> ModelConfig:
         if theirs in said or ours not in _DERIVED
     }
     values["rope_theta"] = values["rope_theta"] if "rope.freq_base" in said else 10000.0
-    values |= _with_experts(said) if arch == "llama4" else _without_experts(values)
+    values |= _with_experts(said) if arch == "llama4" else _without_experts(values, arch)
     values |= {
         "vocab_size": len(texts(keys, "tokenizer.ggml.tokens")),
         "tie_word_embeddings": tied,
+        "attention_bias": biased,
         "bos_token_id": keys.get("tokenizer.ggml.bos_token_id"),
         "pad_token_id": keys.get("tokenizer.ggml.padding_token_id"),
     }
@@ -130,12 +134,12 @@ def _architecture(keys: Values) -> str:
     arch = keys.get("general.architecture")
     if keys.get("split.count") not in (None, 0, 1):
         raise CheckpointError("Q410.gguf_split", number=keys["split.count"])
-    if arch not in ("llama", "llama4") or "tokenizer.ggml.tokens" not in keys:
-        raise CheckpointError("Q410.gguf_architecture", arch=arch)
+    if arch not in ARCHITECTURES or "tokenizer.ggml.tokens" not in keys:
+        raise CheckpointError("Q410.gguf_architecture", arch=arch, read=", ".join(ARCHITECTURES))
     if keys.get("tokenizer.ggml.model") != "gpt2":
         raise CheckpointError("Q410.gguf_tokenizer", given=keys.get("tokenizer.ggml.model"))
-    if arch == "llama" and keys.get("llama.expert_count"):
-        raise CheckpointError("Q410.mixtral")
+    if arch != "llama4" and keys.get(f"{arch}.expert_count"):
+        raise CheckpointError("Q410.mixtral", arch=arch)
     return str(arch)
 
 
@@ -150,12 +154,12 @@ def _as_written(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _without_experts(values: Values) -> dict[str, Any]:
-    layers = values["n_layers"]
+def _without_experts(values: Values, arch: str) -> dict[str, Any]:
+    layers = min(values["n_layers"], 1024) if type(values["n_layers"]) is int else 0
     return {
         "intermediate_size_expert": values["intermediate_size_mlp"],
         "interleave_moe_layer_step": 0,
-        "rope_layers": (1,) * min(layers, 1024) if type(layers) is int else (),
+        "rope_layers": rope_pattern(layers) if arch == "smollm3" else (1,) * layers,
         "use_qk_norm": False,
         "attention_chunk_size": None,
         "attn_temperature_tuning": False,

@@ -1,20 +1,23 @@
 """GGUF's names for Llama 4's tensors, and what llama.cpp takes for granted about the architecture.
 
-llama.cpp has two architectures for us: `llama` for dense models and `llama4` for those with
-experts. Where Llama 4's config.json says something that llama.cpp has as a constant, another value
-cannot be written, and is refused with the field's name (docs/design.md).
+llama.cpp has three architectures for us: `llama` and `smollm3` for dense models, `llama4` for those
+with experts; files of `qwen2` are read, and written as `llama`. Where Llama 4's config.json says
+something that llama.cpp has as a constant, another value cannot be written, and is refused with the
+field's name (docs/design.md).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 from torch import Tensor
 
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
-from quatrain.hub.dense import is_dense
+from quatrain.hub.dense import dense_type, with_zero_biases
+from quatrain.model.rope import interleave
 from quatrain.model.shards import LazyTensor
 from quatrain.words import Sentence
 
@@ -38,10 +41,13 @@ _LAYER = {
     "feed_forward.shared_expert.up_proj": "ffn_up_shexp",
     "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
 }
-_OF_A_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(?:\.weight)?")
-_OF_A_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+_OF_A_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(?:\.(weight|bias))?")
+_OF_A_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_ATTENTION = re.compile(r"blk\.\d+\.attn_(?:q|k|v|output)\.bias")
+_BIASED = ("llama", "qwen2")
+_TURNED_BY_HALVES = re.compile(r"blk\.\d+\.attn_[qk]\.(?:weight|bias)")
 _GATE_UP, _DOWN = "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"
-ALWAYS_FLOAT = re.compile(r".*_norm\.weight|.*ffn_gate_inp\.weight|rope_freqs\.weight")
+ALWAYS_FLOAT = re.compile(r".*\.bias|.*_norm\.weight|.*ffn_gate_inp\.weight|rope_freqs\.weight")
 """Tensors that llama.cpp wants in float32 whatever the others are."""
 
 BLOCK = 32
@@ -59,7 +65,7 @@ def to_gguf(name: str, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
         return
     found = _OF_A_LAYER.fullmatch(name)
     assert found, name
-    layer, part = found.groups()
+    layer, part, leaf = found.groups()
     if part == _GATE_UP:
         inner = tensor.shape[2] // 2
         yield f"blk.{layer}.ffn_gate_exps.weight", tensor.map(lambda w: _turned(w[..., :inner]))
@@ -67,15 +73,40 @@ def to_gguf(name: str, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
     elif part == _DOWN:
         yield f"blk.{layer}.ffn_down_exps.weight", tensor.map(_turned)
     else:
-        yield f"blk.{layer}.{_LAYER[part]}.weight", tensor
+        yield f"blk.{layer}.{_LAYER[part]}.{leaf}", tensor
 
 
 def _turned(weight: Tensor) -> Tensor:
     return weight.transpose(1, 2)
 
 
-def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Undo `to_gguf` for a whole file.
+def has_biases(tensors: Iterable[str], arch: str) -> bool:
+    """Whether a file's projections of attention have biases, all or some, where llama.cpp does."""
+    return arch in _BIASED and any(_ATTENTION.fullmatch(name) for name in tensors)
+
+
+def in_pairs(
+    tensors: dict[str, LazyTensor], arch: str, config: ModelConfig
+) -> dict[str, LazyTensor]:
+    """Reorder queries and keys of `qwen2`, which alone rotates half against half in llama.cpp.
+
+    Raises:
+        CheckpointError: Q404 for rows that are not whole heads.
+    """
+    if arch != "qwen2":
+        return tensors
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if not _TURNED_BY_HALVES.fullmatch(name):
+            continue
+        if not tensor.shape or tensor.shape[0] % config.d_k:
+            raise CheckpointError("Q404.heads", name=name, shape=list(tensor.shape), d_k=config.d_k)
+        found[name] = tensor.map(partial(interleave, d_k=config.d_k))
+    return found
+
+
+def from_gguf(tensors: dict[str, LazyTensor], config: ModelConfig) -> dict[str, LazyTensor]:
+    """Undo `to_gguf` for a whole file; where some projections have biases, the others' are zero.
 
     Raises:
         CheckpointError: Q404 naming tensors that belong to no Llama.
@@ -89,10 +120,12 @@ def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
         if not name.startswith("blk."):
             continue
         match = _OF_A_BLOCK.fullmatch(name)
-        layer, part = match.groups() if match else ("", "")
+        layer, part, leaf = match.groups() if match else ("", "", "")
         place = f"model.layers.{layer}."
-        if part in theirs:
-            found[f"{place}{theirs[part]}.weight"] = tensor
+        if leaf == "bias" and not (config.attention_bias and _ATTENTION.fullmatch(name)):
+            strange.append(name)
+        elif part in theirs:
+            found[f"{place}{theirs[part]}.{leaf}"] = tensor
         elif part == "ffn_down_exps" and len(tensor.shape) == 3:
             found[place + _DOWN] = tensor.map(_turned)
         elif part == "ffn_gate_exps" and _alike(tensor, tensors.get(_up_of(name))):
@@ -111,7 +144,7 @@ def from_gguf(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
         raise CheckpointError(
             "Q404.gguf_tensors", number=len(strange), first=", ".join(strange[:5])
         )
-    return found
+    return with_zero_biases(found, config) if config.attention_bias else found
 
 
 def _up_of(gate: str) -> str:
@@ -132,13 +165,28 @@ def architecture(config: ModelConfig) -> str:
     Raises:
         CheckpointError: Q411 naming the fields that llama.cpp has as other constants.
     """
-    dense, context = is_dense(config), config.max_position_embeddings
-    problems = () if dense else tuple(_unspeakable(config))
+    dense, context = dense_type(config), config.max_position_embeddings
+    problems = tuple(_unspeakable(config) if dense is None else _unspeakable_dense(config))
     if context >= _LONGEST:
         problems += (Sentence.of("rules.cpp.context", given=context, most=_LONGEST),)
     if problems:
         raise CheckpointError("Q411.llama_cpp", problems=problems)
-    return "llama" if dense else "llama4"
+    return dense or "llama4"
+
+
+def _unspeakable_dense(config: ModelConfig) -> Iterator[Sentence]:
+    """Say what llama.cpp's smollm3 takes for granted and this model does otherwise."""
+    if all(config.rope_layers):
+        return
+    if config.rope_layers != rope_pattern(config.n_layers):
+        yield Sentence.of("rules.cpp.rope_layers", given=list(config.rope_layers))
+    if config.attention_bias:
+        yield Sentence.of("rules.cpp.bias")
+
+
+def rope_pattern(layers: int) -> tuple[int, ...]:
+    """Say which layers have RoPE in llama.cpp's llama4 and smollm3: three of four."""
+    return tuple(int((layer + 1) % _INTERVAL != 0) for layer in range(layers))
 
 
 def _unspeakable(config: ModelConfig) -> Iterator[Sentence]:
@@ -154,8 +202,7 @@ def _unspeakable(config: ModelConfig) -> Iterator[Sentence]:
         yield Sentence.of("rules.cpp.n_layers", given=config.n_layers, least=_FEWEST_LAYERS)
     if config.use_qk_norm != (experts != 128):
         yield Sentence.of("rules.cpp.qk_norm", given=config.use_qk_norm, experts=experts)
-    pattern = tuple(int((i + 1) % _INTERVAL != 0) for i in range(config.n_layers))
-    if config.rope_layers != pattern:
+    if config.rope_layers != rope_pattern(config.n_layers):
         yield Sentence.of("rules.cpp.rope_layers", given=list(config.rope_layers))
     chunk = config.attention_chunk_size
     if chunk != _CHUNK and (context > _CHUNK or (chunk or context) < context):

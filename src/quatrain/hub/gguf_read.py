@@ -1,8 +1,8 @@
 """Read a GGUF file of a dense Llama or of Llama 4 as a Source, whatever its weights' types.
 
 Weights are turned into float32 when they are read. llama.cpp rotates queries and keys in adjacent
-pairs, as Llama 4 does, so that their rows stay as they are. Plausible sizes are checked before the
-library is trusted with a file.
+pairs, as Llama 4 does, so that their rows stay as they are; Qwen2's change places. Plausible sizes
+are checked before the library is trusted with a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quatrain.config import ModelConfig, RopeScaling
 from quatrain.errors import CheckpointError
 from quatrain.files import is_lfs_pointer
 from quatrain.hub.gguf_keys import config_of, template_in, token_ids, vocabulary_in
-from quatrain.hub.gguf_names import from_gguf
+from quatrain.hub.gguf_names import from_gguf, has_biases, in_pairs
 from quatrain.hub.gguf_text import tokenizer_of
 from quatrain.hub.gguf_write import SCALING_KEY, frequency_factors, library
 from quatrain.hub.source import Source
@@ -52,14 +52,16 @@ def read_gguf(path: Path) -> Source:
     keys, tensors = read_file(path)
     if keys.get("general.type") == "adapter":
         raise CheckpointError("Q410.gguf_adapter", path=path)
-    config = config_of(keys, tied="output.weight" not in tensors)
+    tied, arch = "output.weight" not in tensors, str(keys.get("general.architecture"))
+    config = config_of(keys, tied, has_biases(tensors, arch))
     config = _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
     tokenizer = tokenizer_of(vocabulary_in(keys, config.vocab_size), token_ids(keys))
     template = template_in(keys)
     if not template:
         raise CheckpointError("Q430.gguf_chat")
     chat = recognise(template, tokenizer)
-    return Source(config, from_gguf(tensors), tokenizer, chat, path, GGUF)
+    tensors = from_gguf(in_pairs(tensors, arch, config), config)
+    return Source(config, tensors, tokenizer, chat, path, GGUF)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:

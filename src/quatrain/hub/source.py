@@ -28,7 +28,7 @@ class Source:
     origin: Path
     """The directory or file that it came from."""
     kind: str
-    """What it was: llama4, llama4-multimodal, llama, mistral, gguf, adapter."""
+    """What it was: llama4, llama4-multimodal, llama, mistral, qwen2, smollm3, gguf, adapter."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What was done to it on the way, for the model card."""
 

@@ -107,16 +107,21 @@ def _was_trained_on_dense(
 
 def _has_an_order(adapters: Adapters, config: ModelConfig) -> bool:
     """Whether the base may once have been dense, and rows that changed places are adapted."""
-    from_dense = all(config.rope_layers) and not config.use_qk_norm
-    return from_dense and any(site.projection in _ROTATED for site in adapters)
+    alike = all(config.rope_layers) or config.attention_chunk_size is None
+    from_dense = alike and not config.use_qk_norm
+    return from_dense and any(_is_turned(site, config) for site in adapters)
+
+
+def _is_turned(site: Site, config: ModelConfig) -> bool:
+    return site.projection in _ROTATED and bool(config.rope_layers[site.layer])
 
 
 def _in_order(
     place: tuple[Site, str], factor: LazyTensor, config: ModelConfig, order: Order
 ) -> LazyTensor:
-    """Reorder the outputs of a second factor [K, O] of q or k; leave any other."""
+    """Reorder the outputs of a second factor [K, O] of q or k under RoPE; leave any other."""
     site, which = place
-    if which == "A" or site.projection not in _ROTATED:
+    if which == "A" or not _is_turned(site, config):
         return factor
     return factor.map(lambda tensor: order(tensor.T, config.d_k).T)
 

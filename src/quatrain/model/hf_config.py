@@ -66,8 +66,8 @@ _ROPE_OF_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor",
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_OF_LLAMA3}
 """Fields of RoPE that are read; any further one must be absent or null."""
 
-DENSE_TYPES = ("llama", "mistral")
-"""Model types of dense Llamas, which become Llama 4 (hub/dense.py)."""
+DENSE_TYPES = ("llama", "mistral", "qwen2", "smollm3")
+"""Model types of dense Llamas and their kin, which become Llama 4 (hub/dense.py)."""
 
 _NONE_WHEN_NULL = {"attention_chunk_size", "bos_token_id", "eos_token_id"}
 _DERIVED_WHEN_NULL = {"head_dim", "num_key_value_heads"}
@@ -197,7 +197,7 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
         return text
     if kind == "llama4_text":
         return config
-    raise CheckpointError("Q410.model_type", kind=kind)
+    raise CheckpointError("Q410.model_type", kind=kind, dense=", ".join(DENSE_TYPES))
 
 
 def _refuse_what_we_lack(config: dict[str, Any], text: dict[str, Any]) -> None:
