@@ -17,6 +17,7 @@ from quatrain.text.conversation import Conversation, Message
 from quatrain.text.recognise import chat_format_of, find_template, recognise
 from quatrain.text.sandbox import render
 from quatrain.text.tokenizer import Names, Tokenizer, train_bpe
+from templates import QWEN25, SMOLLM3, TODAY
 
 LINES = french_lines(500)
 QUESTION = (Message("user", "Où est-ce ?"),)
@@ -75,6 +76,9 @@ LLAMA4_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|header_start|>assistant<|header_end|>\\n\\n' }}"
     "{%- endif %}"
 )
+THINKING = (
+    "## Metadata\n\nToday Date: 26 July 2024\nReasoning Mode: /think\n\n## Custom Instructions\n\n"
+)
 PLAIN_CHATML = CHATML.chat_template()
 RENAMED = "m['role'].replace('assistant', 'gpt').replace('user', 'human')"
 TEMPLATES: dict[str, tuple[str, ChatFormat]] = {
@@ -124,12 +128,29 @@ TEMPLATES: dict[str, tuple[str, ChatFormat]] = {
         ),
     ),
     "llama4": (LLAMA4_TEMPLATE, LLAMA4),
+    "qwen2.5": (QWEN25, CHATML.model_copy(update={"default_system": "You answer in French."})),
+    "smollm3": (
+        SMOLLM3.replace(TODAY, '"26 July 2024"'),  # transformers says the day that it is
+        CHATML.model_copy(
+            update={
+                "default_system": THINKING + "Think, then answer.\n\n",
+                "before_system": THINKING,
+                "after_system": "\n\n",
+            }
+        ),
+    ),
 }
 EVERY_TEMPLATE = pytest.mark.parametrize("name", TEMPLATES)
 
 
 def tokenizer_for(chat: ChatFormat) -> Tokenizer:
     return train_bpe(LINES, 400, control_tokens=chat.control_tokens())
+
+
+def test_the_day_that_smollm3_asks_for_is_always_the_same() -> None:
+    template, expected = TEMPLATES["smollm3"]
+    assert template != SMOLLM3
+    assert by_value(recognise(SMOLLM3, tokenizer_for(expected))) == by_value(expected)
 
 
 def by_value(chat: ChatFormat) -> dict[str, Any]:
