@@ -1,4 +1,4 @@
-"""What README.md shows is true: its commands parse (docs/data.md's too), its paths exist."""
+"""What README.md shows is true: its paths exist, its commands parse, and those of two pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from quatrain.recipe import load_config, shipped
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DATA, BASES = (
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "bases.md")
+)
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = {"d_model": 32, "n_layers": 2, "n_heads": 2, "num_local_experts": 2, "vocab_size": 300}
@@ -32,7 +34,7 @@ def _blocks(language: str, page: str = README) -> list[str]:
 
 
 def _commands() -> Iterator[list[str]]:
-    for block in _blocks("bash") + _blocks("bash", DATA):
+    for block in _blocks("bash") + _blocks("bash", DATA) + _blocks("bash", BASES):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["quatrain"]:

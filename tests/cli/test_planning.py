@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,15 @@ def test_bases_are_listed_with_what_they_need(quatrain: Any) -> None:
     small = bases["HuggingFaceTB/SmolLM2-135M-Instruct"]
     assert small["memory"] < 5e9
     assert small["parameters"] == 134_515_008
+    assert small["lora_memory"] < small["memory"]
+    assert (small["licence"], small["french"]) == ("Apache 2.0", "little")
     _, out, _ = quatrain("plan", "--bases")
-    assert "Llama-4-Maverick-17B-128E-Instruct" in out
+    rows = [line for line in out.splitlines() if "/" in line and "Instruct" in line]
+    assert any("Llama-4-Maverick-17B-128E-Instruct" in row for row in rows)
+    assert re.search(r"Qwen2.5-7B-Instruct +7.62B +Apache 2.0 +well +15.2 GB", out)
+    assert "neither was verified here" in " ".join(out.split())
+    _, out, _ = quatrain("plan", "--bases", "--lang", "fr")
+    assert re.search(r"Qwen2.5-0.5B-Instruct +494 M +Apache 2.0 +assez", out)
 
 
 def test_a_wrong_recipe_is_refused_and_bases_listed_before_torch_is_imported() -> None:

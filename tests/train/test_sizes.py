@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from quatrain.config import ModelConfig
+from adapted import adapted_model
+from quatrain.config import LoraConfig, ModelConfig
 from quatrain.model.llama import LlamaModel
-from quatrain.train.sizes import bases, layer_parameters, parameters
-from tiny import CONFIGS, tiny_config
+from quatrain.model.lora import learning
+from quatrain.train.sizes import adapter_parameters, layer_parameters, parameters
+from tiny import CONFIGS, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -30,30 +34,12 @@ def test_a_token_meets_the_experts_that_it_chooses_and_no_other() -> None:
     assert dense.total == dense.active
 
 
-@pytest.mark.parametrize(
-    ("base", "total"),
-    [
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008),
-        ("HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120),
-        ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1_711_376_384),
-        ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400),
-        ("meta-llama/Llama-3.2-3B-Instruct", 3_212_749_824),
-        ("meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248),
-    ],
-)
-def test_the_shapes_of_dense_bases_have_the_published_counts(base: str, total: int) -> None:
-    assert parameters(bases()[base]).total == total
-
-
-def test_the_shapes_of_llama_4_have_its_published_sizes() -> None:
-    scout = parameters(bases()["meta-llama/Llama-4-Scout-17B-16E-Instruct"])
-    maverick = parameters(bases()["meta-llama/Llama-4-Maverick-17B-128E-Instruct"])
-    assert scout.total == pytest.approx(107.8e9, rel=0.005)  # 109B with the vision part
-    assert maverick.total == pytest.approx(400e9, rel=0.005)
-    assert scout.active == pytest.approx(17e9, rel=0.02)
-    assert maverick.active == pytest.approx(17e9, rel=0.02)
-
-
-def test_bases_stand_smallest_first() -> None:
-    totals = [parameters(shape).total for shape in bases().values()]
-    assert totals == sorted(totals)
+@pytest.mark.parametrize("lora", [{}, {"rank": 3, "targets": "attention", "train_router": True}])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_adapters_have_the_parameters_that_were_counted(name: str, lora: dict[str, Any]) -> None:
+    config = tiny_config(name)
+    if "train_router" in lora and not config.moe_layers:
+        return
+    model = adapted_model(tiny_model(config), **lora)
+    counted = adapter_parameters(config, LoraConfig(**{"rank": 3, **lora}))
+    assert counted == sum(learning(model).values())

@@ -15,7 +15,7 @@ from quatrain.recipe import load_config
 from quatrain.words import say, spoken, tell
 
 _BAR = 30
-_PIPED_WIDTH, _BASES_WIDTH = 100, 120
+_PIPED_WIDTH, _BASES_WIDTH = 100, 150
 _FORWARD = 1 / 3
 """The share of a step that its forward pass takes: the gradient takes twice as long."""
 _SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 141, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -227,22 +227,27 @@ def list_bases(as_json: bool) -> None:
     free = free_memory()
     found: list[dict[str, Any]] = [{"id": name, **need} for name, need in needs().items()]
     for one in found:
-        one["fits_here"] = None if free is None else one["memory"] <= free
+        for fits, memory in (("fits_here", "memory"), ("lora_fits_here", "lora_memory")):
+            one[fits] = None if free is None else one[memory] <= free
     if as_json:
         print(json.dumps({"free": free, "bases": found}, ensure_ascii=False))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_BASES_WIDTH)
-    table = Table(say("plan.base"), say("plan.total"), say("plan.active"), say("plan.file"),
-                  say("plan.to_train"), say("plan.machine"), box=None)  # fmt: skip
-    for column in table.columns[1:]:
-        column.justify = "right"
+    heads = ("base", "total", "licence", "french", "file", "all_weights", "lora", "machine")
+    table = Table(*(say(f"plan.{head}") for head in heads), box=None)
+    for name in ("total", "file", "all_weights", "lora", "machine"):
+        table.columns[heads.index(name)].justify = "right"
     for one in found:
-        style = "bold green" if one["fits_here"] else None
-        file, memory = tell(gigabytes(one["file"])), tell(gigabytes(one["memory"]))
-        table.add_row(one["id"], billions(one["parameters"]), billions(one["active_parameters"]),
-                      file, memory, machine_for(one["memory"]), style=style)  # fmt: skip
+        table.add_row(
+            one["id"], billions(one["parameters"]), one["licence"],
+            say(f"plan.french.{one['french']}"), tell(gigabytes(one["file"])),
+            *(Text(tell(gigabytes(one[memory])), "bold green" if one[fits] else "")
+              for fits, memory in (("fits_here", "memory"), ("lora_fits_here", "lora_memory"))),
+            say("plan.machine.both", lora=machine_for(one["lora_memory"]),
+                all=machine_for(one["memory"])),
+        )  # fmt: skip
     console.print(table)
     here = say("plan.here", free=gigabytes(free)) if free is not None else ""
     console.print(Text(say("plan.bases", here=here), "dim"))

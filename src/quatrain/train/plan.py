@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from quatrain.config import Config, TrainConfig
+from quatrain.config import Config, LoraConfig, TrainConfig
 from quatrain.data.batches import Batches
 from quatrain.data.prepare import PreparedData
 from quatrain.errors import ResourceError
 from quatrain.model.targets import choose, num_learning
+from quatrain.train.bases import bases
 from quatrain.train.machine import free_memory
 from quatrain.train.memory import Memory, Way, Work, predict
 from quatrain.train.settle import settle_intervals
-from quatrain.train.sizes import Parameters, bases, parameters
+from quatrain.train.sizes import Parameters, parameters
 from quatrain.words import Sentence
 
 _BATCHES_SEEN = 32
@@ -269,21 +270,27 @@ def _scaled(work: Work, rows: int, length: int) -> Work:
     return Work(rows, length, max(1, round(work.targets * share)), work.way, work.weights_kept)
 
 
-def needs(length: int = 512) -> dict[str, dict[str, int]]:
-    """Say what each known base takes: parameters, its bf16 file, and memory to train all of it.
+def needs(length: int = 512) -> dict[str, dict[str, Any]]:
+    """Say what each known base is and takes: parameters, bf16 file, memory to train it.
 
-    Memory is that of one row of `length` tokens at a time, with activations computed again.
+    Memory is that of one row of `length` tokens at a time, with activations computed again: all of
+    it in float32, or adapters of the default rank beside it, computed in bf16.
     """
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     train = TrainConfig(batch_size=1, micro_batch_size=1, activation_checkpointing=True)
-    for name, shape in bases().items():
-        counts = parameters(shape)
-        memory = predict(shape, train, Work(1, length, length // 4))
+    work = Work(1, length, length // 4)
+    for name, base in bases().items():
+        counts = parameters(base.shape)
+        learning = num_learning(choose(LoraConfig(), base.shape), base.shape)
+        halves = predict(base.shape, train.replace(precision="bf16"), work, learning)
         found[name] = {
             "parameters": counts.total,
             "active_parameters": counts.active,
+            "licence": base.licence,
+            "french": base.french,
             "file": 2 * counts.total,
-            "memory": memory.total,
+            "memory": predict(base.shape, train, work).total,
+            "lora_memory": halves.total,
         }
     return found
 
