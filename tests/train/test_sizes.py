@@ -11,7 +11,8 @@ from adapted import adapted_model
 from quatrain.config import LoraConfig, ModelConfig
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import learning
-from quatrain.train.sizes import adapter_parameters, layer_parameters, parameters
+from quatrain.model.targets import choose, num_learning
+from quatrain.train.sizes import layer_parameters, parameters
 from tiny import CONFIGS, tiny_config, tiny_model
 
 
@@ -41,5 +42,5 @@ def test_adapters_have_the_parameters_that_were_counted(name: str, lora: dict[st
     if "train_router" in lora and not config.moe_layers:
         return
     model = adapted_model(tiny_model(config), **lora)
-    counted = adapter_parameters(config, LoraConfig(**{"rank": 3, **lora}))
+    counted = num_learning(choose(LoraConfig(**{"rank": 3, **lora}), config), config)
     assert counted == sum(learning(model).values())

@@ -7,11 +7,10 @@ and added, one weight at a time. Not for adapters in a model that runs (model/lo
 from __future__ import annotations
 
 import logging
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from quatrain.errors import CheckpointError
 from quatrain.hub.check import Agreement, compare, float_model, observe, with_rounding
@@ -21,13 +20,12 @@ from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_ada
 from quatrain.hub.gguf_names import architecture
 from quatrain.hub.gguf_read import GGUF, read_file
 from quatrain.hub.source import Source
-from quatrain.model.adapter import Factors, place_adapters, read_adapter, write_factors
+from quatrain.model.adapter import Adapter, load_adapter, read_adapter, write_factors
+from quatrain.model.adapter import merged as apply
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import has_tokenizer
-from quatrain.model.lora import add_adapters, with_delta
 from quatrain.model.peft_config import BASE, read_fields
-from quatrain.model.shards import LazyTensor
-from quatrain.model.targets import Adapters, Site
+from quatrain.model.targets import TABLES
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.words import say
@@ -46,34 +44,28 @@ def merged(base: Source, directory: Path) -> Source:
     """
     if base.kind == ADAPTER:
         raise CheckpointError("Q415.of_adapter", adapter=directory, name=base.origin)
-    adapters, factors = _factors(directory, base)
-    tensors = dict(base.tensors)
-    for site, adapted in adapters.items():
-        weight = tensors[site.weight]
-        load = partial(_merged, weight, factors[site, "A"], factors[site, "B"], adapted.scale, site)
-        tensors[site.weight] = LazyTensor(weight.shape, torch.float32, load)
+    adapter = _read(directory, base)
+    config, tensors = apply(base.config, base.tensors, adapter)
     tokenizer, chat = base.tokenizer, base.chat
     if has_tokenizer(directory):
         tokenizer = Tokenizer.load(directory)
         chat = chat_format_of(directory, tokenizer)
     return base.replace(
-        tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory, kind=ADAPTER,
-        notes=base.notes | {"base": read_fields(directory)[BASE], "adapters": described(adapters)},
+        config=config, tensors=tensors, tokenizer=tokenizer, chat=chat, origin=directory,
+        kind=ADAPTER,
+        notes=base.notes | {"base": read_fields(directory)[BASE], "adapters": described(adapter)},
     )  # fmt: skip
 
 
-def _merged(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, site: Site) -> Tensor:
-    return with_delta(weight.load(), a.load().float() @ b.load().float() * scale, site)
-
-
-def described(adapters: Adapters) -> str:
-    """Say which groups have adapters, and of which ranks."""
+def described(adapter: Adapter) -> str:
+    """Say which groups have adapters, of which ranks, and which weights are there whole."""
     ranks: dict[str, set[int]] = {}
-    for site, adapted in adapters.items():
+    for site, adapted in adapter.adapters.items():
         ranks.setdefault(site.group, set()).add(adapted.rank)
-    return ", ".join(
+    each = [
         f"{group} of rank {' and '.join(map(str, sorted(found)))}" for group, found in ranks.items()
-    )
+    ]
+    return ", ".join([*each, *(f"{name} whole" for name in adapter.whole)])
 
 
 def write_alone(source: Source, base: Source, named: str, directory: Path) -> None:
@@ -90,9 +82,9 @@ def write_alone(source: Source, base: Source, named: str, directory: Path) -> No
     """
     if base.kind == GGUF:
         raise CheckpointError("Q411.gguf_base", base=base.origin)
-    adapters, factors = _factors(source.origin, base)
+    adapter = _alone(source.origin, base)
     kind = {"model_type": base.kind} if base.kind in DENSE else {}
-    write_factors(adapters, factors, source.config, named, directory, **kind)
+    write_factors(adapter.adapters, adapter.factors, source.config, named, directory, **kind)
     source.tokenizer.save(directory, model_max_length=source.config.max_position_embeddings)
     source.chat.save(directory)
     copy_abstention(source.origin, directory)
@@ -118,16 +110,30 @@ def write_gguf_alone(source: Source, base: Source, path: Path, kind: str) -> Non
     theirs = read_file(base.origin)[0]["general.architecture"] if base.kind == GGUF else arch
     if theirs != arch:  # whose rows of q and k stand otherwise
         raise CheckpointError("Q411.gguf_adapter_base", base=base.origin, theirs=theirs, arch=arch)
-    adapters, factors = _factors(source.origin, base)
-    write_gguf_adapter(adapters, factors, source.config, path, kind)
+    adapter = _alone(source.origin, base)
+    write_gguf_adapter(adapter.adapters, adapter.factors, source.config, path, kind)
 
 
 def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     return one.backend.get_vocab() == other.backend.get_vocab()
 
 
-def _factors(directory: Path, base: Source) -> tuple[Adapters, Factors]:
+def _read(directory: Path, base: Source) -> Adapter:
     return read_adapter(directory, base.config, of_dense=base.kind in DENSE)
+
+
+def _alone(directory: Path, base: Source) -> Adapter:
+    """Read an adapter that is written without its base.
+
+    Raises:
+        CheckpointError: Q411 where it changes more than the weights of layers.
+    """
+    adapter = _read(directory, base)
+    if adapter.beyond:
+        raise CheckpointError(
+            "Q411.beyond_layers", source=directory, names=tuple(adapter.beyond[:5])
+        )
+    return adapter
 
 
 def compare_gguf_adapter(source: Source, base: Source, path: Path, dtype: torch.dtype) -> Agreement:
@@ -139,19 +145,19 @@ def compare_gguf_adapter(source: Source, base: Source, path: Path, dtype: torch.
         path: of the file.
         dtype: of its tensors.
     """
-    adapters, factors = _factors(source.origin, base)
-    before = observe(_with_factors(base, adapters, rounded(adapters, factors, dtype)), source)
-    written = read_gguf_adapter(path, adapters, source.config)
-    found = compare(before, observe(_with_factors(base, *written), source))
+    adapter = _alone(source.origin, base)
+    factors = rounded(adapter.adapters, adapter.factors, dtype)
+    before = observe(_with_factors(base, Adapter(adapter.adapters, factors, {})), source)
+    read = read_gguf_adapter(path, adapter.adapters, source.config)
+    found = compare(before, observe(_with_factors(base, Adapter(*read, {})), source))
     if dtype == torch.float32:
         return found
-    return with_rounding(found, observe(_with_factors(base, adapters, factors), source), before)
+    return with_rounding(found, observe(_with_factors(base, adapter), source), before)
 
 
-def _with_factors(base: Source, adapters: Adapters, factors: Factors) -> LlamaModel:
+def _with_factors(base: Source, adapter: Adapter) -> LlamaModel:
     model = float_model(base)
-    add_adapters(model, adapters)
-    place_adapters(model, factors)
+    load_adapter(model, adapter, str(base.origin))
     return model
 
 
@@ -169,4 +175,10 @@ def compare_adapted(source: Source, base: Source, copy: Path | None) -> Agreemen
 
 
 def _adapted(base: Source, directory: Path) -> LlamaModel:
-    return _with_factors(base, *_factors(directory, base))
+    """Run an adapter beside its base; what is beyond layers' weights can only be merged."""
+    adapter = _read(directory, base)
+    tables = {site: one for site, one in adapter.adapters.items() if site.group in TABLES}
+    config, tensors = apply(base.config, base.tensors, replace(adapter, adapters=tables))
+    beside = {site: one for site, one in adapter.adapters.items() if site not in tables}
+    factors = {place: one for place, one in adapter.factors.items() if place[0] in beside}
+    return _with_factors(base.replace(config=config, tensors=tensors), Adapter(beside, factors, {}))

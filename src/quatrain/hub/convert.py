@@ -112,7 +112,7 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
         return _copy_adapter(source, directory, asked)
     kind: str | None = asked.dtype or ("f16" if asked.to == "gguf" else None)
     if source.kind == ADAPTER:
-        kind = kind or _dtype_of(source)  # the base's: merged weights are float32
+        kind = kind or _dtype_of(_source_of_base(source, asked))  # merged weights are float32
     rounded = of_dtype(source, DTYPES[kind]) if kind in DTYPES else source
     dtype = kind or _dtype_of(rounded)
     with new_directory(directory, {"quatrain": "conversion", "to": asked.to}) as temporary:

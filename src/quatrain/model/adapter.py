@@ -1,17 +1,21 @@
 """PEFT directories to adapted models and back.
 
-Not for what the configuration says (peft_config.py), nor for merging (lora.py, hub/adapter.py).
+Not for what the configuration says (peft_config.py), nor for a model in memory (lora.py).
 
 Shapes: E experts, I input width, O output width, K rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from quatrain.config import ModelConfig
@@ -20,49 +24,88 @@ from quatrain.files import write_json
 from quatrain.model.hf_config import DENSE_TYPES
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import model_type_of
-from quatrain.model.lora import add_adapters, lora_at
+from quatrain.model.lora import add_adapters, lora_at, with_delta
 from quatrain.model.peft_config import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     BASE,
     adapters_of,
-    of_dense_names,
     read_fields,
-    tensor_places,
-    tensor_shape,
+    refuse_contradictions,
     to_dense_names,
     to_peft,
 )
+from quatrain.model.peft_names import read_names, sites_in, tensor_places, tensor_shape
 from quatrain.model.rope import deinterleave, interleave
 from quatrain.model.shards import LazyTensor, check_tensors, notes_of, open_file, write_file
-from quatrain.model.targets import Adapters, Site
+from quatrain.model.targets import EMBEDDINGS, HEAD, TABLES, Adapters, Site
 
-_OF_MULTIMODAL = "base_model.model.language_model."
 _TRAINED_ON, _LLAMA4 = "model_type", "llama4_text"
 """What adapter_model.safetensors says of its base besides its tensors, where it was written here:
 names and order of rows follow from it."""
-_ROTATED = ("q_proj", "k_proj")
+_ROTATED = re.compile(r"model\.layers\.(\d+)\.self_attn\.[qk]_proj\.(?:weight|bias)")
 Order = Callable[[Tensor, int], Tensor]
 
 Factors = dict[tuple[Site, str], LazyTensor]
 """A and B of each adapted weight."""
 
 
-def load_adapter(model: LlamaModel, directory: Path) -> None:
-    """Give a model the adapters of a directory, in the dtypes of the weights they are added to.
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter's directory holds, in Llama 4's names and order of rows; none is read yet."""
 
-    Raises:
-        CheckpointError: Q401 for files, Q404 for tensors, Q415 for the configuration.
+    adapters: Adapters
+    factors: Factors
+    whole: dict[str, LazyTensor]
+    """Weights that stand in the place of the base's, by name."""
+
+    @property
+    def beyond(self) -> list[str]:
+        """Name the weights of the base that no adapter of a layer changes: these are merged."""
+        return [*self.whole, *(site.weight for site in self.adapters if site.group in TABLES)]
+
+
+def load_adapter(model: LlamaModel, adapter: Adapter, base: str) -> None:
+    """Give a model adapters, in the dtypes of the weights they are added to.
+
+    Args:
+        model: the base.
+        adapter: which changes nothing beyond layers' weights.
+        base: what it names as its base.
     """
-    adapters, factors = read_adapter(directory, model.config)
-    add_adapters(model, adapters)
-    place_adapters(model, factors)
-    model.base = read_fields(directory)[BASE]
+    assert not adapter.beyond
+    add_adapters(model, adapter.adapters)
+    place_adapters(model, adapter.factors)
+    model.base = base
 
 
-def read_adapter(
-    directory: Path, config: ModelConfig, of_dense: bool = False
-) -> tuple[Adapters, Factors]:
+def merged(
+    config: ModelConfig, tensors: Mapping[str, LazyTensor], adapter: Adapter
+) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """Give the model that an adapter makes of its base; what has low-rank adapters becomes float32.
+
+    A head that was the embeddings is one of its own where one of the two is changed.
+    """
+    result, changed = dict(tensors), {EMBEDDINGS.weight, HEAD.weight} & {*adapter.beyond}
+    if config.tie_word_embeddings and changed:
+        config = config.replace(tie_word_embeddings=False)
+        result[HEAD.weight] = tensors[EMBEDDINGS.weight]
+    for name, tensor in adapter.whole.items():
+        result[name] = tensor.to(result[name].dtype, name)
+    for site, adapted in adapter.adapters.items():
+        weight, a, b = result[site.weight], adapter.factors[site, "A"], adapter.factors[site, "B"]
+        load = partial(_with_product, weight, a, b, adapted.scale, site)
+        result[site.weight] = LazyTensor(weight.shape, torch.float32, load)
+    return config, result
+
+
+def _with_product(
+    weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, site: Site
+) -> Tensor:
+    return with_delta(weight.load(), a.load().float() @ b.load().float() * scale, site)
+
+
+def read_adapter(directory: Path, config: ModelConfig, of_dense: bool = False) -> Adapter:
     """Read a directory: which weights it adapts, and its factors in Llama 4's order of rows.
 
     An adapter that was trained on a dense Llama has other names, and its rows of q and k stand in
@@ -82,15 +125,29 @@ def read_adapter(
     dense = _was_trained_on_dense(directory, fields, given)
     if dense is None and of_dense:
         dense = True
-    if dense:
-        fields = of_dense_names(fields)
-        given = {name.replace(".mlp.", ".feed_forward."): one for name, one in given.items()}
-    adapters = adapters_of(fields, config)
-    if dense is None and _has_an_order(adapters, config):
+    held = read_names(given, bool(dense))
+    found = sites_in(held, {name: one.shape for name, one in given.items()}, config)
+    known = _weights_of(config)
+    whole = {name: given[theirs] for name, theirs in held.whole.items() if name in known}
+    refuse_contradictions(fields, found, whole)
+    adapters = adapters_of(fields, found)
+    if dense is None and _has_an_order([site.weight for site in adapters] + [*whole], config):
         raise CheckpointError("Q415.order", directory=directory, named=fields[BASE])
-    factors = _factors_of(given, adapters, config)
-    return adapters, {place: _in_order(place, one, config, interleave) if dense else one
-                      for place, one in factors.items()}  # fmt: skip
+    tensors = {ours: given[theirs] for ours, theirs in (held.factors | held.whole).items()}
+    factors = _factors_of(tensors, adapters, config, {name: known[name] for name in whole})
+    whole = {name: one.finite(name) for name, one in whole.items()}
+    if dense:
+        factors = {place: _in_order(place, one, config, interleave)
+                   for place, one in factors.items()}  # fmt: skip
+        whole = {name: one.map(partial(interleave, d_k=config.d_k)) if _is_turned(name, config)
+                 else one for name, one in whole.items()}  # fmt: skip
+    return Adapter(adapters, factors, whole)
+
+
+def _weights_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """List the shapes of a model's weights."""
+    with torch.device("meta"):
+        return {name: tuple(one.shape) for name, one in LlamaModel(config).state_dict().items()}
 
 
 def _was_trained_on_dense(
@@ -105,15 +162,16 @@ def _was_trained_on_dense(
     return kind in DENSE_TYPES if kind in (*DENSE_TYPES, "llama4", _LLAMA4) else None
 
 
-def _has_an_order(adapters: Adapters, config: ModelConfig) -> bool:
+def _has_an_order(weights: Iterable[str], config: ModelConfig) -> bool:
     """Whether the base may once have been dense, and rows that changed places are adapted."""
     alike = all(config.rope_layers) or config.attention_chunk_size is None
-    from_dense = alike and not config.use_qk_norm
-    return from_dense and any(_is_turned(site, config) for site in adapters)
+    return alike and not config.use_qk_norm and any(_is_turned(one, config) for one in weights)
 
 
-def _is_turned(site: Site, config: ModelConfig) -> bool:
-    return site.projection in _ROTATED and bool(config.rope_layers[site.layer])
+def _is_turned(weight: str, config: ModelConfig) -> bool:
+    """Whether RoPE turns what a weight or a bias gives."""
+    found = _ROTATED.fullmatch(weight)
+    return found is not None and bool(config.rope_layers[int(found[1])])
 
 
 def _in_order(
@@ -121,7 +179,7 @@ def _in_order(
 ) -> LazyTensor:
     """Reorder the outputs of a second factor [K, O] of q or k under RoPE; leave any other."""
     site, which = place
-    if which == "A" or not _is_turned(site, config):
+    if which == "A" or not _is_turned(site.weight, config):
         return factor
     return factor.map(lambda tensor: order(tensor.T, config.d_k).T)
 
@@ -142,15 +200,26 @@ def adapter_tensors(directory: Path, adapters: Adapters, config: ModelConfig) ->
     return _factors_of(_open(directory), adapters, config)
 
 
-def _factors_of(given: dict[str, LazyTensor], adapters: Adapters, config: ModelConfig) -> Factors:
+def _factors_of(
+    given: dict[str, LazyTensor],
+    adapters: Adapters,
+    config: ModelConfig,
+    whole: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Factors:
     """List factors as `LowRank` has them; none is read yet.
+
+    Args:
+        given: by the names of `tensor_places`, and whole weights by theirs.
+        adapters: which weights have adapters.
+        config: of the base.
+        whole: shapes of the weights that are there whole.
 
     Raises:
         CheckpointError: Q404 for tensors that are not those of the configuration; a reading raises
             it for what is no finite number.
     """
     places = tensor_places(adapters)
-    wanted = {
+    wanted = dict(whole) | {
         name: tensor_shape(site, factor, adapters[site].rank, config)
         for name, (site, factor) in places.items()
     }
@@ -166,10 +235,7 @@ def _open(directory: Path) -> dict[str, LazyTensor]:
     if not path.is_file():
         key = "Q401.pickled_adapter" if list(directory.glob("*.bin")) else "Q401.no_adapter"
         raise CheckpointError(key, directory=directory, file=ADAPTER_WEIGHTS)
-    return {
-        name.replace(_OF_MULTIMODAL, "base_model.model.", 1): tensor
-        for name, tensor in open_file(path).items()
-    }
+    return open_file(path)
 
 
 def _from_file(site: Site, factor: str, rank: int, tensor: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.model.adapter import load_adapter, write_adapter
+from quatrain.model.adapter import load_adapter, merged, read_adapter, write_adapter
 from quatrain.model.hf_config import CONFIG, DENSE_TYPES, read_config, to_hf
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import base_of, is_adapter, model_type_of
+from quatrain.model.peft_config import BASE, read_fields
 from quatrain.model.shards import (
     SHARD_BYTES,
     LazyTensor,
@@ -28,6 +29,7 @@ from quatrain.model.shards import (
     open_tensors,
     write_shards,
 )
+from quatrain.model.targets import EMBEDDINGS
 
 GENERATION_CONFIG = "generation_config.json"
 PREFIX = "language_model."
@@ -52,12 +54,29 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
         base = base_of(directory)
         if (kind := model_type_of(str(base))) in DENSE_TYPES:
             raise CheckpointError("Q415.of_dense", adapter=directory, base=base, kind=kind)
-        model = load_model(base, dtype, device)
-        load_adapter(model, directory)
-        return model
-    config = read_config(directory)
+        return _load_adapted(base, directory, dtype, device)
+    return model_of(*_opened(directory), dtype, device)
+
+
+def _opened(directory: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
     tensors = {name: one.finite(name) for name, one in text_tensors(directory).items()}
-    return model_of(config, tensors, dtype, device)
+    return read_config(directory), tensors
+
+
+def _load_adapted(
+    base: Path, directory: Path, dtype: torch.dtype | None, device: str
+) -> LlamaModel:
+    """Read a base and its adapter; one that changes more than layers' weights is merged at once."""
+    config, tensors = _opened(base)
+    adapter = read_adapter(directory, config)
+    if not adapter.beyond:
+        model = model_of(config, tensors, dtype, device)
+        load_adapter(model, adapter, read_fields(directory)[BASE])
+        return model
+    result, changed = merged(config, fitting(config, tensors), adapter)
+    of_base = {HEAD: tensors[EMBEDDINGS.weight], **tensors}
+    changed = {name: one.to(of_base[name].dtype, name) for name, one in changed.items()}
+    return model_of(result, changed, dtype, device)
 
 
 def model_of(

@@ -88,4 +88,4 @@ def unmerge(model: LlamaModel) -> None:
 
 def with_delta(weight: Tensor, delta: Tensor, site: Site) -> Tensor:
     """Add a product of factors to a weight, in float32; most weights lie transposed, [O, I]."""
-    return weight.float() + (delta if site.group == "experts" else delta.T)
+    return weight.float() + (delta if site.group in ("experts", "embedding") else delta.T)

@@ -1,14 +1,14 @@
-"""PEFT's spelling of an adapter: adapter_config.json to Adapters and back, and its tensors' names.
+"""PEFT's spelling of an adapter: adapter_config.json to Adapters and back.
 
 What is written is what PEFT 0.21 reads; what is read is checked field by field, and anything that
-would be another function is refused by its name. Needs no torch. Not for the tensors themselves
-(adapter.py).
-
-Shapes: E experts, I input width, O output width, K rank.
+would be another function is refused by its name. Which weights are adapted, the file of weights
+says: fields that select them must not contradict it. Needs no torch. Not for the names of tensors
+(peft_names.py), nor for these themselves (adapter.py).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -19,29 +19,31 @@ from typing import Any
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.model.hf_config import read_json
-from quatrain.model.targets import Adapted, Adapters, Site, shape, sites
+from quatrain.model.targets import Adapted, Adapters, Site, sites
 from quatrain.words import Sentence
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
 _PARAMETERS = ("experts", "router")
 """Groups that PEFT names by parameter (target_parameters), not by module."""
-_ROOT = "base_model.model."
 _LARGEST_RANK, _LARGEST_ALPHA = 2**12, 2**20
 _INITS = (True, False, None, "true", "false", "gaussian", "eva", "orthogonal")
 """Ways to draw an adapter that leave the base as it is."""
+_BIASES = ("none", "all", "lora_only")
 _READ = {
     BASE, "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules",
-    "target_parameters", "use_rslora", "bias", "init_lora_weights", "revision",
+    "target_parameters", "use_rslora", "bias", "init_lora_weights", "revision", "exclude_modules",
+    "layers_to_transform", "layers_pattern", "modules_to_save", "use_dora", "lora_bias",
 }  # fmt: skip
 _HARMLESS = {
     "task_type", "peft_version", "inference_mode", "auto_mapping", "lora_dropout", "megatron_core",
     "qalora_group_size", "eva_config", "runtime_config",
 }  # fmt: skip
 """Fields that do not bear on what a saved adapter computes; any further one must be empty."""
-_MLP, _FEED_FORWARD = (re.compile(rf"(^|[.^]){one}\.") for one in ("mlp", "feed_forward"))
+_FEED_FORWARD = re.compile(r"(^|[.^])feed_forward\.")
 """Where a dense Llama's names differ from Llama 4's."""
-_LITERAL = re.compile(r"\^?[\w.]+")
+_REPETITION, _UNSAFE = re.compile(r"[*+{]"), re.compile(r"\)[*+{]|\\[1-9]|\(\?[^:]")
+_LONGEST_PATTERN, _MOST_REPETITIONS = 200, 2
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
@@ -56,8 +58,11 @@ def read_fields(directory: Path) -> dict[str, Any]:
     for name, value in fields.items():
         if name not in _READ | _HARMLESS and value:
             raise _refused(name, value, "rules.adapter.without")
-    if fields.get("bias", "none") != "none":
-        raise _refused("bias", fields["bias"], "rules.adapter.biases")
+    for name in ("use_dora", "lora_bias"):
+        if fields.get(name):
+            raise _refused(name, fields[name], "rules.adapter.merge")
+    if (bias := fields.get("bias", "none")) not in _BIASES:
+        raise _refused("bias", bias, "rules.adapter.biases", known=", ".join(_BIASES))
     if fields.get("revision") not in (None, "main"):
         raise _refused("revision", fields["revision"], "rules.adapter.revision", field=BASE)
     init = fields.get("init_lora_weights", True)
@@ -77,28 +82,12 @@ def _refused(name: str, value: Any, rule: str, **values: object) -> CheckpointEr
     return CheckpointError("Q415.field", file=ADAPTER_CONFIG, name=name, shown=shown, remedy=remedy)
 
 
-def of_dense_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell the names of a dense Llama's weights in an adapter_config.json as Llama 4's."""
-    changed = dict(fields)
-    for name in ("target_modules", "rank_pattern", "alpha_pattern"):
-        value = fields.get(name)
-        if isinstance(value, list):
-            changed[name] = [_as_llama4(one) if isinstance(one, str) else one for one in value]
-        elif isinstance(value, dict):
-            changed[name] = {_as_llama4(key): one for key, one in value.items()}
-    return changed
-
-
-def _as_llama4(name: str) -> str:
-    return _MLP.sub(r"\1feed_forward.", name)
-
-
 def _as_dense(name: str) -> str:
     return _FEED_FORWARD.sub(r"\1mlp.", name)
 
 
 def to_dense_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `of_dense_names`."""
+    """Spell an adapter_config.json as one of a dense model, whose feed-forward is called mlp."""
     return {
         **fields,
         "target_modules": sorted(map(_as_dense, fields["target_modules"])),
@@ -109,22 +98,20 @@ def to_dense_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def adapters_of(fields: Mapping[str, Any], config: ModelConfig) -> Adapters:
-    """Match an adapter_config.json with a model: which weights it adapts, by what rank and scale.
+def adapters_of(fields: Mapping[str, Any], found: Mapping[Site, str]) -> Adapters:
+    """Give the weights that a file adapts their ranks and scales.
+
+    Args:
+        fields: of adapter_config.json.
+        found: the weights, and the key by which PEFT's patterns mean each.
 
     Raises:
-        CheckpointError: Q415 for a target that the model lacks, or a value that none can have.
+        CheckpointError: Q415 for a value that none can have.
     """
-    there = sites(config)
-    modules = _named(fields, "target_modules", [s for s in there if s.group not in _PARAMETERS])
-    parameters = _named(fields, "target_parameters", [s for s in there if s.group in _PARAMETERS])
-    chosen = [site for site in there if site in modules | parameters]
-    if not chosen:
-        raise _refused("target_modules", fields.get("target_modules"), "rules.adapter.some")
     adapters = {}
-    for site in chosen:
-        rank = _pattern(fields, "rank_pattern", site, fields.get("r"))
-        alpha = _pattern(fields, "alpha_pattern", site, fields.get("lora_alpha"))
+    for site, key in found.items():
+        rank = _pattern(fields, "rank_pattern", key, fields.get("r"))
+        alpha = _pattern(fields, "alpha_pattern", key, fields.get("lora_alpha"))
         if type(rank) is not int or not 1 <= rank <= _LARGEST_RANK:
             raise _refused("r", rank, "rules.adapter.rank", most=_LARGEST_RANK)
         if type(alpha) not in (int, float) or not abs(alpha) <= _LARGEST_ALPHA:
@@ -134,32 +121,89 @@ def adapters_of(fields: Mapping[str, Any], config: ModelConfig) -> Adapters:
     return adapters
 
 
-def _named(fields: Mapping[str, Any], name: str, there: list[Site]) -> set[Site]:
-    """Find the weights that a list of names means; a name is a path's end, as in PEFT."""
-    names = fields.get(name) or []
+def refuse_contradictions(
+    fields: Mapping[str, Any], found: Mapping[Site, str], whole: Iterable[str]
+) -> None:
+    """Compare what adapter_config.json selects with what the file holds, which counts.
+
+    A selection by a pattern is not compared: a stranger's pattern is not run.
+
+    Args:
+        fields: of adapter_config.json.
+        found: the weights that the file adapts, and PEFT's key of each.
+        whole: the weights that it holds whole.
+
+    Raises:
+        CheckpointError: Q415 naming the field.
+    """
+    if not found:
+        raise _refused("target_modules", fields.get("target_modules"), "rules.adapter.some")
+    parameters = {key for site, key in found.items() if site.group in _PARAMETERS}
+    modules = {key.removesuffix(".weight") for key in found.values()}
+    named = [*_meant(fields, "target_modules", modules),
+             *_meant(fields, "target_parameters", parameters)]  # fmt: skip
+    targets, excluded = fields.get("target_modules"), fields.get("exclude_modules")
+    for site, key in found.items():
+        if isinstance(targets, list) and not {key, key.removesuffix(".weight")} & set(named):
+            raise _refused("target_modules", targets, "rules.adapter.not_meant", path=key)
+        if isinstance(excluded, list) and any(_ends(key, str(one)) for one in excluded):
+            raise _refused("exclude_modules", excluded, "rules.adapter.not_meant", path=key)
+        if site.layer >= 0:
+            _refuse_another_layer(fields.get("layers_to_transform"), site.layer, key)
+    _meant(fields, "modules_to_save", {name.rpartition(".")[0] for name in whole})
+
+
+def _refuse_another_layer(layers: Any, layer: int, key: str) -> None:
+    name = "layers_to_transform"
+    if layers is None:
+        return
+    each = [layers] if type(layers) is int else layers
+    if not isinstance(each, list) or not all(type(one) is int for one in each):
+        raise _refused(name, layers, "rules.adapter.layers")
+    if layer not in each:
+        raise _refused(name, layers, "rules.adapter.not_meant", path=key)
+
+
+def _meant(fields: Mapping[str, Any], name: str, there: Iterable[str]) -> list[str]:
+    """Find what the names of a list mean; a name is a path's end, as in PEFT."""
+    names, meant = fields.get(name) or [], list[str]()
+    if name == "target_modules" and isinstance(names, str):
+        return meant
     if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
         raise _refused(name, names, "rules.adapter.names")
-    found = set()
     for one in names:
-        meant = {site for site in there if _ends(_key(site), one)}
-        if not meant:
+        ends = [key for key in there if _ends(key, one)]
+        if not ends and not (name == "target_modules" and fields.get("exclude_modules")):
             raise _refused(name, one, "rules.adapter.no_weight")
-        found |= meant
-    return found
+        meant += ends
+    return meant
 
 
-def _pattern(fields: Mapping[str, Any], name: str, site: Site, default: Any) -> Any:
+def _pattern(fields: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
     """Take the value of the first pattern that means a weight, as PEFT does."""
     patterns = fields.get(name) or {}
     if not isinstance(patterns, dict):
         raise _refused(name, patterns, "rules.adapter.patterns")
     for key, value in patterns.items():
-        if not _LITERAL.fullmatch(key):
-            raise _refused(name, key, "rules.adapter.literal")
-        path = _key(site)
-        if path == key[1:] if key.startswith("^") else _ends(path, key):
+        if _compiled(name, key).match(path):
             return value
     return default
+
+
+@functools.cache
+def _compiled(name: str, key: str) -> re.Pattern[str]:
+    """Compile a pattern that cannot take for ever: short, few repetitions, none of a group.
+
+    Raises:
+        CheckpointError: Q415 for another one.
+    """
+    repeated = len(_REPETITION.findall(key))
+    if len(key) > _LONGEST_PATTERN or repeated > _MOST_REPETITIONS or _UNSAFE.search(key):
+        raise _refused(name, key, "rules.adapter.pattern")
+    try:
+        return re.compile(rf"(?:.*\.)?(?:{key})$")
+    except (re.error, OverflowError):
+        raise _refused(name, key, "rules.adapter.pattern") from None
 
 
 def _key(site: Site) -> str:
@@ -229,32 +273,3 @@ def _patterns(values: Mapping[Site, Any], there: list[Site]) -> dict[str, Any]:
 def _plain(number: float) -> int | float:
     """Write a whole number without its point."""
     return int(number) if float(number).is_integer() else number
-
-
-def tensor_places(adapters: Adapters) -> dict[str, tuple[Site, str]]:
-    """Name the tensors of PEFT's file: which factor of which weight each one holds.
-
-    A module with two adapted parameters is wrapped twice, its first parameter inside. A tensor of
-    experts is called A where the product's second factor lies in it: PEFT takes an expert's matrix
-    for one that is stored output first, which Llama 4's are not.
-    """
-    places = {}
-    for site in adapters:
-        path = site.path
-        if site.group == "experts":
-            path = path.rpartition(".")[0]
-            outer = Site(site.layer, "experts", "down_proj")
-            path += ".base_layer" * (site != outer and outer in adapters)
-        for factor in "AB":
-            called = {"A": "B", "B": "A"}[factor] if site.group == "experts" else factor
-            places[f"{_ROOT}{path}.lora_{called}.weight"] = (site, factor)
-    return places
-
-
-def tensor_shape(site: Site, factor: str, rank: int, config: ModelConfig) -> tuple[int, int]:
-    """Give the shape of a tensor of PEFT's file: [K, I] and [O, K], of experts [I, KE], [EK, O]."""
-    *groups, wide, out = shape(site, config)
-    if site.group == "experts":
-        (experts,) = groups
-        return (wide, rank * experts) if factor == "A" else (experts * rank, out)
-    return (rank, wide) if factor == "A" else (out, rank)

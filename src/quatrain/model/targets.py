@@ -24,6 +24,10 @@ _PLACES = {
 }
 
 
+TABLES = {"embedding": "model.embed_tokens", "head": "lm_head"}
+"""Groups of one weight outside of the layers: PEFT adapts them, no run does here."""
+
+
 class Site(NamedTuple):
     """A weight that can have an adapter."""
 
@@ -39,6 +43,8 @@ class Site(NamedTuple):
     @property
     def path(self) -> str:
         """Its path in the model."""
+        if self.group in TABLES:
+            return TABLES[self.group]
         return f"model.layers.{self.layer}.{self.suffix}"
 
     @property
@@ -50,6 +56,9 @@ class Site(NamedTuple):
     def adapter(self) -> str:
         """The path of its adapter in an adapted model."""
         return f"{self.path}_lora" if self.group == "experts" else f"{self.path}.lora"
+
+
+EMBEDDINGS, HEAD = Site(-1, "embedding", "embed_tokens"), Site(-1, "head", "lm_head")
 
 
 class Adapted(NamedTuple):
@@ -65,7 +74,7 @@ Adapters = dict[Site, Adapted]
 
 
 def sites(config: ModelConfig) -> list[Site]:
-    """List every weight of a model that can have an adapter, layer by layer."""
+    """List every weight of a model's layers that can have an adapter, layer by layer."""
     found = []
     for layer in range(config.n_layers):
         groups = ("shared", "experts", "router") if layer in config.moe_layers else ("dense",)
@@ -77,6 +86,9 @@ def sites(config: ModelConfig) -> list[Site]:
 def shape(site: Site, config: ModelConfig) -> tuple[int, ...]:
     """Give a weight's shape as rows meet it: [input, output], or [E, input, output]."""
     wide, expert = config.d_model, config.intermediate_size_expert
+    if site.group in TABLES:
+        pair = (wide, config.vocab_size)
+        return pair if site == HEAD else pair[::-1]
     if site.group == "attention":
         heads = config.n_heads if site.projection in "q_proj o_proj" else config.n_kv_heads
         pair = (wide, heads * config.d_k)

@@ -8,10 +8,8 @@ Shapes: V vocabulary, H model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
-from quatrain.config import LoraConfig, ModelConfig
-from quatrain.model.targets import choose, shape
+from quatrain.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +52,3 @@ def layer_parameters(config: ModelConfig, layer: int) -> int:
     shared = 3 * width * config.intermediate_size_shared
     experts = config.num_local_experts * (expert_parameters(config) + width)
     return 2 * width + attention + shared + experts
-
-
-def adapter_parameters(config: ModelConfig, lora: LoraConfig) -> int:
-    """Count what adapters add: two factors for each weight that gets one."""
-    total = 0
-    for site, adapted in choose(lora, config).items():
-        *groups, wide, out = shape(site, config)
-        total += prod(groups) * adapted.rank * (wide + out)
-    return total
