@@ -93,14 +93,6 @@ def test_another_rank_in_the_same_directory_is_refused(tmp_path: Path, base: Pat
         run(adapter_run(tmp_path, base, rank=5), quiet=True)
 
 
-def test_training_from_an_adapter_is_refused_with_the_way_to_do_it(
-    tmp_path: Path, base: Path
-) -> None:
-    first = run(adapter_run(tmp_path, base), quiet=True)
-    with pytest.raises(ConfigError, match=r"is an adapter; .*\n.*--to llama4 --merge"):
-        run(adapter_run(tmp_path, first.run_dir, "second"), quiet=True)
-
-
 def test_a_base_that_is_gone_is_named(tmp_path: Path, base: Path) -> None:
     adapter = run(adapter_run(tmp_path, base), quiet=True).run_dir / "checkpoints" / "step-000012"
     fields = json.loads((adapter / "adapter_config.json").read_text())

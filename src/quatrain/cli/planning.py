@@ -46,6 +46,10 @@ def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
 
     with working("progress.starting", task=config.train.task, run_dir=config.run_dir):
         start = resolve(config)
+        if start.adapter is not None:
+            from quatrain.train.adapted import settle_adapters
+
+            start = settle_adapters(start)
     with locked(config.run_dir):
         config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
         with working("progress.measuring"):

@@ -25,7 +25,7 @@ from quatrain.model.adapter import merged as apply
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import has_tokenizer
 from quatrain.model.peft_config import BASE, read_fields
-from quatrain.model.targets import TABLES
+from quatrain.model.targets import TABLES, Adapters
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 from quatrain.words import say
@@ -57,13 +57,19 @@ def merged(base: Source, directory: Path) -> Source:
     )  # fmt: skip
 
 
+def ranks_of(adapters: Adapters) -> dict[str, list[int]]:
+    """List the ranks of each group, smallest first."""
+    ranks: dict[str, set[int]] = {}
+    for site, adapted in adapters.items():
+        ranks.setdefault(site.group, set()).add(adapted.rank)
+    return {group: sorted(found) for group, found in ranks.items()}
+
+
 def described(adapter: Adapter) -> str:
     """Say which groups have adapters, of which ranks, and which weights are there whole."""
-    ranks: dict[str, set[int]] = {}
-    for site, adapted in adapter.adapters.items():
-        ranks.setdefault(site.group, set()).add(adapted.rank)
     each = [
-        f"{group} of rank {' and '.join(map(str, sorted(found)))}" for group, found in ranks.items()
+        f"{group} of rank {' and '.join(map(str, ranks))}"
+        for group, ranks in ranks_of(adapter.adapters).items()
     ]
     return ", ".join([*each, *(f"{name} whole" for name in adapter.whole)])
 

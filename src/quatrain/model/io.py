@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
-from quatrain.errors import CheckpointError
 from quatrain.files import write_json
 from quatrain.model.adapter import load_adapter, merged, read_adapter, write_adapter
-from quatrain.model.hf_config import CONFIG, DENSE_TYPES, read_config, to_hf
+from quatrain.model.hf_config import CONFIG, read_config, to_hf
 from quatrain.model.llama import LlamaModel
-from quatrain.model.locate import base_of, is_adapter, model_type_of
+from quatrain.model.locate import is_adapter, llama4_base_of
 from quatrain.model.peft_config import BASE, read_fields
 from quatrain.model.shards import (
     SHARD_BYTES,
@@ -51,10 +50,7 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
             Q415 for the config.
     """
     if is_adapter(directory):
-        base = base_of(directory)
-        if (kind := model_type_of(str(base))) in DENSE_TYPES:
-            raise CheckpointError("Q415.of_dense", adapter=directory, base=base, kind=kind)
-        return _load_adapted(base, directory, dtype, device)
+        return _load_adapted(llama4_base_of(directory), directory, dtype, device)
     return model_of(*_opened(directory), dtype, device)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage, is_lfs_pointer, read_manifest
-from quatrain.model.hf_config import CONFIG, read_json
+from quatrain.model.hf_config import CONFIG, DENSE_TYPES, read_json
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
 from quatrain.model.stranger import absence, not_given, refusal
 from quatrain.words import say
@@ -71,6 +71,18 @@ def base_of(adapter: Path) -> Path:
         raise CheckpointError("Q401.base", adapter=adapter, name=name, why=error.message) from None
     if is_adapter(base):
         raise CheckpointError("Q415.of_adapter", adapter=adapter, name=name)
+    return base
+
+
+def llama4_base_of(adapter: Path) -> Path:
+    """Find the model that an adapter is added to, where that runs here.
+
+    Raises:
+        CheckpointError: as `base_of`, and Q415 for a dense model.
+    """
+    base = base_of(adapter)
+    if (kind := model_type_of(str(base))) in DENSE_TYPES:
+        raise CheckpointError("Q415.of_dense", adapter=adapter, base=base, kind=kind)
     return base
 
 

@@ -20,13 +20,12 @@ from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ConfigError
 from quatrain.files import write_json
 from quatrain.hub.card import write_run_card
-from quatrain.model.adapter import adapter_tensors, place_adapters
 from quatrain.model.llama import LlamaModel
-from quatrain.model.lora import add_adapters, learning
-from quatrain.model.targets import choose
+from quatrain.model.lora import learning
 from quatrain.progress import working
 from quatrain.run_dir import ENVIRONMENT
 from quatrain.text.abstention import Abstention
+from quatrain.train.adapted import add_adapters_of, settle_adapters
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
@@ -79,7 +78,7 @@ def run(config: Config, quiet: bool = False, started: float | None = None) -> Re
         refuse_another_recipe(request)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        start = resolve(config)
+        start = settle_adapters(resolve(config))
         key = fingerprint(start.config, start.tokenizer, start.chat)
         refuse_other_data(start.config, key)
         config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
@@ -118,11 +117,7 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
         model = LlamaModel(config.model)
         model.initialise(torch.Generator().manual_seed(config.train.seed))
     if config.train.adapter:
-        adapters = choose(config.lora, config.model)
-        add_adapters(model, adapters, config.train.seed)
-        model.base = start.base
-        if newest is not None:
-            place_adapters(model, adapter_tensors(newest, adapters, config.model))
+        add_adapters_of(model, config, start, newest)
     model.model.activation_checkpointing = config.train.activation_checkpointing
     return model.to(device_of(config)).train()
 

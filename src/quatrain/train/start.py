@@ -22,8 +22,8 @@ from quatrain.config import Config
 from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
 from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
-from quatrain.model.locate import is_adapter, locate
-from quatrain.model.stranger import conversion
+from quatrain.model.locate import is_adapter, llama4_base_of, locate, text_tools_of
+from quatrain.model.peft_config import BASE, read_fields
 from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.run_dir import DATA, HOLDER, LOCK, REQUESTED, SETTLED
@@ -51,6 +51,8 @@ class Start:
     """What an adapter's directory will name as its base: a Hub id, or the directory's full path."""
     tokenizer: Tokenizer | None
     chat: ChatFormat
+    adapter: Path | None = None
+    """An adapter's directory that model.init names, which is trained on; `weights` is its base."""
 
 
 def resolve(config: Config) -> Start:
@@ -58,7 +60,7 @@ def resolve(config: Config) -> Start:
 
     Raises:
         ConfigError: Q203 when the recipe contradicts the checkpoint or the tokenizer.
-        CheckpointError: Q401, Q404 or Q410 when the directory cannot be used.
+        CheckpointError: Q401, Q404, Q410 or Q415 when the directory cannot be used.
     """
     if config.model.init is None:
         tokenizer = Tokenizer.load(Path(config.tokenizer.path)) if config.tokenizer.path else None
@@ -71,23 +73,26 @@ def resolve(config: Config) -> Start:
             "Q203.architecture", init=config.model.init, fields=", model.".join(described)
         )
     directory = locate(config.model.init)
-    if is_adapter(directory):
-        init = config.model.init
-        raise ConfigError("Q203.adapter", init=init, **conversion(Path(init), "--merge"))
-    model = read_config(directory).replace(init=config.model.init)
-    tokenizer = Tokenizer.load(directory)
-    config = build({**config.model_dump(exclude_unset=True), "model": model.model_dump()})
-    if config.train.adapter:
+    adapter = directory if is_adapter(directory) else None
+    weights = llama4_base_of(adapter) if adapter else directory
+    model = read_config(weights).replace(init=config.model.init)
+    tools = text_tools_of(directory)
+    tokenizer = Tokenizer.load(tools)
+    values = {**config.model_dump(exclude_unset=True), "model": model.model_dump()}
+    if adapter:
+        values["train"] = {**values.get("train", {}), "adapter": "lora"}
+    config = build(values)
+    if config.train.adapter and not adapter:
         choose(config.lora, config.model)
     if (config.data.block_size or 0) > model.max_position_embeddings:
         raise ConfigError(
             "Q203.context", block_size=config.data.block_size, context=model.max_position_embeddings
         )
-    refuse_larger_vocabulary(directory, tokenizer.vocab_size, model.vocab_size)
-    local = Path(model.init or "").exists()
+    refuse_larger_vocabulary(tools, tokenizer.vocab_size, model.vocab_size)
+    named = read_fields(adapter)[BASE] if adapter else config.model.init
     return Start(
-        config, directory, str(directory.resolve()) if local else model.init, tokenizer,
-        chat_format_of(directory, tokenizer),
+        config, weights, str(weights.resolve()) if Path(named).exists() else named, tokenizer,
+        chat_format_of(tools, tokenizer), adapter,
     )  # fmt: skip
 
 
