@@ -89,7 +89,7 @@ def resolve(config: Config) -> Start:
             "Q203.context", block_size=config.data.block_size, context=model.max_position_embeddings
         )
     refuse_larger_vocabulary(tools, tokenizer.vocab_size, model.vocab_size)
-    named = read_fields(adapter)[BASE] if adapter else config.model.init
+    named = read_fields(adapter)[BASE] if adapter else str(model.init)
     return Start(
         config, weights, str(weights.resolve()) if Path(named).exists() else named, tokenizer,
         chat_format_of(tools, tokenizer), adapter,
