@@ -55,8 +55,8 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
 
 
 def _opened(directory: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
-    tensors = {name: one.finite(name) for name, one in text_tensors(directory).items()}
-    return read_config(directory), tensors
+    config = read_config(directory)
+    return config, {name: one.finite(name) for name, one in text_tensors(directory).items()}
 
 
 def _load_adapted(
