@@ -164,6 +164,29 @@ def test_tensors_of_another_model_are_refused_before_they_are_read(
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("biases", "k_proj"), ("biases", "o_proj"), ("qwen2", "q_proj"),
+                       ("smollm3_other", "v_proj")],
+)  # fmt: skip
+def test_a_bias_that_is_missing_is_not_taken_for_zero(kind: str, name: str, tmp_path: Path) -> None:
+    dense(tmp_path, kind)
+    rewrite(tmp_path, {f"model.layers.1.self_attn.{name}.bias": None})
+    with pytest.raises(CheckpointError, match=rf"\[Q404\] 1 missing .*layers.1.*{name}.bias"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["smollm3", "qwen2"])
+def test_a_field_that_a_kind_does_not_read_is_nothing_to_it(kind: str, tmp_path: Path) -> None:
+    """SmolLM3-3B says pretraining_tp=2, which splits the sums of a Llama alone."""
+    dense(tmp_path / "dense", kind)
+    path = tmp_path / "dense" / "config.json"
+    fields = json.loads(path.read_text()) | {"pretraining_tp": 2, "max_window_layers": 1}
+    path.write_text(json.dumps(fields))
+    done = convert(tmp_path / "dense", tmp_path / "four", Conversion(to="llama4"))
+    assert done.agreement is not None
+    assert done.agreement.max_logit_difference < 1e-4
+
+
 def test_a_tied_heads_copy_is_left_out_and_another_head_is_refused(tmp_path: Path) -> None:
     dense(tmp_path, "smollm")
     embeddings = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]

@@ -18,6 +18,7 @@ from quatrain.hub.check import float_model, observe, prompts_of
 from quatrain.hub.convert import Conversion, convert
 from quatrain.hub.gguf_read import read_file, read_gguf
 from quatrain.hub.gguf_write import write_gguf
+from quatrain.hub.open import open_source
 from quatrain.hub.source import Source
 from quatrain.model.llama import LlamaModel
 from quatrain.model.rope import deinterleave
@@ -108,6 +109,17 @@ def test_a_bias_that_is_not_there_is_zero(tokenizer: Tokenizer, tmp_path: Path) 
     assert not back.tensors["model.layers.2.self_attn.k_proj.bias"].load().any()
     assert back.tensors["model.layers.1.self_attn.k_proj.bias"].load().all()
     assert near_llama_cpp(back, path)
+
+
+def test_a_bias_that_qwen2_must_have_is_missed(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    source = source_of(BIASED, tokenizer)
+    write_gguf(source, tmp_path / "llama.gguf", "f32")
+    for number, absent in enumerate(([2], range(4))):
+        none = {f"blk.{layer}.attn_{part}.bias": None for layer in absent for part in "qkv"}
+        path = as_qwen2(tmp_path / "llama.gguf", tmp_path / f"{number}.gguf", 16)
+        path = rewritten(path, tmp_path / f"less-{number}.gguf", {}, none)
+        with pytest.raises(CheckpointError, match=r"\[Q404\].*missing.*bias"):
+            open_source(path)
 
 
 @pytest.mark.parametrize("name", ["blk.0.ffn_down.bias", "blk.1.attn_norm.bias", "output.bias"])

@@ -20,14 +20,14 @@ Not for giving the result experts (upcycle.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quatrain.config import LORA_GROUPS, ModelConfig
+from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import (
@@ -96,8 +96,8 @@ def read_dense(directory: Path) -> Source:
         for name, tensor in open_tensors(directory).items()
         if not name.endswith(_FREQUENCIES)
     }
-    if config.attention_bias:
-        tensors = with_zero_biases(tensors, config)
+    if fields["model_type"] == "qwen2":
+        tensors = with_zero_biases(tensors, config, ("o_proj",))
     if config.tie_word_embeddings and HEAD in tensors:
         _refuse_another_head(tensors)
     return Source(
@@ -110,11 +110,13 @@ def read_dense(directory: Path) -> Source:
     )
 
 
-def with_zero_biases(tensors: dict[str, LazyTensor], config: ModelConfig) -> dict[str, LazyTensor]:
-    """Give each projection of attention that has a weight and no bias one of zeros."""
+def with_zero_biases(
+    tensors: dict[str, LazyTensor], config: ModelConfig, projections: Iterable[str]
+) -> dict[str, LazyTensor]:
+    """Give those projections of attention that have a weight and no bias one of zeros."""
     zeros = {}
     for layer in range(config.n_layers):
-        for projection in LORA_GROUPS["attention"]:
+        for projection in projections:
             name = f"model.layers.{layer}.self_attn.{projection}"
             if (weight := tensors.get(f"{name}.weight")) is not None:
                 zero = torch.zeros(weight.shape[:1], dtype=weight.dtype)
@@ -217,7 +219,8 @@ def _refuse_other_functions(fields: dict[str, Any]) -> None:
         raise CheckpointError("Q410.auto_map_dense")
     if fields.get("hidden_act", "silu") != "silu":
         raise CheckpointError("Q410.activation", given=fields["hidden_act"])
-    if fields.get("pretraining_tp", 1) not in (None, 1):
+    splits = fields["model_type"] == "llama" and fields.get("pretraining_tp", 1) not in (None, 1)
+    if splits:
         raise CheckpointError("Q410.pretraining_tp", given=fields["pretraining_tp"])
 
 

@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor
 
-from quatrain.config import ModelConfig
+from quatrain.config import LORA_GROUPS, ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.dense import dense_type, with_zero_biases
 from quatrain.model.rope import interleave
@@ -44,7 +44,6 @@ _LAYER = {
 _OF_A_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 _OF_A_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _ATTENTION = re.compile(r"blk\.\d+\.attn_(?:q|k|v|output)\.bias")
-_BIASED = ("llama", "qwen2")
 _TURNED_BY_HALVES = re.compile(r"blk\.\d+\.attn_[qk]\.(?:weight|bias)")
 _GATE_UP, _DOWN = "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"
 ALWAYS_FLOAT = re.compile(r".*\.bias|.*_norm\.weight|.*ffn_gate_inp\.weight|rope_freqs\.weight")
@@ -81,8 +80,8 @@ def _turned(weight: Tensor) -> Tensor:
 
 
 def has_biases(tensors: Iterable[str], arch: str) -> bool:
-    """Whether a file's projections of attention have biases, all or some, where llama.cpp does."""
-    return arch in _BIASED and any(_ATTENTION.fullmatch(name) for name in tensors)
+    """Whether a model has biases in attention: every qwen2, and a llama whose file has some."""
+    return arch == "qwen2" or (arch == "llama" and any(map(_ATTENTION.fullmatch, tensors)))
 
 
 def in_pairs(
@@ -105,8 +104,10 @@ def in_pairs(
     return found
 
 
-def from_gguf(tensors: dict[str, LazyTensor], config: ModelConfig) -> dict[str, LazyTensor]:
-    """Undo `to_gguf` for a whole file; where some projections have biases, the others' are zero.
+def from_gguf(
+    tensors: dict[str, LazyTensor], config: ModelConfig, arch: str
+) -> dict[str, LazyTensor]:
+    """Undo `to_gguf` for a whole file; biases that llama.cpp can do without are zero where absent.
 
     Raises:
         CheckpointError: Q404 naming tensors that belong to no Llama.
@@ -144,7 +145,8 @@ def from_gguf(tensors: dict[str, LazyTensor], config: ModelConfig) -> dict[str, 
         raise CheckpointError(
             "Q404.gguf_tensors", number=len(strange), first=", ".join(strange[:5])
         )
-    return with_zero_biases(found, config) if config.attention_bias else found
+    absent = {"qwen2": ("o_proj",), "llama": LORA_GROUPS["attention"]}.get(arch, ())
+    return with_zero_biases(found, config, absent) if config.attention_bias else found
 
 
 def _up_of(gate: str) -> str:

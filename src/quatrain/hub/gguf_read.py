@@ -60,7 +60,7 @@ def read_gguf(path: Path) -> Source:
     if not template:
         raise CheckpointError("Q430.gguf_chat")
     chat = recognise(template, tokenizer)
-    tensors = from_gguf(in_pairs(tensors, arch, config), config)
+    tensors = from_gguf(in_pairs(tensors, arch, config), config, arch)
     return Source(config, tensors, tokenizer, chat, path, GGUF)
 
 
