@@ -168,14 +168,17 @@ def test_eval_and_ask_refuse_settings_alike(
     assert said in result.err
 
 
-def test_eval_says_what_it_does_not_examine(quatrain: Any, trained: Path, tmp_path: Path) -> None:
+def test_eval_says_what_it_does_not_examine(
+    quatrain: Any, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "exam, 2.jsonl"
     rows = [{"question": "Qui ?", "answer": "Moi", "theme": "a"}, {"question": "Où ?"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = quatrain("eval", trained, file, "data.max_bad_fraction=1", "--json")
+    with caplog.at_level("INFO"):
+        found = quatrain("eval", trained, file, "data.max_bad_fraction=1", "--json")
     assert found.json["count"] == 1
-    assert "columns kept beside, and not learnt: theme (1x)" in found.err
-    assert "1 record is not examined, since it cannot be used: exam, 2.jsonl:2: no" in found.err
+    assert "columns kept beside, and not learnt: theme (1x)" in caplog.text
+    assert "set aside: 1 of 2; the first is exam, 2.jsonl:2: no column answer" in caplog.text
 
 
 def test_every_verb_with_overrides_takes_them_as_options_too(quatrain: Any, tmp_path: Path) -> None:

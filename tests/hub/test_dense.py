@@ -61,7 +61,7 @@ def test_what_rounding_a_dense_model_costs_is_told_apart(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_runs_in_transformers_as_dense4(kind: str, tmp_path: Path) -> None:
+def test_it_runs_in_transformers_as_llama4(kind: str, tmp_path: Path) -> None:
     from transformers import Llama4ForCausalLM
 
     oracle = dense(tmp_path / "dense", kind)

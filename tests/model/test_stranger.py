@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from quatrain.errors import CheckpointError, QuatrainError
+from quatrain.errors import CheckpointError
 from quatrain.model.hf_config import read_config
 from quatrain.model.locate import locate
 
@@ -149,13 +149,3 @@ def test_a_repository_without_weights_that_are_read_is_told(
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(CheckpointError, match=r"org/Small-GGUF of the Hub has no config"):
         locate("org/Small-GGUF")
-
-
-def test_an_adapter_to_train_from_is_told_with_its_command(tmp_path: Path) -> None:
-    from quatrain.recipe import load_config
-    from quatrain.train.start import resolve
-
-    lay("a/adapter_config.json", "a/adapter_model.safetensors")(tmp_path)
-    with pytest.raises(QuatrainError, match=r"Q203.*is an adapter") as caught:
-        resolve(load_config(None, [f"model.init={tmp_path / 'a'}"]))
-    assert f"quatrain convert {tmp_path}/a a-llama4 --to llama4 --merge" in caught.value.remedy
