@@ -19,6 +19,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from quatrain.words import catalogue
+
 ROOT = Path(__file__).parents[1]
 CAPITALS = (
     "Österreich=Wien Belgien=Brüssel Bulgarien=Sofia Dänemark=Kopenhagen Estland=Tallinn "
@@ -138,13 +140,24 @@ def printed(work: Path, number: int, step: Step) -> str:
     return done.stdout
 
 
+PROGRESS = re.compile(
+    "|".join(
+        ".*" + re.escape(text.rpartition("}")[2]) if text.startswith("{")
+        else re.escape(text) + r"( \d| \(|$| ·)"
+        for text in (*catalogue("progress", "en").values(), catalogue("train", "en")["bar"])
+        if not text.startswith("{done}")
+    )
+)  # fmt: skip
+"""Lines that say what is being done, when nothing else was said for a while."""
+
+
 def shortened(text: str, work: Path) -> str:
     """Leave out installation, and progress but for its ends; take out where it was run."""
     text = text.replace(str(work / "clone"), "quatrain").rstrip()
     text = re.sub(
         r"(-m pip install .*\n)(?:.*\n)*?(?=\S+quatrain demo$)", r"\1...\n", text, flags=re.M
     )
-    lines, kept = text.splitlines(), list[str]()
+    lines, kept = [line for line in text.splitlines() if not PROGRESS.match(line)], list[str]()
     for place, line in enumerate(lines):
         around = lines[max(0, place - 1) : place + 2]
         if len(around) == 3 and all(re.match(r"step \d+/\d+  loss", one) for one in around):
