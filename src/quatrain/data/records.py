@@ -25,6 +25,7 @@ from quatrain.data.columns import (
     refuse_preferences,
     same_names,
 )
+from quatrain.data.embedded import is_embedded
 from quatrain.data.headers import looks_like_a_record
 from quatrain.data.lines import RawRow
 from quatrain.data.parse import Outcome, Rejection, parse_row
@@ -128,8 +129,10 @@ def load_records(
     if directory is not None:
         write_rejected(directory / "rejected.jsonl", records.rejected)
     _refuse_too_many_bad(records, sources, config, directory)
-    for note in records.notes:
-        logger.info(tell(note))
+    if not all(map(is_embedded, sources)):  # of ours there is nothing to say
+        for note in records.notes:
+            if getattr(note, "key", "") != "notes.shape":
+                logger.info(tell(note))
     if records.rejected:
         first, number = records.rejected[0], len(records.rejected)
         about = {"total": records.total, "location": first.location, "reason": first.reason}

@@ -20,7 +20,7 @@ from quatrain.model.layout import pad_left
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
 
-_TOKENS_AT_ONCE = 16_384
+_TOKENS_AT_ONCE = 8_192
 """Of prompts that are read side by side, padding included: they and their cache take memory."""
 
 FinishReason = Literal["stop", "length"]
