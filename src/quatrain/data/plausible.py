@@ -48,19 +48,6 @@ def score_of(word: str) -> float:
     return total
 
 
-def misplaced(word: str) -> bool:
-    """Say whether a word has a sign or a capital in its midst, as no language writes it."""
-    for before, letter, after in zip(word, word[1:], word[2:], strict=False):
-        if letter.isascii() or not (before.isalpha() and after.isalpha()):
-            continue
-        if letter.isalpha():
-            if letter.isupper() and before.islower() and after.islower():
-                return True
-        elif _WEIGHTS.get(letter, _RARE) == _RARE:
-            return True
-    return False
-
-
 def _place_of_letter(before: str, letter: str, after: str) -> float:
     if before == "\n" and after.islower():
         return _BEGINS_LINE if letter.isupper() else _ALONE
