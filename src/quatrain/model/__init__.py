@@ -1,1 +1,1 @@
-"""Llama 4: the maths, its cache, its files. Knows nothing of text, data or training."""
+"""Llama 4: the network, its cache, its files. Knows nothing of text, data or training."""

@@ -41,8 +41,8 @@ from quatrain.model.shards import LazyTensor, check_tensors, notes_of, open_file
 from quatrain.model.targets import EMBEDDINGS, HEAD, TABLES, Adapters, Site
 
 _TRAINED_ON, _LLAMA4 = "model_type", "llama4_text"
-"""What adapter_model.safetensors says of its base besides its tensors, where it was written here:
-names and order of rows follow from it."""
+"""Metadata of an adapter_model.safetensors written here: the model type of its base, from which the
+names and the order of rows follow."""
 _ROTATED = re.compile(r"model\.layers\.(\d+)\.self_attn\.[qk]_proj\.(?:weight|bias)")
 Order = Callable[[Tensor, int], Tensor]
 
@@ -57,21 +57,21 @@ class Adapter:
     adapters: Adapters
     factors: Factors
     whole: dict[str, LazyTensor]
-    """Weights that stand in the place of the base's, by name."""
+    """Weights that replace those of the base, by name."""
 
     @property
     def beyond(self) -> list[str]:
-        """Name the weights of the base that no adapter of a layer changes: these are merged."""
+        """Name the changed weights that are not adapted weights of layers: these are merged."""
         return [*self.whole, *(site.weight for site in self.adapters if site.group in TABLES)]
 
 
 def load_adapter(model: LlamaModel, adapter: Adapter, base: str) -> None:
-    """Give a model adapters, in the dtypes of the weights they are added to.
+    """Add adapters to a model, in the dtypes of the weights that they adapt.
 
     Args:
         model: the base.
-        adapter: which changes nothing beyond layers' weights.
-        base: what it names as its base.
+        adapter: one that changes only weights of layers.
+        base: the base that it names.
     """
     assert not adapter.beyond
     add_adapters(model, adapter.adapters)
@@ -82,9 +82,9 @@ def load_adapter(model: LlamaModel, adapter: Adapter, base: str) -> None:
 def merged(
     config: ModelConfig, tensors: Mapping[str, LazyTensor], adapter: Adapter
 ) -> tuple[ModelConfig, dict[str, LazyTensor]]:
-    """Give the model that an adapter makes of its base; what has low-rank adapters becomes float32.
+    """Merge an adapter into its base; weights with low-rank adapters become float32.
 
-    A head that was the embeddings is one of its own where one of the two is changed.
+    A tied head is untied where the head or the embeddings are changed.
     """
     result, changed = dict(tensors), {EMBEDDINGS.weight, HEAD.weight} & {*adapter.beyond}
     if config.tie_word_embeddings and changed:
@@ -106,20 +106,20 @@ def _with_product(
 
 
 def read_adapter(directory: Path, config: ModelConfig, of_dense: bool = False) -> Adapter:
-    """Read a directory: which weights it adapts, and its factors in Llama 4's order of rows.
+    """Read which weights a directory adapts, and its factors in Llama 4's order of rows.
 
-    An adapter that was trained on a dense Llama has other names, and its rows of q and k stand in
-    another order (hub/dense.py).
+    An adapter trained on a dense Llama has other names, and another order of rows of q and k
+    (hub/dense.py).
 
     Args:
-        directory: what PEFT writes.
+        directory: a PEFT directory.
         config: of the base.
-        of_dense: whether the base at hand is a dense directory: an adapter that does not tell what
-            it was trained on is then of that.
+        of_dense: whether the given base is a dense directory; an adapter that does not record its
+            base is then assumed to be dense too.
 
     Raises:
-        CheckpointError: Q401 for files, Q404 for tensors, Q415 for the configuration, or where its
-            rows may stand in either order.
+        CheckpointError: Q401 for files, Q404 for tensors, Q415 for the configuration, or where the
+            order of rows cannot be determined.
     """
     fields, given = read_fields(directory), _open(directory)
     dense = _was_trained_on_dense(directory, fields, given)
@@ -153,7 +153,7 @@ def _weights_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _was_trained_on_dense(
     directory: Path, fields: dict[str, Any], given: dict[str, LazyTensor]
 ) -> bool | None:
-    """Find out by what was written, by the names of tensors, by the base; None where all fail."""
+    """Decide by the metadata, the names of tensors, or the base; None where none of them tells."""
     said = notes_of(directory / ADAPTER_WEIGHTS).get(_TRAINED_ON)
     for dense, part in ((True, ".mlp."), (False, ".feed_forward.")):
         if said is None and any(part in name for name in given):
@@ -163,13 +163,13 @@ def _was_trained_on_dense(
 
 
 def _has_an_order(weights: Iterable[str], config: ModelConfig) -> bool:
-    """Whether the base may once have been dense, and rows that changed places are adapted."""
+    """Whether the base may have been dense, and weights whose rows were reordered are adapted."""
     alike = all(config.rope_layers) or config.attention_chunk_size is None
     return alike and not config.use_qk_norm and any(_is_turned(one, config) for one in weights)
 
 
 def _is_turned(weight: str, config: ModelConfig) -> bool:
-    """Whether RoPE turns what a weight or a bias gives."""
+    """Whether RoPE rotates the output of a weight or a bias."""
     found = _ROTATED.fullmatch(weight)
     return found is not None and bool(config.rope_layers[int(found[1])])
 
@@ -215,8 +215,8 @@ def _factors_of(
         whole: shapes of the weights that are there whole.
 
     Raises:
-        CheckpointError: Q404 for tensors that are not those of the configuration; a reading raises
-            it for what is no finite number.
+        CheckpointError: Q404 for tensors that do not match the configuration; reading a tensor that
+            is not finite raises it too.
     """
     places = tensor_places(adapters)
     wanted = dict(whole) | {
@@ -279,9 +279,9 @@ def write_factors(
         adapters: which weights have adapters.
         factors: as `LowRank` has them.
         config: of the base.
-        base: where it lies.
-        directory: where to.
-        model_type: of the base; a dense one's names and order of rows are written for it.
+        base: its path or Hub id.
+        directory: to write to.
+        model_type: of the base; for a dense one, its names and order of rows are written.
     """
     fields, places = to_peft(adapters, config, base), tensor_places(adapters)
     if model_type in DENSE_TYPES:

@@ -1,7 +1,7 @@
 """Attention: grouped-query, with RoPE and QK-norm on chunks, or without and on everything.
 
-`attend` is the joint: runs of tokens that see each other causally, however they are computed
-(plain causal, by blocks, variable-length kernels, a cache); the ways agree, as the tests hold.
+`attend` is the one entry point for runs of tokens that see each other causally. Behind it are plain
+causal attention, blocks, variable-length kernels and a cache; tests check that they agree.
 Facts: docs/llama4.md section 1.2.
 
 Shapes: B rows, T tokens, S keys, N query heads, K key heads, D width of a head, H model width.
@@ -44,20 +44,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
 
 
 _MOST_BY_BLOCKS = 1024
-"""Tokens of a row that is one run, up to which blocks are no slower than PyTorch's own kernel on a
-CPU: 0.6 of its time at 512, 1.2 at 4,096 (docs/LOG.md)."""
+"""The longest row of one run, in tokens, for which blocks are no slower than PyTorch's kernel on a
+CPU: they take 0.6 of its time at 512, 1.2 at 4,096 (docs/LOG.md)."""
 
 
 def kernel_is_faster(runs: Runs, length: int) -> bool:
-    """Whether rows of `length` tokens are for PyTorch's causal kernel."""
+    """Whether PyTorch's causal kernel is the faster one for rows of `length` tokens."""
     return runs.one_per_row and (runs.device.type == "cuda" or length > _MOST_BY_BLOCKS)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attend where the mask allows, or causally without one; keys may have fewer heads.
 
-    On CUDA only flash attention takes fewer heads of keys; without it PyTorch would fall to the
-    kernel that holds all [N, T, T] scores, so that keys and values are repeated here.
+    On CUDA only flash attention accepts fewer heads of keys. Without it PyTorch would fall back to
+    the kernel that holds all [N, T, T] scores, so keys and values are repeated here.
     """
     if _float32_is_faster(q):
         with torch.autocast("cpu", enabled=False):
@@ -72,9 +72,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def _float32_is_faster(q: Tensor) -> bool:
-    """Whether these are bfloat16 on a CPU without AMX, for which PyTorch's kernel is not written.
+    """Whether these are bfloat16 on a CPU without AMX, where PyTorch's kernel is slow.
 
-    There float32 takes little more than half the time, and gradients are rounded once.
+    Float32 takes little more than half the time there, and gradients are rounded only once.
     """
     return not q.is_cuda and q.dtype == torch.bfloat16 and not _has_amx()
 
@@ -104,7 +104,7 @@ def _repeat(x_BKTD: Tensor, groups: int) -> Tensor:
 
 
 def _flash_serves(q: Tensor) -> bool:
-    """Whether CUDA's flash attention takes these: 16 bits, Ampere or later, a fitting width."""
+    """Whether CUDA's flash attention accepts these: 16 bits, Ampere or later, a suitable width."""
     return (
         q.is_cuda
         and q.dtype in (torch.bfloat16, torch.float16)

@@ -5,10 +5,10 @@
     x  multiplied: from the block that holds the   block 1        x x x x | x x x x |
        first query's run to the block itself       block 2                | x x x x | x x
 
-So documents far apart cost nothing, whatever their lengths, and the shapes of products are few:
-oneDNN keeps a kernel for each. For the gradient softmax weights are kept while they are few; else
-only queries, keys and values are, and weights are computed again (Dao, 2023). Everything is float32
-within, or wider where queries are: bfloat16 is widened block by block.
+So documents far apart cost nothing, whatever their lengths. Products have few shapes, which matters
+since oneDNN keeps a kernel for each. Softmax weights are kept for the gradient while they are few;
+beyond that only queries, keys and values are kept, and weights are recomputed (Dao, 2023).
+Everything is computed in float32, or wider where queries are; bfloat16 is widened block by block.
 
 Shapes: B rows, T tokens, N query heads, K key heads, G = N / K, D width of a head; b rows, t
 queries and s keys of a part.
@@ -30,17 +30,17 @@ class Sizes(NamedTuple):
     """How much is computed at a time."""
 
     queries: int
-    """Of a row, in a block."""
+    """Queries of a row in a block."""
     scores: int
-    """Of all rows and heads together, about; rows share a product up to that."""
+    """Scores of a product, about, over rows and heads; rows share products up to this number."""
 
 
 _CPU, _CUDA = Sizes(64, 1 << 20), Sizes(512, 1 << 26)
-"""On a CPU scores stay in the cache; on CUDA what counts is how few kernels are called."""
+"""On a CPU the scores should stay in the cache; on CUDA few kernels should be called."""
 _MOST_KEPT = 320
-"""Softmax weights for a query and head, on average, up to which they are kept. Rows of 512 that are
-one document have 288: a fifth more to hold for a layer, and a sixth less time for attention
-(docs/LOG.md)."""
+"""The most softmax weights that are kept, for each query and head on average. Rows of 512 that are
+one document have 288: keeping them takes a fifth more memory in a layer and saves a sixth of the
+time of attention (docs/LOG.md)."""
 
 
 def attend_by_blocks(
@@ -53,7 +53,7 @@ def attend_by_blocks(
         k: keys [B, K, T, D].
         v: values [B, K, T, D].
         runs: which tokens belong together.
-        sizes: how much at a time; None chooses by the device. Changes no more than rounding.
+        sizes: how much at a time; None chooses by the device. They change nothing but rounding.
 
     Returns:
         [B, N, T, D], in q's dtype.
@@ -66,26 +66,26 @@ def weights_kept(runs: Runs, heads: int) -> float:
     """Say how many softmax weights attend_by_blocks keeps for the gradient.
 
     Args:
-        runs: of the rows that it is given.
+        runs: of the rows.
         heads: of queries.
 
     Returns:
-        The average over queries and heads; 0 where weights are computed again.
+        The average over queries and heads; 0 where weights are recomputed.
     """
     plan = _plan(runs, heads, None)
     return plan.weights if plan.keeps else 0.0
 
 
 class _Block(NamedTuple):
-    """Queries that are computed together, and what they may not see of their keys."""
+    """Queries that are computed together, and the masks over their keys."""
 
     queries: slice
     keys: slice
     before: Tensor | None
-    """-inf where a key lies before its query's run, else 0 [b, 1, t, 1, up to s], for the first
-    keys; None if there is none."""
+    """-inf where a key comes before its query's run, else 0 [b, 1, t, 1, up to s], for the first
+    keys; None if there is no such key."""
     after: Tensor
-    """-inf where a key lies behind its query, else 0 [t, 1, t], for the last keys."""
+    """-inf where a key comes after its query, else 0 [t, 1, t], for the last keys."""
 
 
 class _Plan(NamedTuple):
@@ -98,7 +98,7 @@ class _Plan(NamedTuple):
 
     @property
     def keeps(self) -> bool:
-        """Whether the gradient finds them, or computes them again."""
+        """Whether the weights are kept for the gradient; else they are recomputed."""
         return self.weights <= _MOST_KEPT
 
 
@@ -154,7 +154,7 @@ def _before(starts_bt: Tensor, first: int, device: torch.device) -> Tensor | Non
 
 
 def _in_float32(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Let no autocast round what is computed."""
+    """Turn autocast off during a computation."""
 
     @functools.wraps(compute)
     def guarded(ctx: Any, x: Tensor, *others: Any) -> Any:

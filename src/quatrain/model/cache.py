@@ -1,8 +1,8 @@
 """The key and value cache: one LayerCache a layer, columns of keys with their positions.
 
-A column is one forward token of every row. Rows may have prompts of different lengths: they are
-padded on the left, and a padded column bears position -1, which nothing sees. Layers with chunks
-forget the columns that lie a chunk back, since no later token of any row can see them.
+A column holds one token of every row. Prompts of different lengths are padded on the left; a padded
+column has position -1, which nothing sees. Layers with chunks drop columns of past chunks, since no
+later token of any row can see them.
 
 Shapes: B rows, N heads of keys, S columns, T new columns, D width of a head.
 """
@@ -48,7 +48,7 @@ class LayerCache:
         return self._keys[:, :, held], self._values[:, :, held], self._positions[:, held]
 
     def store(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        """Append T columns of which only those that a later token can see matter."""
+        """Append T columns, and keep those that a later token can see."""
         first = 0 if self.chunk is None else max(0, k.shape[2] - (self.chunk - 1))
         self.extend(k[:, :, first:], v[:, :, first:], positions[:, first:])
 
@@ -60,7 +60,7 @@ class LayerCache:
         self._positions = self._positions[rows]
 
     def _forget(self) -> None:
-        """Drop the columns that the next token cannot see in any row: those a chunk back."""
+        """Drop the columns that the next token cannot see in any row: those of past chunks."""
         if self.chunk is not None:
             self._start = max(self._start, self._stop - (self.chunk - 1))
 

@@ -1,8 +1,8 @@
 """The Hugging Face spelling of a model: config.json to ModelConfig and back.
 
-Every spelling of docs/llama4.md section 1.1 is read: nested under `text_config` or flat, old
+Reads every spelling of docs/llama4.md section 1.1: nested under `text_config` or flat, old
 `rope_scaling` and `rope_theta` or new `rope_parameters`, `no_rope_layers: []`, an integer
-`attn_temperature_tuning`. What is written is what transformers 5 writes for `llama4_text`.
+`attn_temperature_tuning`. Writes what transformers 5 writes for `llama4_text`.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_OF_L
 """Fields of RoPE that are read; any further one must be absent or null."""
 
 DENSE_TYPES = ("llama", "mistral", "qwen2", "smollm3")
-"""Model types of dense Llamas and their kin, which become Llama 4 (hub/dense.py)."""
+"""Model types of dense Llamas and similar models, which are converted to Llama 4 (hub/dense.py)."""
 
 _NONE_WHEN_NULL = {"attention_chunk_size", "bos_token_id", "eos_token_id"}
 _DERIVED_WHEN_NULL = {"head_dim", "num_key_value_heads"}
-"""Any other field that is null has the value of one left out."""
+"""Any other field that is null counts as left out."""
 
 _DERIVED = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "layer_types",
@@ -106,7 +106,7 @@ def read_config(directory: Path) -> ModelConfig:
     """Read the architecture of a model directory; needs no torch.
 
     Raises:
-        CheckpointError: as `from_hf`; with the command that converts it, for a dense model.
+        CheckpointError: as `from_hf`; for a dense model, with the command that converts it.
     """
     fields = read_json(directory / CONFIG)
     if (kind := fields.get("model_type")) in DENSE_TYPES:
@@ -115,7 +115,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def refuse_larger_vocabulary(directory: Path, tokens: int, vocab_size: int) -> None:
-    """Refuse a tokenizer of more `tokens` than the model has rows: some ids would have none.
+    """Refuse a tokenizer with more `tokens` than the model has embedding rows.
 
     Raises:
         CheckpointError: Q404.
@@ -166,7 +166,7 @@ def ids_of(eos: Any) -> Any:
 
 
 def model_config(values: dict[str, Any], names: Mapping[str, str]) -> ModelConfig:
-    """Check values of a config.json, each of its own type: a text is no number.
+    """Check the values of a config.json, including their types: text is not a number.
 
     Args:
         values: by our names, lists as JSON has them.
@@ -240,7 +240,7 @@ def read_rope(text: dict[str, Any], theta: float = 500000.0) -> dict[str, Any]:
     """Read both spellings of theta and scaling; `theta` is what a config without one means.
 
     Raises:
-        CheckpointError: Q410 for a scaling other than Llama 3's, or one that is not whole.
+        CheckpointError: Q410 for a scaling other than Llama 3's, or an incomplete one.
     """
     stated: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
@@ -263,7 +263,7 @@ def read_rope(text: dict[str, Any], theta: float = 500000.0) -> dict[str, Any]:
 
 
 def _refuse_other_rope(text: dict[str, Any], stated: dict[str, Any]) -> None:
-    """Refuse fields by which RoPE would be another one.
+    """Refuse fields that would change RoPE.
 
     Raises:
         CheckpointError: Q410 naming the field.
@@ -274,7 +274,7 @@ def _refuse_other_rope(text: dict[str, Any], stated: dict[str, Any]) -> None:
     for part in (text, stated):
         if (share := part.get("partial_rotary_factor")) not in (None, 1):
             raise CheckpointError("Q410.rope_field", name="partial_rotary_factor", given=share)
-    name = "original_max_position_embeddings"  # transformers takes the one outside, where it is
+    name = "original_max_position_embeddings"  # transformers prefers the outer one
     if name in stated and text.get(name) not in (None, stated[name]):
         raise CheckpointError("Q410.rope_field", name=name, given=text[name])
 

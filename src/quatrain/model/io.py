@@ -1,7 +1,7 @@
 """Model directories: config.json, generation_config.json, safetensors; nothing else is opened.
 
-Weights are read tensor by tensor into a model that has none yet, so that a checkpoint is never
-held twice. Not for the files of weights themselves (shards.py) nor for tokenizers
+Weights are read tensor by tensor into a model without weights, so a checkpoint is never in memory
+twice. Not for the files of weights themselves (shards.py) nor for tokenizers
 (text/tokenizer.py).
 """
 
@@ -33,7 +33,7 @@ from quatrain.model.targets import EMBEDDINGS
 GENERATION_CONFIG = "generation_config.json"
 PREFIX = "language_model."
 VISION = ("vision_model.", "multi_modal_projector.")
-"""How the tensors of a multimodal directory begin: the text model's, and those left unread."""
+"""Prefixes of tensors in a multimodal directory: the text model's, and those that are not read."""
 
 
 def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> LlamaModel:
@@ -46,8 +46,8 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
         device: where the weights go.
 
     Raises:
-        CheckpointError: Q401 for files, Q404 for names, shapes or what is no finite number, Q410 or
-            Q415 for the config.
+        CheckpointError: Q401 for files, Q404 for names, shapes or weights that are not finite, Q410
+            or Q415 for the config.
     """
     if is_adapter(directory):
         return _load_adapted(llama4_base_of(directory), directory, dtype, device)
@@ -62,7 +62,7 @@ def _opened(directory: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
 def _load_adapted(
     base: Path, directory: Path, dtype: torch.dtype | None, device: str
 ) -> LlamaModel:
-    """Read a base and its adapter; one that changes more than layers' weights is merged at once."""
+    """Read a base and its adapter; merge one that changes more than weights of layers."""
     config, tensors = _opened(base)
     adapter = read_adapter(directory, config)
     if not adapter.beyond:
@@ -97,7 +97,7 @@ HEAD = "lm_head.weight"
 
 
 def fitting(config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Make sure that tensors are a model's, before any is read; a tied head's copy is left out.
+    """Check that tensors are those of a model, before any is read; leave out a tied head's copy.
 
     Raises:
         CheckpointError: Q404 for names, shapes and dtypes.
@@ -117,7 +117,7 @@ def _place(model: LlamaModel, name: str, tensor: Tensor) -> None:
 
 
 def text_tensors(directory: Path) -> dict[str, LazyTensor]:
-    """List the text model's tensors under their plain names; those of the vision part are left.
+    """List the text model's tensors under their plain names, without the vision part.
 
     Raises:
         CheckpointError: Q401 for files that are missing, unsafe or broken.
@@ -149,7 +149,7 @@ def write_model(
     Args:
         config: the architecture.
         tensors: under the names of Llama4ForCausalLM; a tied head is left out.
-        directory: is made where it is missing.
+        directory: created if missing.
         shard_bytes: the most tensor bytes of a file of weights.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def generation_config(config: ModelConfig) -> dict[str, Any]:
-    """Say with which ids other programs begin, stop and pad; greedy, as here."""
+    """Give other programs the ids that begin, stop and pad; greedy, as here."""
     fields = {
         "bos_token_id": config.bos_token_id,
         "eos_token_id": list(config.eos_token_ids) or None,

@@ -1,8 +1,8 @@
 """Layout: what each token of a batch is, and which earlier ones it may see.
 
 Documents of a packed row and Llama 4's chunks are the same thing: *runs* of neighbouring tokens
-that see each other causally and nothing else. What a row has left after its documents is padding:
-a run of its own, which no loss and no statistic counts.
+that see each other causally and nothing else. The rest of a row after its documents is padding: a
+run of its own, which no loss and no statistic counts.
 
     lengths of one row, T = 9      [5, 2]            (2 tokens of padding)
     positions                      0 1 2 3 4  0 1  0 1
@@ -33,7 +33,7 @@ class Runs:
     lengths: list[list[int]]
     device: torch.device
     derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What attention in one layer worked out from them, for the next."""
+    """What the attention of one layer derived from them, for the next layers."""
 
     @cached_property
     def one_per_row(self) -> bool:
@@ -76,7 +76,7 @@ def _cut(length: int, chunk: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions and runs of a batch, derived once a forward."""
+    """Positions and runs of a batch, derived once per forward pass."""
 
     positions: Tensor
     """Position of each token in its document, [B, T]."""

@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         return Hidden(self.norm(x_BTH), routings)
 
     def _layout(self, ids_BT: Tensor, segments: Segments | None, cache: Cache | None) -> Layout:
-        """Derive positions and runs, and let the cache take note of them."""
+        """Derive positions and runs, and record them in the cache."""
         length = ids_BT.shape[1]
         if cache is not None and cache.next_position is not None:
             if segments is not None:

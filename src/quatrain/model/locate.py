@@ -22,7 +22,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
 def locate(model: str | Path) -> Path:
-    """Find the model directory that MODEL means, whole where a manifest tells.
+    """Find the model directory that MODEL means; check it against its manifest, if it has one.
 
     Raises:
         CheckpointError: Q401 when there is none, with what was looked for; Q402 when it is damaged.
@@ -43,7 +43,7 @@ def locate(model: str | Path) -> Path:
 
 
 def names_the_hub(name: str) -> bool:
-    """Say whether a name is written as the Hub writes them, and is no path of this machine."""
+    """Say whether a name has the form of a Hub id, and is not a path on this machine."""
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
@@ -59,8 +59,8 @@ def base_of(adapter: Path) -> Path:
     """Find the model that an adapter is added to.
 
     Raises:
-        CheckpointError: Q401 when it is not where the adapter says or is damaged, Q415 when it
-            is no model.
+        CheckpointError: Q401 when it is damaged or not where the adapter says, Q415 when it is not
+            a model.
     """
     name = read_fields(adapter)[BASE]
     try:
@@ -75,7 +75,7 @@ def base_of(adapter: Path) -> Path:
 
 
 def llama4_base_of(adapter: Path) -> Path:
-    """Find the model that an adapter is added to, where that runs here.
+    """Find the Llama 4 that an adapter is added to.
 
     Raises:
         CheckpointError: as `base_of`, and Q415 for a dense model.
@@ -87,19 +87,19 @@ def llama4_base_of(adapter: Path) -> Path:
 
 
 def text_tools_of(directory: Path) -> Path:
-    """Find where the tokenizer lies: beside the weights, or with an adapter's base."""
+    """Find the directory of the tokenizer: beside the weights, or with an adapter's base."""
     return (
         base_of(directory) if is_adapter(directory) and not has_tokenizer(directory) else directory
     )
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether a tokenizer lies in a directory."""
+    """Whether a directory has a tokenizer."""
     return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def model_type_of(name: str) -> str | None:
-    """Read the model_type of a model, where it is on this machine; the Hub is not asked."""
+    """Read the model_type of a model on this machine; the Hub is not asked."""
     path = Path(name)
     configs = [one / CONFIG for one in _candidates(path)] if _can_be_a_path(path) else []
     if names_the_hub(name):
@@ -114,13 +114,13 @@ def model_type_of(name: str) -> str | None:
 
 
 def _candidates(path: Path) -> list[Path]:
-    """List where the model of a name may lie."""
+    """List the directories that a name may mean."""
     newest = _newest(path)
     return [path, path / CHECKPOINTS / BEST, *([newest] if newest else [])]
 
 
 def _can_be_a_path(path: Path) -> bool:
-    """Whether the system takes a name at all: not too long, and without a zero."""
+    """Whether the system accepts a name: not too long, and without a NUL."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def _can_be_a_path(path: Path) -> bool:
 
 
 def _found(path: Path) -> Path | None:
-    """Find the directory that a path means: itself, or the best or else newest checkpoint."""
+    """Find the directory that a path means: itself, or the best checkpoint, or else the newest."""
     return next((one for one in _candidates(path) if _holds_a_model(one)), None)
 
 
@@ -140,7 +140,7 @@ def _holds_a_model(directory: Path) -> bool:
 
 
 def _newest(run_dir: Path) -> Path | None:
-    """Find the checkpoint of the latest step, whole or not; None in a directory without any."""
+    """Find the checkpoint of the latest step, complete or not; None if there is none."""
     found = [
         (int(path.name.removeprefix("step-")), path)
         for path in (run_dir / CHECKPOINTS).glob("step-*")
@@ -162,7 +162,7 @@ def _download(hub_id: str) -> Path:
 
     try:
         directory = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-    except (OSError, ValueError, RuntimeError) as error:  # of httpx, of names, of being offline
+    except (OSError, ValueError, RuntimeError) as error:  # from httpx, bad names, or being offline
         raise not_given(hub_id, error, _found) from None
     if not _holds_a_model(directory):
         raise CheckpointError("Q401.hub_no_model", hub_id=hub_id)

@@ -37,7 +37,7 @@ def add_adapters(model: LlamaModel, adapters: Adapters, seed: int = 0) -> None:
 
 
 def learning(model: LlamaModel) -> dict[str, int]:
-    """Count the parameters that learn, by group of the adapters' weights."""
+    """Count the trainable parameters, by group of the adapted weights."""
     counts: dict[str, int] = {}
     for site in model.adapters:
         parameters = lora_at(model, site).parameters()
@@ -55,7 +55,7 @@ def lora_at(model: LlamaModel, site: Site) -> LowRank:
 
 @contextmanager
 def dropping(model: LlamaModel, draw: Draw) -> Iterator[None]:
-    """Let the adapters drop inputs, forwards and in recomputation alike, while the body runs."""
+    """Turn dropout of adapters on in the body, in forward passes and in recomputation alike."""
     loras = [lora_at(model, site) for site in model.adapters]
     for lora in loras:
         lora.draw = draw
@@ -68,7 +68,7 @@ def dropping(model: LlamaModel, draw: Draw) -> Iterator[None]:
 
 @torch.no_grad()
 def merge(model: LlamaModel) -> None:
-    """Add what the adapters add to the weights themselves; the adapters stay, and are silent."""
+    """Merge the adapters into the weights; the adapters stay, but add nothing."""
     for site in model.adapters:
         lora, weight = lora_at(model, site), model.get_parameter(site.weight)
         if not lora.merged:
@@ -78,7 +78,7 @@ def merge(model: LlamaModel) -> None:
 
 @torch.no_grad()
 def unmerge(model: LlamaModel) -> None:
-    """Undo `merge`, but for what rounding lost."""
+    """Undo `merge`, except for rounding."""
     for site in model.adapters:
         lora, weight = lora_at(model, site), model.get_parameter(site.weight)
         if lora.merged:
@@ -87,5 +87,5 @@ def unmerge(model: LlamaModel) -> None:
 
 
 def with_delta(weight: Tensor, delta: Tensor, site: Site) -> Tensor:
-    """Add a product of factors to a weight, in float32; most weights lie transposed, [O, I]."""
+    """Add a product of factors to a weight, in float32; most weights are stored [O, I]."""
     return weight.float() + (delta if site.group in ("experts", "embedding") else delta.T)

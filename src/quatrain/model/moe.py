@@ -33,7 +33,7 @@ class Routing(NamedTuple):
     """Tokens that chose each expert, padding left out, int64."""
     balance: Tensor | None
     """Sum over rows of tokens x imbalance (see `imbalance`), a scalar; 1 a token when even.
-    None unless it was asked for."""
+    None unless asked for."""
 
 
 class SharedMLP(nn.Module):
@@ -77,8 +77,8 @@ class ExpertMLP(nn.Module):
 class _SwiGLU(torch.autograd.Function):
     """silu(gate) x up, of two matrices or of one that holds both side by side (Shazeer, 2020).
 
-    Gradients are written where gate and up lie, where autograd would join two matrices; and
-    silu(gate) is computed again rather than kept.
+    Gradients are written in place, where autograd would join two matrices, and silu(gate) is
+    recomputed rather than kept.
     """
 
     @staticmethod
@@ -153,8 +153,7 @@ class Dispatch:
 def count(experts_R: Tensor, num_experts: int, weights_R: Tensor | None = None) -> Tensor:
     """Count how often each expert was chosen, [E] in int64; weights_R is False where not to count.
 
-    Not `bincount`, which makes a CUDA device wait for the CPU; additions of integers are exact in
-    any order.
+    `bincount` would make a CUDA device wait for the CPU. Sums of integers are exact in any order.
     """
     ones_R = torch.ones_like(experts_R) if weights_R is None else weights_R.long()
     return experts_R.new_zeros(num_experts).scatter_add_(0, experts_R, ones_R)

@@ -1,9 +1,9 @@
 """PEFT's spelling of an adapter: adapter_config.json to Adapters and back.
 
-What is written is what PEFT 0.21 reads; what is read is checked field by field, and anything that
-would be another function is refused by its name. Which weights are adapted, the file of weights
-says: fields that select them must not contradict it. Needs no torch. Not for the names of tensors
-(peft_names.py), nor for these themselves (adapter.py).
+Writes what PEFT 0.21 reads. Checks every field that it reads, and refuses by name whatever would be
+another function. The weights file determines which weights are adapted; fields that select weights
+must not contradict it. Needs no torch. Not for the names of tensors (peft_names.py), nor for the
+tensors themselves (adapter.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PARAMETERS = ("experts", "router")
 """Groups that PEFT names by parameter (target_parameters), not by module."""
 _LARGEST_RANK, _LARGEST_ALPHA = 2**12, 2**20
 _INITS = (True, False, None, "true", "false", "gaussian", "eva", "orthogonal")
-"""Ways to draw an adapter that leave the base as it is."""
+"""Initialisations that leave the base weights unchanged."""
 _BIASES = ("none", "all", "lora_only")
 _READ = {
     BASE, "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules",
@@ -39,7 +39,7 @@ _HARMLESS = {
     "task_type", "peft_version", "inference_mode", "auto_mapping", "lora_dropout", "megatron_core",
     "qalora_group_size", "eva_config", "runtime_config",
 }  # fmt: skip
-"""Fields that do not bear on what a saved adapter computes; any further one must be empty."""
+"""Fields that do not change what a saved adapter computes; any other one must be empty."""
 _FEED_FORWARD = re.compile(r"(^|[.^])feed_forward\.")
 """Where a dense Llama's names differ from Llama 4's."""
 _REPETITION, _UNSAFE = re.compile(r"[*+{]"), re.compile(r"\)[*+{]|\\[1-9]|\(\?[^:]")
@@ -77,7 +77,7 @@ def read_fields(directory: Path) -> dict[str, Any]:
 
 
 def _refused(name: str, value: Any, rule: str, **values: object) -> CheckpointError:
-    """Say which field is refused, and the rule of the catalogue by which it is."""
+    """Build the error for a refused field, with its rule of the catalogue."""
     shown, remedy = repr(value)[:200], Sentence.of(rule, **values)
     return CheckpointError("Q415.field", file=ADAPTER_CONFIG, name=name, shown=shown, remedy=remedy)
 
@@ -99,14 +99,14 @@ def to_dense_names(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapters_of(fields: Mapping[str, Any], found: Mapping[Site, str]) -> Adapters:
-    """Give the weights that a file adapts their ranks and scales.
+    """Find the rank and the scale of each adapted weight.
 
     Args:
         fields: of adapter_config.json.
-        found: the weights, and the key by which PEFT's patterns mean each.
+        found: the weights, and the key that PEFT's patterns match for each.
 
     Raises:
-        CheckpointError: Q415 for a value that none can have.
+        CheckpointError: Q415 for an impossible value.
     """
     adapters = {}
     for site, key in found.items():
@@ -124,14 +124,14 @@ def adapters_of(fields: Mapping[str, Any], found: Mapping[Site, str]) -> Adapter
 def refuse_contradictions(
     fields: Mapping[str, Any], found: Mapping[Site, str], whole: Iterable[str]
 ) -> None:
-    """Compare what adapter_config.json selects with what the file holds, which counts.
+    """Refuse an adapter_config.json that contradicts the weights file.
 
-    A selection by a pattern is not compared: a stranger's pattern is not run.
+    Patterns are not compared: an untrusted pattern is never run.
 
     Args:
         fields: of adapter_config.json.
         found: the weights that the file adapts, and PEFT's key of each.
-        whole: the weights that it holds whole.
+        whole: the weights that the file holds as a whole.
 
     Raises:
         CheckpointError: Q415 naming the field.
@@ -165,7 +165,7 @@ def _refuse_another_layer(layers: Any, layer: int, key: str) -> None:
 
 
 def _meant(fields: Mapping[str, Any], name: str, there: Iterable[str]) -> list[str]:
-    """Find what the names of a list mean; a name is a path's end, as in PEFT."""
+    """Find the weights that a list of names selects; a name is the end of a path, as in PEFT."""
     names, meant = fields.get(name) or [], list[str]()
     if name == "target_modules" and isinstance(names, str):
         return meant
@@ -180,7 +180,7 @@ def _meant(fields: Mapping[str, Any], name: str, there: Iterable[str]) -> list[s
 
 
 def _pattern(fields: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
-    """Take the value of the first pattern that means a weight, as PEFT does."""
+    """Take the value of the first pattern that matches a weight, as PEFT does."""
     patterns = fields.get(name) or {}
     if not isinstance(patterns, dict):
         raise _refused(name, patterns, "rules.adapter.patterns")
@@ -192,10 +192,10 @@ def _pattern(fields: Mapping[str, Any], name: str, path: str, default: Any) -> A
 
 @functools.cache
 def _compiled(name: str, key: str) -> re.Pattern[str]:
-    """Compile a pattern that cannot take for ever: short, few repetitions, none of a group.
+    """Compile a pattern that cannot run for ever: short, few repetitions, no repeated group.
 
     Raises:
-        CheckpointError: Q415 for another one.
+        CheckpointError: Q415 for any other pattern.
     """
     repeated = len(_REPETITION.findall(key))
     if len(key) > _LONGEST_PATTERN or repeated > _MOST_REPETITIONS or _UNSAFE.search(key):
@@ -216,10 +216,10 @@ def _ends(path: str, name: str) -> bool:
 
 
 def to_peft(adapters: Adapters, config: ModelConfig, base: str) -> dict[str, Any]:
-    """Spell adapters as PEFT does; dropout is left at 0, which PEFT asks for where experts are.
+    """Spell adapters as PEFT does, with dropout 0, which PEFT requires for experts.
 
-    r is the rank of the parameters' adapters, where there are any: PEFT 0.21 warns of a pattern
-    that names a parameter, though it obeys it.
+    r is the rank of the parameters' adapters, if there are any: PEFT 0.21 warns of patterns that
+    name a parameter, though it obeys them.
     """
     there = sites(config)
     alphas = {site: one.rank * one.scale for site, one in adapters.items()}
@@ -252,7 +252,7 @@ def to_peft(adapters: Adapters, config: ModelConfig, base: str) -> dict[str, Any
 
 
 def _short(chosen: Iterable[Site], there: list[Site]) -> set[str]:
-    """Name weights by their place in a layer where every layer's is meant, else by their path."""
+    """Name weights by their place in a layer if every layer is meant, else by their path."""
     chosen, names = set(chosen), set()
     for site in chosen:
         alike = {one for one in there if one.suffix == site.suffix}
@@ -262,7 +262,7 @@ def _short(chosen: Iterable[Site], there: list[Site]) -> set[str]:
 
 
 def _patterns(values: Mapping[Site, Any], there: list[Site]) -> dict[str, Any]:
-    """Write the values of weights as patterns, one a place where all layers agree."""
+    """Write the values of weights as patterns, one for each place where all layers agree."""
     patterns: dict[str, Any] = {}
     for value in sorted(set(values.values())):
         meant = [site for site, one in values.items() if one == value]
@@ -271,5 +271,5 @@ def _patterns(values: Mapping[Site, Any], there: list[Site]) -> dict[str, Any]:
 
 
 def _plain(number: float) -> int | float:
-    """Write a whole number without its point."""
+    """Write a whole number without a decimal point."""
     return int(number) if float(number).is_integer() else number

@@ -1,11 +1,11 @@
-"""Names of tensors in PEFT's file of weights: which factor, or which whole weight, each one is.
+"""Names of tensors in PEFT's weights file: which factor, or which whole weight, each one is.
 
     base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight     the first factor of q_proj
     base_model.model.model.embed_tokens.lora_embedding_A               of the embeddings
     base_model.model.lm_head.weight                                    a whole weight
 
-Whichever version wrote them: with the adapter's name or without, prefixed or not. Needs no torch.
-Not for what adapter_config.json says (peft_config.py).
+Reads the names of every version of PEFT: with or without the adapter's name, prefixed or not. Needs
+no torch. Not for what adapter_config.json says (peft_config.py).
 
 Shapes: E experts, I input width, O output width, K rank.
 """
@@ -33,25 +33,25 @@ _EXPERTS = re.compile(r"model\.layers\.(\d+)\.feed_forward\.experts((?:\.base_la
 
 @dataclass(frozen=True)
 class Held:
-    """What a file holds, by names that no version changes."""
+    """What a file holds, under names that do not depend on PEFT's version."""
 
     factors: dict[str, str] = field(default_factory=dict)
-    """Names as `tensor_places` gives them -> the file's."""
+    """Names as in `tensor_places` -> the file's names."""
     modules: dict[str, str] = field(default_factory=dict)
-    """Paths of adapted modules, under Llama 4's names -> as the model's own patterns name them."""
+    """Paths of adapted modules under Llama 4's names -> under the names of the model's patterns."""
     whole: dict[str, str] = field(default_factory=dict)
     """Weights under Llama 4's names -> the file's names."""
 
 
 def read_names(names: Iterable[str], dense: bool) -> Held:
-    """Tell what each tensor of a file is.
+    """Identify each tensor of a file.
 
     Args:
-        names: of the file.
-        dense: whether it was trained on a dense model, whose feed-forward is called mlp.
+        names: of the tensors.
+        dense: whether the base was a dense model, whose feed-forward is called mlp.
 
     Raises:
-        CheckpointError: Q404 for a file of several adapters.
+        CheckpointError: Q404 for a file with several adapters.
     """
     held, names = Held(), list(names)
     adapters = {found[3] or "default" for one in names if (found := _FACTOR.fullmatch(one))}
@@ -73,7 +73,7 @@ def read_names(names: Iterable[str], dense: bool) -> Held:
 
 
 def _own(name: str) -> str:
-    """Take PEFT's own prefixes away."""
+    """Strip PEFT's own prefixes."""
     while name.startswith(_ROOT):
         name = name.removeprefix(_ROOT).removeprefix(_COMPILED)
     return name
@@ -95,9 +95,9 @@ def _tensor(path: str, factor: str) -> str:
 def sites_in(
     held: Held, shapes: Mapping[str, tuple[int, ...]], config: ModelConfig
 ) -> dict[Site, str]:
-    """Find the weights that a file adapts, and by which key PEFT's patterns mean each of them.
+    """Find the weights that a file adapts, and the key that PEFT's patterns match for each.
 
-    Paths that are no weight's are left out. Of one parameter of experts the shape tells which.
+    Paths of no known weight are left out. Shapes tell the two parameters of experts apart.
 
     Args:
         held: the names.
@@ -125,9 +125,9 @@ def sites_in(
 def tensor_places(adapters: Adapters) -> dict[str, tuple[Site, str]]:
     """Name the tensors of PEFT's file: which factor of which weight each one holds.
 
-    A module with two adapted parameters is wrapped twice, its first parameter inside. A tensor of
-    experts is called A where the product's second factor lies in it: PEFT takes an expert's matrix
-    for one that is stored output first, which Llama 4's are not.
+    A module with two adapted parameters is wrapped twice, with its first parameter inside. For
+    experts, the tensor called A holds the second factor: PEFT assumes that an expert's matrix is
+    stored with the output first, which is not so in Llama 4.
     """
     places = {}
     for site in adapters:

@@ -20,8 +20,8 @@ from quatrain.config import RopeScaling
 def frequencies(d_k: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """Compute the angle that each pair turns a token, [D/2] in float32.
 
-    With Llama 3's scaling slow frequencies are divided by `factor`, quick ones kept, and those
-    between blended. Scout's low and high factors are equal, so that nothing lies between.
+    Llama 3's scaling divides low frequencies by `factor`, keeps high ones, and blends those in
+    between. Scout's low and high factors are equal, so nothing is in between.
     """
     turn = 1.0 / theta ** (torch.arange(0, d_k, 2, dtype=torch.float32, device="cpu") / d_k)
     if scaling is None:

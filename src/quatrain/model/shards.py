@@ -1,8 +1,8 @@
 """Weight files of a model directory, one tensor at a time: reading by name, writing in shards.
 
-A `LazyTensor` knows its shape and dtype and is read when it is asked for, so that a directory of
-any size passes through little memory. Files are checked before they are opened: header and index
-of a plausible size, names that stay in the directory, no pickle, no link that leads away.
+A `LazyTensor` knows its shape and dtype and is read on demand, so a directory of any size needs
+little memory. Files are checked before they are opened: a plausible size of header and index, names
+that stay in the directory, no pickle, no link out of the directory.
 Not for what the tensors mean (io.py, hub/).
 """
 
@@ -25,7 +25,7 @@ from quatrain.model.hf_config import CONFIG, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
-"""Size of a shard where nobody says another, as on the Hub."""
+"""Default size of a shard, as on the Hub."""
 _NOTES = "__metadata__"
 _LARGEST_INDEX, _LARGEST_HEADER = 64 << 20, 16 << 20
 
@@ -57,13 +57,13 @@ class LazyTensor:
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
-        """Apply a change at each reading; its shape is found out on a tensor without memory."""
+        """Apply a change at each reading; the new shape is found on a tensor without memory."""
         with torch.device("meta"):
             result = change(torch.empty(self.shape, dtype=self.dtype))
         return LazyTensor(tuple(result.shape), result.dtype, lambda: change(self.load()))
 
     def finite(self, name: str) -> LazyTensor:
-        """Refuse at each reading what is no finite number, by the tensor's name. Raises Q404."""
+        """Refuse values that are not finite, at each reading, naming the tensor. Raises Q404."""
         return LazyTensor(self.shape, self.dtype, lambda: _finite(name, self.load()))
 
     def to(self, dtype: torch.dtype, name: str = "a tensor") -> LazyTensor:
@@ -97,7 +97,7 @@ def narrowed(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def refuse_beyond(name: str, tensor: Tensor, kind: str) -> NoReturn:
-    """Say that a type of number cannot hold a tensor's largest value. Raises Q411."""
+    """Refuse a type of number that cannot hold a tensor's largest value. Raises Q411."""
     largest = float(tensor.flatten()[tensor.abs().argmax()])
     raise CheckpointError("Q411.beyond", name=name, value=largest, kind=kind)
 
@@ -134,7 +134,7 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
 
 
 def notes_of(path: Path) -> dict[str, str]:
-    """Read what a file says besides its tensors. Raises as `open_tensors`."""
+    """Read the metadata of a file. Raises as `open_tensors`."""
     notes: dict[str, str] = _header(path).get(_NOTES, {})
     return notes
 
@@ -178,7 +178,7 @@ def _header_text(path: Path) -> bytes:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Find the files; like transformers, take the whole one before an index.
+    """Find the weight files; like transformers, prefer a single file to an index.
 
     Raises:
         CheckpointError: Q401 when there are none, or the index names anything but files beside it.
@@ -207,7 +207,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse a link that leads out of a model directory, but for the Hub cache's own.
+    """Refuse a link that leads out of a model directory, except the Hub cache's own links.
 
     Raises:
         CheckpointError: Q401.
@@ -223,7 +223,7 @@ def refuse_links(path: Path) -> None:
 def check_tensors(
     wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, LazyTensor], config: str = CONFIG
 ) -> None:
-    """Compare names, shapes and dtypes with what the file `config` asks for; nothing is read yet.
+    """Compare names, shapes and dtypes with those of the config; nothing is read yet.
 
     Raises:
         CheckpointError: Q404 with the first names and how many there are.

@@ -1,7 +1,7 @@
-"""Strangers: what a MODEL is instead, where it is none, and the command that makes it one.
+"""Strangers: what a path is that is not a model, and the command that makes it one.
 
-Nothing of them is opened but their first bytes. Not for what is wrong with a model directory
-(shards.py, hf_config.py).
+Only the first bytes of such files are read. Not for errors in a model directory (shards.py,
+hf_config.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Find = Callable[[Path], Path | None]
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _PACKED = {".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 _NO_MODELS = ("mmproj", "adapter")
-"""How GGUF files begin that are no language model: projectors of images, and adapters."""
+"""Prefixes of GGUF files that are not language models: image projectors and adapters."""
 _CACHED = re.compile(r"models--([^/]+?)--([^/]+)")
 _ADDRESS = re.compile(
     r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:(?://)?)(?:models/)?"
@@ -31,7 +31,7 @@ _MOST_NAMED, _MOST_LOOKED_AT = 3, 500
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path means a GGUF file: by its name, or else by its first bytes."""
+    """Whether a path is a GGUF file, by its name or else its first bytes."""
     return path.suffix.lower() == ".gguf" or _begins(path, b"GGUF")
 
 
@@ -43,7 +43,7 @@ def is_weights(path: Path) -> bool:
 def conversion(source: Path, more: str = "") -> dict[str, str]:
     """Give the command that converts a source, and the directory that it makes.
 
-    What lies in the Hub's cache is called by its name on the Hub.
+    A model in the Hub's cache is named by its Hub id.
 
         models/m-q8_0.gguf  ->  quatrain convert models/m-q8_0.gguf m-q8_0-llama4 --to llama4
 
@@ -60,7 +60,7 @@ def conversion(source: Path, more: str = "") -> dict[str, str]:
 
 
 def refusal(path: Path, find: Find) -> CheckpointError:
-    """Say what a path is, which is there and means no model."""
+    """Build the error for an existing path that is not a model."""
     return _of_file(path, find) if path.is_file() else _of_directory(path, find)
 
 
@@ -98,7 +98,7 @@ def _of_directory(path: Path, find: Find) -> CheckpointError:
 
 
 def _inside(path: Path, find: Find) -> tuple[str, ...]:
-    """Name models that lie in a directory, or in the snapshots of a Hub's cache."""
+    """Name the models in a directory, or in the snapshots of a Hub cache."""
     folders = [*_folders(path), *_folders(path / "snapshots")]
     return tuple(str(one) for one in folders if find(one))[:_MOST_NAMED]
 
@@ -109,7 +109,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def absence(name: str, find: Find) -> CheckpointError:
-    """Say that there is nothing of a name, with the nearest ones of models that are there."""
+    """Build the error for a name that does not exist, with the nearest names that do."""
     if address := _ADDRESS.fullmatch(name):
         return CheckpointError("Q401.address", given=name, name=address["name"])
     return CheckpointError("Q401.nothing", model=name, near=_near(name, find))
@@ -129,7 +129,7 @@ def not_given(hub_id: str, error: Exception, find: Find) -> CheckpointError:
 
 
 def _near(name: str, find: Find) -> str:
-    """Propose the model of the nearest name: where the path leads, or in the Hub's cache."""
+    """Propose the model with the nearest name, beside the path or in the Hub's cache."""
     from huggingface_hub import constants
 
     parent = Path(name).parent

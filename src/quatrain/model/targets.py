@@ -1,6 +1,6 @@
 """Which weights can have an adapter, by which names they are asked for, and what each one gets.
 
-Needs no torch, so that a recipe's mistakes are answered at once. Not for the adapters themselves
+Needs no torch, so mistakes in a recipe are reported at once. Not for the adapters themselves
 (weights.py, lora.py), nor for PEFT's names of them (peft_config.py).
 
 Shapes: E experts, H model width, I inner width.
@@ -25,7 +25,7 @@ _PLACES = {
 
 
 TABLES = {"embedding": "model.embed_tokens", "head": "lm_head"}
-"""Groups of one weight outside of the layers: PEFT adapts them, no run does here."""
+"""Groups of one weight outside the layers: PEFT can adapt them; runs here do not."""
 
 
 class Site(NamedTuple):
@@ -67,7 +67,7 @@ class Adapted(NamedTuple):
     rank: int
     scale: float
     dropout: float = 0.0
-    """In training alone."""
+    """In training only."""
 
 
 Adapters = dict[Site, Adapted]
@@ -84,7 +84,7 @@ def sites(config: ModelConfig) -> list[Site]:
 
 
 def shape(site: Site, config: ModelConfig) -> tuple[int, ...]:
-    """Give a weight's shape as rows meet it: [input, output], or [E, input, output]."""
+    """Give the shape of a weight: [input, output], or [E, input, output]."""
     wide, expert = config.d_model, config.intermediate_size_expert
     if site.group in TABLES:
         pair = (wide, config.vocab_size)
@@ -145,7 +145,7 @@ def _means(target: str, site: Site) -> bool:
 
 
 def _what_is(there: Iterable[Site]) -> str:
-    """Say which groups and projections a model has."""
+    """List the groups and projections that a model has."""
     groups: dict[str, list[str]] = {}
     for site in there:
         names = groups.setdefault(site.group, [])

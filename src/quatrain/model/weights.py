@@ -1,9 +1,9 @@
 """Weight kinds: how a weight multiplies, ordinary and grouped alike: plain, or plain + low-rank.
 
-`Linear` multiplies every row by one matrix; `grouped_linear` multiplies rows sorted by group, each
-group by its own. To either a `LowRank` may be added: (x A) B beside x W, so that no matrix of W's
-size is made. Whatever else is done to a weight (a quantised form) is done here, so that the layers
-that multiply stay as they are. Not for choosing which weights are adapted (lora.py).
+`Linear` multiplies every row by one matrix. `grouped_linear` multiplies rows sorted by group, each
+group by its own matrix. A `LowRank` may be added to either: (x A) B beside x W, so no matrix of W's
+size is made. Any other form of a weight (such as a quantised one) belongs here too, so that layers
+need not change. Not for choosing which weights are adapted (lora.py).
 
 Shapes: R rows, sorted by group where there are groups, E groups, I input width, O output width,
 K rank.
@@ -20,20 +20,20 @@ from torch import Tensor, nn
 
 
 class Draw(NamedTuple):
-    """What dropout is drawn by, besides the weight that it belongs to and the row of the batch."""
+    """What determines a dropout mask, besides the weight and the row of the batch."""
 
     seed: int
     step: int
     first_row: int
-    """Where in the step's batch the rows of this forward begin."""
+    """The first row of this forward pass in the step's batch."""
     num_rows: int
-    """How many rows of the batch this forward has."""
+    """Rows of this forward pass."""
 
 
 class LowRank(nn.Module):
     """What an adapter adds to a product: scale x (dropped x A) B (Hu et al., 2021).
 
-    B begins at zero, so that an adapted model begins as what it was.
+    B starts at zero, so an adapted model starts as the same function.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LowRank(nn.Module):
         self.draw: Draw | None = None
         """Set while a training step computes; without it nothing is dropped."""
         self.merged = False
-        """Whether the weight itself holds what this would add."""
+        """Whether the product is merged into the weight."""
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -78,14 +78,14 @@ class LowRank(nn.Module):
         return grouped_linear(inner_RK, self.B, counts_E)
 
     def delta(self) -> Tensor:
-        """Multiply the factors out: what the weight would have to be given, [I, O] or [E, I, O]."""
+        """Multiply the factors: the change of the weight, [I, O] or [E, I, O]."""
         return self.A.float() @ self.B.float() * self.scale
 
     def _dropped(self, x: Tensor, order_R: Tensor | None) -> Tensor:
         """Drop a share of the inputs and scale the rest up.
 
-        A row of the batch has a mask of its own, drawn by seed, step, weight and row in the order
-        in which the tokens stand: neither micro-batches nor a second forward change it.
+        Each row of the batch has its own mask, drawn from seed, step, weight and row, in the order
+        of the tokens. Neither micro-batches nor a second forward pass change it.
         """
         if self.draw is None or not self.dropout:
             return x
@@ -113,7 +113,7 @@ def plus(
     counts_E: Tensor | None = None,
     order_R: Tensor | None = None,
 ) -> Tensor:
-    """Add to a product of x what an adapter adds, where there is one."""
+    """Add the output of an adapter, if there is one, to a product of x."""
     if lora is None or lora.merged:
         return product
     added: Tensor = lora(x, counts_E, order_R)
@@ -148,10 +148,10 @@ def grouped_linear(
         weight_EIO: a matrix for each group.
         counts_E: rows of each group, int64; they sum to R.
         lora: added to the product.
-        order_R: where each row stood before it was sorted; dropout is drawn by that place.
+        order_R: where each row was before it was sorted; dropout depends on it.
 
     Returns:
-        [R, O]; no group without rows costs anything.
+        [R, O]; a group without rows costs nothing.
     """
     return plus(_multiply(x_RI, weight_EIO, counts_E), lora, x_RI, counts_E, order_R)
 
@@ -168,18 +168,17 @@ def _multiply(x_RI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
 
 
 def _grouped_kernel_serves(x_RI: Tensor, weight_EIO: Tensor) -> bool:
-    """Whether CUDA's grouped kernel takes these: bfloat16, rows of a multiple of 16 bytes."""
+    """Whether CUDA's grouped kernel accepts these: bfloat16, rows of a multiple of 16 bytes."""
     aligned = x_RI.shape[1] % 8 == 0 and weight_EIO.shape[2] % 8 == 0
     return x_RI.is_cuda and x_RI.dtype == torch.bfloat16 and aligned
 
 
 class _LoopOverGroups(torch.autograd.Function):
-    """A matrix product for each group that has rows, written in place into the whole.
+    """A matrix product for each group that has rows, written in place.
 
-    oneDNN compiles and keeps a kernel for each number of rows that it meets, and routing gives new
-    numbers at every step. So a group's rows are taken together with some behind them, up to a round
-    number. What is computed of these is overwritten when their own group's turn comes; in a sum
-    over rows they meet zeros.
+    oneDNN compiles and keeps a kernel for each number of rows, and routing gives new numbers at
+    every step. So a group is extended to a round number by some rows that follow it. The results of
+    these rows are overwritten when their own group is computed; in a sum over rows they meet zeros.
     """
 
     @staticmethod
@@ -218,12 +217,12 @@ class _LoopOverGroups(torch.autograd.Function):
 def meet_numbers_of_rows(weight_EIO: Tensor, most: int, dtype: torch.dtype) -> None:
     """Multiply a group of each number of rows once, forward and backward, up to `most`.
 
-    oneDNN then has its kernels before a step begins. Made within one, they stay in the midst of
-    what the step frees, and large tensors no longer fit between them: memory grew with steps.
+    This makes oneDNN's kernels before the first step. Kernels made during a step stay between
+    blocks that the step frees, where large tensors then no longer fit: memory would keep growing.
 
     Args:
-        weight_EIO: tells a matrix's shape and whether it learns; it is neither read nor changed.
-        most: rows; more are met as they come.
+        weight_EIO: gives the shape of a matrix and whether it is trained; not read, not changed.
+        most: rows; kernels for more are made when needed.
         dtype: of the products.
     """
     matrix_1IO = torch.zeros_like(weight_EIO[:1], dtype=dtype)
@@ -237,9 +236,9 @@ def meet_numbers_of_rows(weight_EIO: Tensor, most: int, dtype: torch.dtype) -> N
 
 
 def _groups(counts: list[int], rounds: bool) -> list[tuple[int, int, int, int]]:
-    """Give each group that has rows, where they start, where they end and where what is taken ends.
+    """List each group that has rows: its number, start, end, and the end of the rows it computes.
 
-    The last two differ if `rounds`; the very last end may lie behind all rows.
+    The two ends differ if `rounds`; the very last one may lie beyond all rows.
     """
     found, start = [], 0
     for group, count in enumerate(counts):
@@ -251,12 +250,12 @@ def _groups(counts: list[int], rounds: bool) -> list[tuple[int, int, int, int]]:
 
 
 def _last_taken(groups: list[tuple[int, int, int, int]]) -> int:
-    """Say how many rows a product needs to write to."""
+    """Say how many rows a product writes."""
     return max((end for _, _, _, end in groups), default=0)
 
 
 def _rows(x: Tensor, start: int, end: int) -> Tensor:
-    """Take the rows from start to end, zeros where there are no more."""
+    """Take the rows from start to end, filled up with zeros."""
     missing = end - len(x)
     rows = x[start:end]
     return rows if missing <= 0 else torch.cat([rows, rows.new_zeros(missing, x.shape[1])])
