@@ -1,7 +1,7 @@
-"""Adapters of a run: those that its recipe chooses, or those of model.init, which it trains on.
+"""Adapters of a run: those that its recipe chooses, or those of model.init, trained further.
 
-What such an adapter has, the recipe need not say, and may not say otherwise; dropout alone is the
-recipe's. Not for how adapters are read (model/adapter.py).
+The recipe need not repeat what such an adapter has, and must not contradict it; only dropout is set
+by the recipe. Not for how adapters are read (model/adapter.py).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def settle_adapters(start: Start) -> Start:
-    """Let a run say what the adapter that it trains on has, as far as a recipe can.
+    """Copy into the Config what the adapter of model.init has, as far as its fields can hold it.
 
     Raises:
-        ConfigError: Q203 for a field of lora that contradicts it, or for what no run trains.
+        ConfigError: Q203 for a field of lora that contradicts it, or for weights no run trains.
         CheckpointError: Q401, Q404 or Q415 for the adapter.
     """
     if start.adapter is None:
@@ -50,7 +50,7 @@ def settle_adapters(start: Start) -> Start:
 
 
 def add_adapters_of(model: LlamaModel, config: Config, start: Start, newest: Path | None) -> None:
-    """Give a model the adapters of its run: new ones, those of model.init, or a checkpoint's."""
+    """Add the adapters of a run to its model: new ones, those of model.init, or a checkpoint's."""
     if start.adapter is None:
         adapters, factors = choose(config.lora, config.model), None
     else:
@@ -75,7 +75,7 @@ def _read(directory: Path, config: Config) -> Adapter:
 
 
 def _refuse_contradictions(config: Config, adapters: Adapters) -> None:
-    """Refuse fields of lora that say otherwise than the adapter."""
+    """Refuse fields of lora that contradict the adapter."""
     lora, given, model = config.lora, config.lora.model_fields_set, config.model
     for name in ("targets", "train_router"):
         if name in given and _paths(choose(lora, model)) != _paths(adapters):
@@ -108,7 +108,7 @@ def _contradicts(config: Config, name: str, has: Any, site: Site | None = None) 
 
 
 def _stated(config: Config, adapters: Adapters) -> LoraConfig:
-    """Say in fields of lora what an adapter has; where they cannot, leave them as they are."""
+    """Describe an adapter in fields of lora; leave those as they are that cannot hold it."""
     ranks = {site.group: one.rank for site, one in adapters.items()}
     rank = Counter(one.rank for one in adapters.values()).most_common(1)[0][0]
     alphas = {round(one.scale * one.rank, 9) for one in adapters.values()}

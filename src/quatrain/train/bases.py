@@ -1,7 +1,7 @@
-"""Bases: models that a fine-tuning may start from, as far as their shapes are known for sure.
+"""Bases: models that fine-tuning may start from, and whose shapes are known for sure.
 
-Each has a byte-level tokenizer and a chat template that is recognised. How well one speaks French
-is what its authors say, less for small ones; it was not measured here. Not for what training takes
+Each has a byte-level tokenizer and a chat template that is recognised. How well it speaks French is
+what its authors say, less for small models; it was not measured here. Not for what training takes
 (plan.py).
 """
 
@@ -20,11 +20,11 @@ class Base:
     """A published model."""
 
     shape: ModelConfig
-    """As it is once it is converted."""
+    """After conversion."""
     licence: str
     french: French
     published: int | None = None
-    """Its parameters as published; None where that counts a vision part too."""
+    """Parameters as published; None where these include a vision part."""
 
 
 _APACHE, _LLAMA, _QWEN = "Apache 2.0", "Llama {}", "Qwen Research"
@@ -59,7 +59,7 @@ def _llama4(experts: int, step: int) -> ModelConfig:
 def bases() -> dict[str, Base]:
     """List them by Hub id, smallest first.
 
-    The dense ones are converted first: quatrain convert ID DIR --to llama4.
+    Convert the dense ones before training: quatrain convert ID DIR --to llama4.
     """
     smollm3 = _dense(128256, 2048, 36, 16, 4, 11008, d_k=128, nope=4)
     llama3 = _dense(128256, 3072, 28, 24, 8, 8192, d_k=128)

@@ -1,8 +1,8 @@
-"""A time box becomes batches, steps, evaluations and questions: once, from what a trial takes.
+"""Turn a time budget into batches, steps, evaluations and questions, once, from a timed trial.
 
-Evaluations and their checkpoints get a fifth of the time at most. A run from model.init without any
-limit gets two hours at most, so that nobody starts twelve by accident. The trial learns at a rate
-of 0, so that no weight changes. Not for what the size of the data alone decides (settle.py).
+Evaluations and their checkpoints get at most a fifth of the time. A run from model.init without any
+limit gets at most two hours, so that nobody starts twelve by accident. The trial has a learning
+rate of 0, so no weight changes. Not for what the size of the data alone decides (settle.py).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rat
 from quatrain.train.settle import MOST_QUESTIONS, power_of_two
 
 LONGEST = 2 * 3600.0
-"""Seconds of a run from model.init that is given no limit."""
+"""Seconds for a run from model.init without a limit."""
 SHARE_FOR_EVALUATION = 0.2
 MARGIN = 0.98
-"""The share of a budget that is planned for; ending takes the rest."""
+"""The share of a budget that is planned; the end of the run takes the rest."""
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 2, 11
-"""The first, before a step, and the last among them."""
+"""Including the one before the first step and the last one."""
 _FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
-"""Those with which more evaluations are worth having, and those that are asked in any case."""
+"""Questions of an evaluation before there are more evaluations; questions asked in any case."""
 _SHARE_FOR_LOSS, _FEWEST_ROWS = 0.25, 4
 _WANTED_STEPS, _FEWEST_CONVERSATIONS = 100, 8
 _BYTES_SAVED = 300 * 10**6
-"""A second, hashed and written, on a laptop: weights and two moments of what learns."""
+"""Bytes hashed and written per second on a laptop: trained weights and their two moments."""
 _SHARE_FOR_TRIAL, _FEWEST_TRIALS, _MOST_TRIALS = 0.03, 2, 8
 
 
@@ -49,15 +49,15 @@ class Costs:
     """What the parts of a run take, in seconds."""
 
     row: float
-    """Of learning one row, in a micro-batch."""
+    """Training on one row, in a micro-batch."""
     update: float
-    """Of a step beside its rows."""
+    """The rest of a step."""
     loss_row: float
-    """Of the held-out loss of one row."""
+    """The held-out loss of one row."""
     question: float
-    """Of one answered question, side by side with others; 0 where there is none."""
+    """One answered question, in a batch with others; 0 where there is none."""
     save: float
-    """Of a checkpoint."""
+    """A checkpoint."""
 
     def evaluation(self, questions: int, rows: int) -> float:
         """An evaluation and its checkpoint."""
@@ -71,14 +71,14 @@ class Costs:
 def is_timed(config: Config) -> bool:
     """Say whether the clock decides anything in a run of this recipe.
 
-    With its end and its questions given, a base needs no trial: it is a function of its recipe.
+    A base whose end and questions are given needs no trial: its run is a function of its recipe.
     """
     open_questions = config.model.init is not None and config.evaluate.questions is None
     return time_of(config) is not None or open_questions
 
 
 def time_of(config: Config) -> float | None:
-    """Give the seconds that a run may take; None where the recipe limits it otherwise."""
+    """Give the seconds that a run may take; None where the recipe has another limit."""
     train = config.train
     if train.budget:
         return seconds(train.budget)
@@ -88,14 +88,14 @@ def time_of(config: Config) -> float | None:
 def fit_batch(request: Config, batch: int, costs: Costs, left: float | None, per_row: float) -> int:
     """Choose the rows of a step: as settled, or fewer, so that there are some hundred steps.
 
-    A step learns from eight conversations at least: of fewer the gradient is mostly chance.
+    A step has at least eight conversations: with fewer, the gradient is mostly noise.
 
     Args:
-        request: as the recipe has it; what it gives is kept, and so is the batch of new weights.
-        batch: as the size of the data settles it.
+        request: the recipe; a batch that it gives is kept, and so is that of a new model.
+        batch: as settled by the size of the data.
         costs: from a trial.
-        left: seconds for the whole run; None where steps are limited otherwise.
-        per_row: conversations, on average.
+        left: seconds for the whole run; None where steps have another limit.
+        per_row: average number of conversations in a row.
     """
     if request.train.batch_size or left is None or request.model.init is None:
         return batch
@@ -110,13 +110,13 @@ def fit_evaluations(
     """Choose how many evaluations there are, and the questions and rows of each.
 
     Args:
-        config: settled but for these; what it gives is kept.
+        config: settled except for these; what the recipe gives is kept.
         costs: from a trial.
         held_out: how many questions and rows there are.
-        left: seconds for the whole run; None where steps are limited otherwise.
+        left: seconds for the whole run; None where steps have another limit.
 
     Returns:
-        Evaluations, the first before a step included; questions and rows of one.
+        Evaluations, including the one before the first step; questions and rows of each.
     """
     most = MOST_QUESTIONS if config.evaluate.questions is None else config.evaluate.questions
     questions, rows = min(most, held_out[0]), min(config.evaluate.rows or held_out[1], held_out[1])
@@ -138,14 +138,14 @@ def fit_evaluations(
 
 
 def fit_steps(config: Config, costs: Costs, evaluations: int, each: float, left: float) -> Config:
-    """Set max_steps and eval_interval, so that what is left of the time is used and kept.
+    """Set max_steps and eval_interval, so that the remaining time is used but not exceeded.
 
     Args:
-        config: settled but for these.
+        config: settled except for these.
         costs: from the trial.
         evaluations: those still to come.
-        each: seconds of one, with its checkpoint.
-        left: seconds.
+        each: seconds of an evaluation with its checkpoint.
+        left: remaining seconds.
 
     Raises:
         ConfigError: Q206 when there is no time for one step and its evaluation.
@@ -182,15 +182,15 @@ def time_parts(
     keeper: Keeper | None,
     left: float | None,
 ) -> Costs:
-    """Try out what a run will do, a little of each.
+    """Time a few examples of everything that a run will do.
 
     Args:
-        config: settled but for what the trial decides.
+        config: settled except for what the trial decides.
         model: the run's.
-        batches: what it will learn, a micro-batch of rows at a time.
-        judge: what it will be judged by.
+        batches: training data, one micro-batch at a time.
+        judge: the run's evaluation.
         keeper: writes a checkpoint to be timed, in a directory of its own, which is deleted;
-            without one its time is estimated from its size.
+            without it, the time is estimated from the size.
         left: seconds of the run.
     """
     with working("progress.trial"):
@@ -203,7 +203,7 @@ def time_parts(
 
 
 def time_rows(train: TrainConfig, model: LlamaModel, batches: Batches) -> float:
-    """Time micro-batches of the size that is chosen; give what a row takes in seconds."""
+    """Time micro-batches of the chosen size; give the seconds of a row."""
     with working("progress.trial"):
         optimizer = make_optimizer(model, train)
         set_learning_rate(optimizer, 0.0)
@@ -218,7 +218,7 @@ def _time_learning(
     optimizer: torch.optim.Optimizer,
     left: float | None,
 ) -> tuple[float, float]:
-    """Time micro-batches, each a step of its own; give what a row takes, and an update."""
+    """Time micro-batches, each as a step; give the seconds of a row and of an update."""
     learning, updating = list[float](), list[float]()
     whole = train.replace(batch_size=batches.batch_size, micro_batch_size=batches.batch_size)
     begun, most = time.perf_counter(), _SHARE_FOR_TRIAL * (left or 0.0)

@@ -1,7 +1,7 @@
-"""Calibrate: what a step and an evaluation take on this machine, from ten seconds of real ones.
+"""Calibrate: time real steps and an evaluation on this machine for ten seconds.
 
-The rate is 0, so that no weight changes, and nothing is written. Not for budgets (budget.py), which
-time checkpoints too.
+The learning rate is 0, so no weight changes, and nothing is written. Not for budgets (budget.py),
+which time checkpoints too.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Calibration:
 
     steps: int
     step_seconds: float
-    """Of the median step, the first left out where there was time for another."""
+    """Of the median step; the first one is left out where there was time for another."""
     answer_seconds: float | None
-    """For one batch of questions; None where there are none, or no time for it."""
+    """For one batch of questions; None without questions or without time for them."""
     peak_bytes: int | None
-    """The most that was held above what there was before; None where the system does not tell."""
+    """The peak above what was held before; None where the system does not report it."""
 
 
 def calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibration:
@@ -48,7 +48,7 @@ def calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibrat
     Args:
         config: settled.
         data: the run's.
-        model: the run's, on its device, in training mode; it is as it was afterwards, without
+        model: the run's, on its device, in training mode; afterwards it is unchanged and has no
             gradients.
     """
     with set_for_training():
@@ -84,7 +84,7 @@ def _left(begun: float) -> float:
 
 
 def _answers(config: Config, data: PreparedData, model: LlamaModel) -> float | None:
-    """Answer as many questions as go side by side."""
+    """Answer one batch of questions."""
     asked = config.evaluate.questions
     count = min(config.generate.batch_size, MOST_QUESTIONS if asked is None else asked)
     questions = data.questions[:count]
@@ -96,16 +96,16 @@ def _answers(config: Config, data: PreparedData, model: LlamaModel) -> float | N
 
 
 class Watch:
-    """Finds how far this process's anonymous memory rises, or what a CUDA device holds at most.
+    """Measures the peak of this process's anonymous memory, or of what a CUDA device holds.
 
-    Linux keeps the mark by itself, so that nothing runs beside what is watched (proc(5): VmHWM).
-    Pages of files that are mapped and let go within count too.
+    Linux records the peak by itself, so nothing runs beside the measured code (proc(5): VmHWM).
+    Pages of files that are mapped and released in between count too.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.peak: int | None = None
-        """In bytes, after the body; None where the system does not tell."""
+        """In bytes, after the body; None where the system does not report it."""
 
     def __enter__(self) -> Watch:
         if self.device.type == "cuda":
@@ -124,7 +124,7 @@ class Watch:
 
 
 def _forget_the_mark() -> bool:
-    """Let VmHWM begin again at what is held now; say whether the system does that."""
+    """Reset VmHWM to what is held now; say whether the system supports that."""
     try:
         _CLEAR.write_text("5", encoding="ascii")
     except OSError:
@@ -133,13 +133,13 @@ def _forget_the_mark() -> bool:
 
 
 def anonymous(status: Path = _STATUS) -> int | None:
-    """Read this process's anonymous memory, in bytes; None where the system does not tell."""
+    """Read this process's anonymous memory, in bytes; None where the system does not report it."""
     held = _kilobytes(status).get("RssAnon")
     return None if held is None else held << 10
 
 
 def _kilobytes(status: Path) -> dict[str, int]:
-    """Read what /proc tells of a process in kB; nothing where there is no such file."""
+    """Read the values in kB that /proc reports of a process; empty where there is no such file."""
     try:
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

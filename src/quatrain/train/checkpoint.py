@@ -3,12 +3,13 @@
     checkpoints/step-000120/  manifest.json          sizes and SHA-256 of everything below
                               config.json, model.safetensors, tokenizer.json, ...
                               (of adapters: adapter_config.json, adapter_model.safetensors)
-                              optimizer.safetensors  AdamW's two moments, of what learns
+                              optimizer.safetensors  AdamW's two moments of the trained weights
                               state.json             step, tokens, best, the run's length
     checkpoints/best          -> the step with the best answers
 
-One is written beside its name, hashed, then renamed; killed at any instant, the newest whole one
-is resumed. There is no loader or RNG state: batches are a function of the step.
+A checkpoint is written under a temporary name, hashed, then renamed. A run that was killed at any
+moment resumes from the newest complete one. There is no loader or RNG state: batches are a function
+of the step.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ class State(BaseModel):
     """Tokens read so far, padding left out."""
     best_step: int | None = None
     best_score: tuple[float, ...] = ()
-    """Of the best evaluation; larger is better, compared in order."""
+    """Score of the best evaluation; larger is better, compared in order."""
     evaluations_since_best: int = 0
     finished: bool = False
 
     def after_evaluation(self, score: tuple[float, ...]) -> State:
-        """Take note of an evaluation at this step."""
+        """Record an evaluation at this step."""
         if self.best_step is None or score > self.best_score:
             change: dict[str, Any] = {
                 "best_step": self.step,
@@ -79,7 +80,7 @@ Extras = Callable[[Path, State], None]
 
 
 class Keeper:
-    """Writes, finds and thins out the checkpoints of one run."""
+    """Writes, finds and deletes the checkpoints of one run."""
 
     def __init__(
         self, run_dir: Path, keep_last: int, extras: Extras, about: dict[str, Any]
@@ -90,7 +91,7 @@ class Keeper:
             run_dir: the run.
             keep_last: how many of the newest are kept, besides the best.
             extras: writes what else belongs to a model directory (tokenizer, chat format, card).
-            about: facts for the manifest that bear on exact resumption (threads, versions ...).
+            about: facts for the manifest that exact resumption depends on (threads, versions ...).
         """
         self.directory = run_dir / CHECKPOINTS
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ class Keeper:
         return self.directory / f"step-{step:06d}"
 
     def newest(self) -> Path | None:
-        """Find the newest checkpoint that is whole, and say which ones were skipped and why."""
+        """Find the newest complete checkpoint, and report which ones were skipped and why."""
         for directory in reversed(self._all()):
             found = damage(directory)
             if found is None:
@@ -133,7 +134,7 @@ class Keeper:
         return None
 
     def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
-        """Give the optimizer a checkpoint's moments, the model being read already."""
+        """Load a checkpoint's moments into the optimizer; the model is loaded already."""
         moments = load_file(directory / OPTIMIZER)
         state = State.model_validate_json((directory / STATE).read_text(encoding="utf-8"))
         if state.step:
@@ -143,7 +144,7 @@ class Keeper:
         return state
 
     def mark_best(self, state: State) -> None:
-        """Let `best` lead to the best step: a link, or a copy where links are not allowed."""
+        """Point `best` to the best step, by a link, or by a copy where links are not allowed."""
         if state.best_step is None:
             return
         link, target = self.directory / BEST, self.path(state.best_step)
@@ -182,7 +183,7 @@ class Keeper:
 
 
 def _leads_to(link: Path, target: Path) -> bool:
-    """Say whether `best` is the target already, as a link or as a copy."""
+    """Say whether `best` is the target already, as a link or a copy."""
     if link.is_symlink():
         return os.readlink(link) == target.name
     return link.is_dir() and sha256(link / MANIFEST) == sha256(target / MANIFEST)

@@ -34,7 +34,7 @@ class Judge:
         """Measure, and keep the first answers as samples.
 
         The score is F1, then exact match, then the loss. Without held-out data nothing is
-        measured: the row is None, and a later step is better.
+        measured: the row is None, and the later step counts as better.
         """
         if self.data.eval is None and not self.questions:
             return Evaluation(None, (float(step),))
@@ -58,9 +58,9 @@ class Judge:
         return Evaluation(row, (-(loss or 0.0),), samples)
 
     def trial(self) -> tuple[float, float]:
-        """Measure what one row of the loss, and one answered question, take in seconds.
+        """Measure the seconds of one row of the loss, and of one answered question.
 
-        As many questions are answered side by side as an evaluation would, up to four.
+        Up to four questions are answered in a batch, as many as an evaluation would.
         """
         count = min(len(self.questions), self.config.generate.batch_size, _TRIED)
         rows = min(self.num_rows, self.config.train.micro_batch_size or 1)

@@ -1,6 +1,6 @@
-"""metrics.jsonl, samples.jsonl, and what a person sees while a run goes on.
+"""metrics.jsonl, samples.jsonl, and what a user sees during a run.
 
-metrics.jsonl is the truth: one object a line, training rows with `step, loss, lr, grad_norm,
+metrics.jsonl is authoritative: one object a line, training rows with `step, loss, lr, grad_norm,
 tokens`, evaluation rows with `step, eval_loss, exact_match, f1`. Whatever depends on the clock is
 under `seconds` and `tokens_per_second`, and nowhere else.
 """
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """The files of a run that grow by lines; a resumed run forgets what it will do again."""
+    """The files of a run that grow by lines; a resumed run drops the lines that it will repeat."""
 
     def __init__(self, run_dir: Path, resumed_step: int, sinks: Sequence[str] = ()) -> None:
         self.run_dir = run_dir
@@ -69,7 +69,7 @@ class Journal:
 
 
 class Display:
-    """What a run says on stderr, beside the bar of who watches (progress.py)."""
+    """What a run prints on stderr, beside the progress bar (progress.py)."""
 
     def __init__(self, num_steps: int, first_step: int, quiet: bool = False) -> None:
         self.num_steps, self.quiet = num_steps, quiet

@@ -1,8 +1,8 @@
 """The training loop: one, for pretraining and for SFT.
 
-A step, always in this order: batch, rate, gradients, stop if anything is not finite, update, log;
-then, when due, evaluate, and save. Each batch is a function of the step, and so is what adapters
-drop, so that a run that is killed anywhere goes on from a checkpoint as if nothing had happened.
+A step, always in this order: batch, learning rate, gradients, stop if anything is not finite,
+update, log; then, when due, evaluate and save. Each batch is a function of the step, and so is the
+dropout of adapters: a run that was killed resumes from a checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from quatrain.train.products import meet_experts
 
 @dataclass
 class Gradients:
-    """What the micro-batches of one step added up to."""
+    """Sums over the micro-batches of one step."""
 
     loss: float = 0.0
     """Mean over the step's targets."""
@@ -44,7 +44,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found; the score decides which checkpoint is best."""
+    """The result of one evaluation; the score decides which checkpoint is best."""
 
     row: dict[str, Any] | None
     """None when there was nothing to measure on."""
@@ -55,7 +55,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Around:
-    """What surrounds the loop."""
+    """What the loop calls."""
 
     evaluate: Callable[[int], Evaluation]
     """Called with the step when an evaluation is due; leaves the model as it was."""
@@ -65,10 +65,10 @@ class Around:
     stop_requested: Callable[[], bool] = lambda: False
     """Asked before each step; True saves and returns."""
     report: Callable[[], None] = lambda: None
-    """Called after an evaluation and its checkpoint; tells of the run, and never fails."""
+    """Called after an evaluation and its checkpoint; writes the report, and never fails."""
 
     def tell(self, found: Evaluation) -> None:
-        """Write down an evaluation, and show it."""
+        """Record an evaluation, and show it."""
         for sample in found.samples:
             self.journal.sample(sample)
         if found.row is not None:
@@ -98,7 +98,7 @@ def train(
         The last state; `finished` unless the run was asked to stop.
 
     Raises:
-        NonFiniteError: Q501 before the update; the weights are those of the step before.
+        NonFiniteError: Q501, before the update; the weights are those of the previous step.
     """
     num_steps = config.max_steps or 0
     if not state.finished:
@@ -161,9 +161,9 @@ def _save(
 def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int = 0) -> Gradients:
     """Add up the gradients of a batch, micro-batch by micro-batch.
 
-    The sums are divided by counts of the whole batch, known beforehand, so that how it is cut
-    into micro-batches changes nothing but the order of float additions. What an adapter drops is
-    a function of the step and of the rows' places in the batch.
+    The sums are divided by the counts of the whole batch, known in advance, so the division into
+    micro-batches changes nothing but the order of float additions. The dropout of an adapter is a
+    function of the step and of the places of rows in the batch.
     """
     device = model.lm_head.weight.device
     num_targets = max(1, count_targets(batch.mask))

@@ -1,4 +1,4 @@
-"""Machine: how much memory and disk are free here, and that freed memory is kept for the next step.
+"""Machine: free memory and disk, and keeping freed memory for the next step.
 
 Asks the system; imports no torch. Not for what a run needs (memory.py).
 """
@@ -19,15 +19,15 @@ _MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what this process frees, instead of giving it back at once.
+    """Tell glibc to keep memory that this process frees, instead of returning it at once.
 
-    Each step asks for the same activations and gradients again. Left alone, glibc gives blocks of
-    more than 32 MB back when they are freed, and the system has to find and clear their pages anew:
-    hundreds of thousands a step, while the matrix products wait (mallopt(3); docs/LOG.md). What is
-    kept is still free to whatever this process does next. Blocks of 2 GiB and more go back.
+    Each step allocates the same activations and gradients again. By default glibc returns blocks of
+    more than 32 MB when they are freed, and the system has to find and clear their pages anew:
+    hundreds of thousands a step, while matrix products wait (mallopt(3); docs/LOG.md). This process
+    can still use the memory that is kept. Blocks of 2 GiB and more are returned.
 
     Returns:
-        Whether the C library took it; False where it is not glibc.
+        Whether the C library accepted it; False where it is not glibc.
     """
     if sys.platform != "linux":
         return False
@@ -37,9 +37,9 @@ def keep_freed_memory() -> bool:
 
 
 def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
-    """Say whether this processor has instructions for products of bfloat16.
+    """Say whether this processor has instructions for bfloat16 products.
 
-    False where the system does not tell.
+    False where the system does not report it.
     """
     try:
         lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
@@ -50,9 +50,9 @@ def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
 
 
 def free_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
-    """Say how many bytes a new process may take; None where the system does not tell.
+    """Say how many bytes a new process may take; None where the system does not report it.
 
-    The lesser of what the machine has left and what the process's group may still use.
+    The smaller of what the machine has free and what the process's control group may still use.
     """
     found = [n for n in (_available(meminfo), _left_to_group(cgroup)) if n is not None]
     return min(found) if found else _physical()
@@ -74,7 +74,7 @@ def _available(meminfo: Path) -> int | None:
 
 
 def _left_to_group(cgroup: Path) -> int | None:
-    """Read the limit of the control group, less what is used but for the cache of files."""
+    """Read the limit of the control group, minus what is used except the file cache."""
     try:
         limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
         used = int((cgroup / "memory.current").read_text(encoding="ascii"))

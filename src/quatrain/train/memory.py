@@ -1,4 +1,4 @@
-"""Memory: what one process holds at each moment of a step, by arithmetic on what the code keeps.
+"""Memory: what one process holds at each moment of a step, computed from what the code keeps.
 
     loss             weights, moments, activations of all layers, the logits of a chunk
     head gradient    the same, with the head's gradient twice, before the saved one is let go
@@ -7,9 +7,9 @@
     end of backward  all gradients, the embedding's once more
     update           weights, gradients and moments
 
-The peak is the largest. Counts are of float32 elements; under bf16 products and what they save have
-two bytes, and each weight that multiplies is held once more in two. Not measured here: see
-bench/plan.py, and tests/train/test_memory.py, which counts what torch allocates.
+The peak is the largest of these. Elements are float32. Under bf16, products and what they save have
+two bytes, and each weight that multiplies has a second copy of two bytes. Nothing is measured here:
+see bench/plan.py, and tests/train/test_memory.py, which counts what torch allocates.
 
 Shapes: N tokens of a micro-batch, M targets, H model width.
 """
@@ -28,12 +28,12 @@ Way = Literal["blocks", "kernel"]
 
 _FLOAT, _HALF = 4, 2
 _LIBRARIES = 86 * 10**6
-"""Stacks of threads and scratch space of kernels, on two threads; measured (bench/plan.py)."""
+"""Thread stacks and scratch space of kernels, on two threads; measured (bench/plan.py)."""
 _HELD_BACK = 48 * 10**6
-"""What lies unused between blocks even in a small run: glibc keeps all that was freed
+"""Unused memory between blocks even in a small run, since glibc keeps all that was freed
 (machine.keep_freed_memory). Chosen to fit what bench/plan.py measured."""
 _SPLIT = 0.12
-"""What more lies unused, as a share of what is held; chosen so, too."""
+"""Further unused memory, as a share of what is held; chosen in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Work:
     way: Way = "blocks"
     """How attention is computed on a CPU; see model/attention.py."""
     weights_kept: float = 0.0
-    """Softmax weights that blocks keep, for each query and head; see model/blocks.py."""
+    """Softmax weights kept for each query and head; see model/blocks.py."""
 
     @property
     def tokens(self) -> int:
-        """Positions, padding too."""
+        """Positions, including padding."""
         return self.rows * self.length
 
 
@@ -63,7 +63,7 @@ class Moment:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All parts together."""
         return sum(self.parts.values())
 
 
@@ -75,7 +75,7 @@ class Memory:
 
     @property
     def peak(self) -> Moment:
-        """The moment that takes most."""
+        """The moment that takes the most."""
         return max(self.moments, key=lambda moment: moment.total)
 
     @property
@@ -108,7 +108,7 @@ class _Step:
         self.frozen = learning is not None
         self.learning = self.counts.total if learning is None else learning
         self.gradient = 0 if self.frozen else _FLOAT
-        """Bytes of a weight's gradient; adapters' are counted together, as they are small."""
+        """Bytes of a weight's gradient; those of adapters are small and counted together."""
         self.half = train.precision == "bf16"
         self.recomputes = train.activation_checkpointing
         micro = train.micro_batch_size or train.batch_size or 1
@@ -154,7 +154,7 @@ class _Step:
         return moments
 
     def embedding(self) -> Moment:
-        """All gradients are there, the embedding's once more before it is added."""
+        """All gradients exist, and a second one of the embedding before it is added."""
         table = self.counts.head * self.gradient
         twice = table if self.accumulates or self.config.tie_word_embeddings else 0
         moment = Sentence.of("plan.moment.end")
@@ -168,9 +168,9 @@ class _Step:
         )
 
     def _moment(self, name: str, fresh: int = 0, **parts: int) -> Moment:
-        """Add what is held throughout; `fresh` are gradients where no earlier ones are there."""
+        """Add what is held throughout; `fresh` are gradients that no earlier ones preceded."""
         every, learning = self.counts.total * _FLOAT, self.learning * _FLOAT
-        if self.frozen:  # a moment's gradients are of adapters, whichever layer's these are
+        if self.frozen:  # the gradients are of adapters, in any layer
             every, fresh = every + learning, learning
         held = {
             "weights": every,
@@ -186,9 +186,9 @@ class _Step:
         return Moment(name, held)
 
     def _holes(self) -> int:
-        """Count a layer's activations twice where they are computed again among new gradients.
+        """Count a layer's activations twice where they are recomputed among new gradients.
 
-        These stay where the layer before left room, and the room that is left is too small.
+        The gradients stay in the space that the previous layer left, and what remains is too small.
         """
         return max(self.kept) if self.recomputes and not self.accumulates else 0
 
@@ -201,7 +201,7 @@ class _Step:
         return 2 * self.work.targets * self.config.d_model * _FLOAT
 
     def _ends(self) -> int:
-        """What is kept beside the layers: the last norm's two, and what all layers share."""
+        """What is kept besides the layers: two of the last norm, and what all layers share."""
         return 2 * self._stream() + self._rest()
 
     def _rest(self) -> int:
@@ -212,11 +212,11 @@ class _Step:
         return sum(self._waiting(layer) for layer in range(self.config.n_layers))
 
     def _waiting(self, layer: int) -> int:
-        """What a layer keeps for its turn: everything, or only its input."""
+        """What a layer keeps for its backward pass: everything, or only its input."""
         return self._stream() if self.recomputes else self.kept[layer]
 
     def _layer(self, layer: int) -> int:
-        """Bytes that a layer's forward pass saves for its gradient."""
+        """Bytes that a layer's forward pass saves for the backward pass."""
         config, tokens = self.config, self.work.tokens
         product = _HALF if self.half else _FLOAT
         norms = 4 * config.d_model * _FLOAT + (2 * config.d_model * _HALF if self.half else 0)
@@ -224,7 +224,7 @@ class _Step:
         return tokens * (norms + self._attention(layer) + feed * product)
 
     def _experts(self) -> int:
-        """Elements a token that experts save: the sorted copies, gate and up, their product."""
+        """Elements a token that experts save: the sorted copies, gate and up, and their product."""
         config = self.config
         routed = config.num_experts_per_tok * (config.d_model + 3 * config.intermediate_size_expert)
         return routed + 3 * config.intermediate_size_shared + 2 * config.num_local_experts
@@ -232,7 +232,7 @@ class _Step:
     def _attention(self, layer: int) -> int:
         """Bytes a token: queries, keys, values and the result, copies of some, and weights.
 
-        QK-norm keeps its result in float32, which attention can share. Under bf16 PyTorch's kernel
+        QK-norm keeps its result in float32, which attention can share. Under bf16, PyTorch's kernel
         keeps float32, as on a CPU without AMX, and its result is copied.
         """
         config, kernel = self.config, self.work.way == "kernel"
@@ -246,10 +246,10 @@ class _Step:
         return bytes_a_token
 
     def _transient(self, layer: int) -> int:
-        """What a feed-forward's gradient needs on the way, at the worst of three places.
+        """Temporary memory of a feed-forward's backward pass, at the worst of three places.
 
-        After the down projection, its weight's gradient; after the product, both factors'; after
-        gate and up, their weights' gradients, when what they had saved is let go.
+        After the down projection: its weight's gradient. After the product: the gradients of both
+        factors. After gate and up: their weights' gradients, when what they saved has been freed.
         """
         config, tokens = self.config, self.work.tokens
         product = _HALF if self.half else _FLOAT

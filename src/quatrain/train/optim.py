@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, which is a pure function of the step, and an update with both."""
+"""AdamW, its learning rate as a pure function of the step, and an update with both."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from quatrain.config import TrainConfig
 def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
     """Compute the rate of a step, counted from 1 to num_steps.
 
-    It climbs linearly for warmup_ratio of the steps. Then, by config.schedule, `cosine` falls to
-    min_learning_rate_ratio of the peak at the last step; `wsd` stays at the peak and falls
-    linearly to the same in the last decay_ratio of the steps (Hu et al., 2024).
+    It rises linearly for warmup_ratio of the steps. Then it follows config.schedule: `cosine` falls
+    to min_learning_rate_ratio of the peak at the last step; `wsd` stays at the peak and falls
+    linearly to the same value in the last decay_ratio of the steps (Hu et al., 2024).
     """
     assert config.learning_rate is not None
     peak, warmup = config.learning_rate, round(config.warmup_ratio * num_steps)
@@ -49,9 +49,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """Measure all gradients together, by the root of the sum of their squares, a scalar.
+    """Compute the L2 norm of all gradients together, a scalar.
 
-    Row by row: PyTorch adds the squares of a whole matrix up in few float32 sums, which takes
+    Row by row: PyTorch adds up the squares of a whole matrix in few float32 sums, which takes
     longer and loses some of 16 million numbers (docs/LOG.md).
     """
     grads = (p.grad for p in model.parameters() if p.grad is not None)
@@ -61,13 +61,13 @@ def gradient_norm(model: nn.Module) -> Tensor:
 
 
 def update(optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float) -> None:
-    """Update its weights, and forget the gradients.
+    """Update the weights, and drop the gradients.
 
     Args:
-        optimizer: a fused one, which divides gradients by its `grad_scale` on their way, as
-            torch.amp.GradScaler has it do.
+        optimizer: a fused one, which divides gradients by its `grad_scale` during the update, as
+            for torch.amp.GradScaler.
         norm: of the gradients, which are finite.
-        max_norm: gradients with a larger one are scaled down to it; others are left as they are.
+        max_norm: gradients with a larger norm are scaled down to it; others are left as they are.
     """
     scale = norm.float() / max_norm if norm > max_norm else None
     optimizer.grad_scale = scale  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Plan: what a run will take, before it takes it: memory, steps, disk; and whether it fits.
+"""Plan: what memory, steps and disk a run will take, before it starts, and whether it fits.
 
-The data is prepared, as training does first, since the number of its rows decides the rest. Time
-is calibrate.py's. Not for what a step holds (memory.py).
+The data is prepared, as in training, since the number of rows decides the rest. Not for time
+(calibrate.py), nor for what a step holds (memory.py).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SPREAD = 2.0
 """Standard deviations by which a batch may have more targets than the mean."""
 _BEST, _BEING_WRITTEN = 1, 1
 _SHARE_OF_MEMORY, _SHARE_OF_GPU = 0.2, 0.85
-"""Of what is free, for the steps of a base: evaluations take more, and a machine is used for other
-things meanwhile, a GPU is not."""
+"""Shares of free memory for the steps of a base: evaluations take more, and a machine is used for
+other things meanwhile, a GPU is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Disk:
 
     checkpoint: int
     most: int
-    """Of those kept, the best and one that is being written."""
+    """Of those kept, the best one, and one that is being written."""
     free: int
 
 
@@ -57,7 +57,7 @@ class Plan:
     tokens_a_step: int
     memory: Memory
     free: int | None
-    """Memory, in bytes; None where the system does not tell."""
+    """Memory, in bytes; None where the system does not report it."""
     disk: Disk
 
     @property
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def operations(self) -> float:
-        """Floating point operations of a step: six for each weight and token, eight recomputed."""
+        """Floating point operations of a step: six a weight and token, eight with recomputation."""
         factor = 8 if self.config.train.activation_checkpointing else 6
         return float(factor * (self.parameters.active - self.parameters.head) * self.tokens_a_step)
 
@@ -76,7 +76,7 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
     """Plan a run on prepared data.
 
     Args:
-        config: settled, but perhaps for max_steps and the intervals.
+        config: settled, except perhaps max_steps and the intervals.
         data: the run's.
         free: bytes of memory that a process may take, on the device that trains.
         free_disk: bytes free where the run directory is.
@@ -100,14 +100,14 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
 
 
 def learning_of(config: Config) -> int | None:
-    """Count the parameters of a run's adapters; None where all weights learn."""
+    """Count the parameters of a run's adapters; None where all weights are trained."""
     if config.train.adapter is None:
         return None
     return num_learning(choose(config.lora, config.model), config.model)
 
 
 def memory_of(device: Any) -> int | None:
-    """Say how many bytes a run may take on a device; None where the system does not tell."""
+    """Say how many bytes a run may take on a device; None where the system does not report it."""
     if device.type == "cuda":
         import torch
 
@@ -118,7 +118,7 @@ def memory_of(device: Any) -> int | None:
 def rows_at_once(config: Config, data: PreparedData, free: int | None, on_gpu: bool) -> int:
     """Choose a micro-batch: the settled one, or the largest that leaves most of the memory free.
 
-    A GPU is there for training alone, and is filled further.
+    A GPU is used for training only, so it is filled further.
     """
     rows = config.train.micro_batch_size or 1
     if free is None:
@@ -171,7 +171,7 @@ def attention_of(segments: list[list[int]], length: int, heads: int) -> tuple[Wa
 
 
 def refusal(plan: Plan) -> ResourceError | None:
-    """Say why a run cannot be, and the smallest change that would make it fit; None where it can.
+    """Say why a run does not fit, and the smallest change that would make it fit; else None.
 
     Returns:
         Q603 for memory, Q604 for the disk.
@@ -220,11 +220,11 @@ def part_key(name: str) -> str:
 
 
 def smallest_change(config: Config, work: Work, free: int) -> str | None:
-    """Find the overrides that change a run least and make it fit; None where none does.
+    """Find the overrides that change a run least and make it fit; None if none does.
 
     In this order: fewer rows at a time (the same numbers, a little slower), fewer logits at a time,
-    activations computed again (a third slower), both, of a base adapters in the place of all
-    weights, and at last shorter rows.
+    recomputed activations (a third slower), both, for a base adapters instead of all weights, and
+    finally shorter rows.
     """
     for changes, smaller in _changes(config, work):
         train = config.train.replace(**{k: v for k, v in changes.items() if k != "block_size"})
@@ -271,10 +271,10 @@ def _scaled(work: Work, rows: int, length: int) -> Work:
 
 
 def needs(length: int = 512) -> dict[str, dict[str, Any]]:
-    """Say what each known base is and takes: parameters, bf16 file, memory to train it.
+    """List for each known base its parameters, its bf16 file size, and the memory to train it.
 
-    Memory is that of one row of `length` tokens at a time, with activations computed again: all of
-    it in float32, or adapters of the default rank beside it, computed in bf16.
+    The memory is for one row of `length` tokens at a time, with recomputed activations: for all
+    weights in float32, or for adapters of the default rank beside them, computed in bf16.
     """
     found: dict[str, dict[str, Any]] = {}
     train = TrainConfig(batch_size=1, micro_batch_size=1, activation_checkpointing=True)
@@ -296,7 +296,7 @@ def needs(length: int = 512) -> dict[str, dict[str, Any]]:
 
 
 def gigabytes(size: float) -> Sentence:
-    """Write a number of bytes in ten's powers, to three digits."""
+    """Write a number of bytes with decimal prefixes, to three digits."""
     for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if size >= scale:
             return Sentence.of(f"formats.bytes.{unit}", size=size / scale)

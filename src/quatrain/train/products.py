@@ -1,4 +1,4 @@
-"""Products: which dtype this CPU multiplies quickly, by which library, and what a run sets for it.
+"""Products: which dtype this CPU multiplies fast, by which library, and what a run sets for it.
 
 Not for asking the system (machine.py).
 """
@@ -20,12 +20,12 @@ _MORE_THAN_BFLOAT16 = 1 + 2.0**-12
 """A float32 that bfloat16 and TF32 round to 1."""
 _SIDES = (64, 512)
 _LOAD = 8
-"""Times its even share that an expert is expected to get at most."""
+"""The largest load of an expert that is expected, as a multiple of an equal share."""
 _MKLDNN: Any = torch.backends.mkldnn
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies bfloat16 faster than float32, by what it is."""
+    """Say whether a device multiplies bfloat16 faster than float32, by its kind."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return has_bfloat16()
@@ -38,19 +38,19 @@ def emulates_bfloat16() -> bool:
 
 @contextmanager
 def set_for_training() -> Iterator[None]:
-    """Set this process as every training run has it: memory is kept, and oneDNN multiplies."""
+    """Apply the settings of a training run: freed memory is kept, and oneDNN multiplies."""
     keep_freed_memory()
     with onednn_multiplies():
         yield
 
 
 def meet_experts(model: LlamaModel, num_tokens: int, precision: str | None) -> None:
-    """Have the library make its kernels for experts before the first step, not in its midst.
+    """Let oneDNN make its kernels for experts before the first step.
 
     Args:
-        model: its experts' weights, learning or frozen; adapters are left out, lest there be more
-            kernels than oneDNN keeps (1,024).
-        num_tokens: of a micro-batch; how many of them an expert gets, each step tells anew.
+        model: its experts' weights, trained or frozen; adapters are left out, or there would be
+            more kernels than oneDNN keeps (1,024).
+        num_tokens: of a micro-batch; how many of them an expert gets varies from step to step.
         precision: of the products, as in TrainConfig.
     """
     config = model.config
@@ -65,15 +65,15 @@ def meet_experts(model: LlamaModel, num_tokens: int, precision: str | None) -> N
 
 @contextmanager
 def onednn_multiplies() -> Iterator[bool]:
-    """Let oneDNN multiply float32 matrices on a CPU meanwhile, where it rounds nothing.
+    """Let oneDNN multiply float32 matrices on a CPU in the body, where it does not round.
 
-    PyTorch has MKL multiply float32, and MKL has no AVX-512 code for AMD's processors: oneDNN takes
-    half the time there (docs/LOG.md). PyTorch hands float32 over to it only with leave to round to
-    bfloat16 on the way. oneDNN takes that leave where a CPU has AMX; so products are tried whose
-    result would show it, and then all is left as it was. Where a CPU lacks AVX-512, MKL goes on.
+    PyTorch multiplies float32 by MKL, which has no AVX-512 code for AMD's processors; oneDNN takes
+    half the time there (docs/LOG.md). PyTorch uses oneDNN for float32 only with permission to round
+    to bfloat16, which oneDNN does where a CPU has AMX. So products are tried whose results would
+    show the rounding; if they do, the setting is restored. Without AVX-512, PyTorch still uses MKL.
 
     Yields:
-        Whether the leave is given.
+        Whether the permission is given.
     """
     settings = _MKLDNN.matmul
     before = settings.fp32_precision
@@ -88,7 +88,7 @@ def onednn_multiplies() -> Iterator[bool]:
 
 
 def _is_exact() -> bool:
-    """Multiply what float32 adds up without an error, in each of a gradient's layouts."""
+    """Try products that are exact in float32, in each layout of a backward pass."""
     for side in _SIDES:
         a = torch.full((side, side), _MORE_THAN_BFLOAT16)
         ones = torch.ones(side, side)

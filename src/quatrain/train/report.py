@@ -1,4 +1,4 @@
-"""Keep the run's report.html up to date while it goes on; whatever fails in it stops nothing."""
+"""Keep report.html up to date during a run; a failure in it does not stop the run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from quatrain.words import say
 logger = logging.getLogger(__name__)
 
 _SHARE = 0.01
-"""Of the time of a run, what its page may take."""
+"""The share of a run's time that its page may take."""
 
 
 class Reporter:
-    """Writes the page at evaluations, but not so often that training would feel it."""
+    """Writes the page at evaluations, but not so often that it slows training."""
 
     def __init__(
         self, run_dir: Path, language: str, clock: Callable[[], float] = time.perf_counter
@@ -27,10 +27,10 @@ class Reporter:
         self._warned = False
 
     def refresh(self, last: bool = False) -> None:
-        """Write the page anew, unless the one before took too long for it to be time again.
+        """Write the page, unless the last one took so long that it is too early for another.
 
         Args:
-            last: the run ends here, so that the page is written in any case.
+            last: whether the run ends here; the page is then written in any case.
         """
         started = self.clock()
         if started < self._not_before and not last:

@@ -58,19 +58,19 @@ class Result:
     stopped_by: int | None
     """The signal that asked it to stop, or None when it finished."""
     last_evaluation: dict[str, Any] | None
-    """The row of the last evaluation made now; None when there was nothing left to do."""
+    """The row of the last evaluation of this call; None when nothing was left to do."""
 
 
 def run(config: Config, quiet: bool = False, started: float | None = None) -> Result:
-    """Train as the Config says, or go on where the run directory stands.
+    """Train as the Config says, or resume the run in the run directory.
 
     Args:
-        config: as the recipe has it.
-        quiet: whether nothing is said on the way.
-        started: when a budget began, by time.monotonic(); None is now.
+        config: as in the recipe.
+        quiet: whether to print nothing.
+        started: when the budget began, by time.monotonic(); None means now.
 
     Raises:
-        QuatrainError: with a code, for anything the user can mend.
+        QuatrainError: with a code, for anything that the user can fix.
     """
     started = time.monotonic() if started is None else started
     with locked(config.run_dir), StopSignal() as stop, set_for_training():
@@ -107,7 +107,7 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
     Args:
         config: with the model's architecture.
         start: what the run begins with.
-        newest: the checkpoint that it goes on from; of an adapted model it holds the adapters.
+        newest: the checkpoint to resume from; for an adapted model it holds the adapters.
     """
     weights = start.weights if config.train.adapter else newest or start.weights
     if weights is not None:
@@ -136,7 +136,7 @@ def device_of(config: Config) -> torch.device:
 
 
 def _as_settled(config: Config, settled: Config) -> Config:
-    """Take what the run settled when it began, but for what may change."""
+    """Take what the run settled when it began, except for what may change."""
     kept = {name: value for name, value in settled.train if name not in MAY_CHANGE}
     if config.train.micro_batch_size is None:
         kept["micro_batch_size"] = settled.train.micro_batch_size
@@ -146,7 +146,7 @@ def _as_settled(config: Config, settled: Config) -> Config:
 def _keeper(
     config: Config, directory: Path, data: PreparedData, evaluations: Sequence[Evaluation] = ()
 ) -> Keeper:
-    """Make the keeper; what `evaluations` holds when it saves goes into the model card."""
+    """Make the keeper; the `evaluations` known at a save go into the model card."""
 
     def extras(checkpoint: Path, state: State) -> None:
         data.tokenizer.save(checkpoint)
@@ -163,7 +163,7 @@ def _keeper(
 def _abstention(
     config: Config, data: PreparedData, row: dict[str, Any] | None
 ) -> Abstention | None:
-    """Say how the model abstains: by the threshold that this step's evaluation found, if it did."""
+    """Say how the model abstains: by the threshold of this step's evaluation, if there is one."""
     parts = (data.report.get("train"), data.report.get("eval"))
     if not config.data.no_answer.strip() or not any(part and part["unanswered"] for part in parts):
         return None
@@ -219,7 +219,7 @@ def _train(
 def _introduce(
     config: Config, data: PreparedData, model: LlamaModel, state: State, display: Display
 ) -> None:
-    """Say what is about to happen, in a few lines."""
+    """Print what is about to happen, in a few lines."""
     count = sum(p.numel() for p in model.parameters())
     device = next(model.parameters()).device
     display.say(

@@ -1,13 +1,13 @@
-"""Settle what a recipe leaves open, from the data's size: the same rules for 300 rows and 300,000.
+"""Settle open fields of a recipe from the data's size, by the same rules for any number of rows.
 
     batch_size      a 32nd of the rows, from 1 to 32, a power of two
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
-    learning_rate   0.256 / d_model, 0.7 of that for trained weights, 4 times it for adapters
+    learning_rate   0.256 / d_model, 0.7 times that for trained weights, 4 times for adapters
     precision       bf16 for a large base where the processor multiplies it, else fp32
     eval_interval   a tenth of the steps
 
-Of weights that come from model.init, what time there is decides too (budget.py): batches that give
-some hundred steps, passes and questions that fit. What was settled is written to config.yaml;
+For weights from model.init the available time decides too (budget.py): batches that give some
+hundred steps, and as many passes and questions as fit. The results are written to config.yaml;
 nothing else reads these rules.
 """
 
@@ -23,19 +23,19 @@ _SHARE_OF_ROWS, _LARGEST_BATCH = 32, 32
 _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
 _TOKENS_AT_ONCE = 8192
 _WORTH_BF16 = 50 * 10**6
-"""Parameters from which products take most of a step, and rounding them pays."""
+"""Parameters above which products take most of a step, so that rounding them pays."""
 _TRAINED, _ADAPTERS = 0.7, 4.0
-"""The share of a new weight's rate for one that was trained, and for adapters: from what SmolLM2
-did on two files, not yet from a sweep (docs/LOG.md)."""
+"""Factors of the learning rate for trained weights and for adapters, relative to new weights: from
+SmolLM2 on two files, not yet from a sweep (docs/LOG.md)."""
 
 
 def settle(config: Config, num_rows: int, halves: bool = False) -> Config:
-    """Fill every open field of config.train but the intervals, and max_steps under a budget.
+    """Fill every open field of config.train except the intervals and, under a budget, max_steps.
 
     Args:
         config: with the row length settled.
         num_rows: of the training data.
-        halves: whether the device multiplies bfloat16 by itself.
+        halves: whether the device multiplies bfloat16 natively.
     """
     train, pretraining = config.train, config.train.task == "pretrain"
     batch = train.batch_size or default_batch_size(num_rows)
@@ -58,7 +58,7 @@ def settle(config: Config, num_rows: int, halves: bool = False) -> Config:
 
 
 def _limit(train: TrainConfig, steps_of_epochs: int) -> int | None:
-    """Take the first limit that the recipe gives; None leaves the end to the budget alone."""
+    """Take the first limit of the recipe; None leaves the end to the budget alone."""
     limits = [train.max_steps] if train.max_steps else []
     if train.epochs or not (train.max_steps or train.budget):
         limits.append(steps_of_epochs)
@@ -66,7 +66,7 @@ def _limit(train: TrainConfig, steps_of_epochs: int) -> int | None:
 
 
 def settle_intervals(config: Config) -> Config:
-    """Fill the intervals, once the number of steps is known, and what is asked at each."""
+    """Fill the intervals, once the number of steps is known, and the number of questions."""
     train, questions = config.train, config.evaluate.questions
     assert train.max_steps is not None
     every = train.eval_interval or max(1, math.ceil(train.max_steps / 10))
@@ -79,7 +79,7 @@ def settle_intervals(config: Config) -> Config:
 
 
 MOST_QUESTIONS = 200
-"""That are asked at an evaluation where the recipe does not say how many."""
+"""Asked at an evaluation where the recipe gives no number."""
 
 
 def default_batch_size(num_rows: int) -> int:
@@ -110,6 +110,6 @@ def _default_precision(config: Config, halves: bool) -> Literal["fp32", "bf16"]:
 
 
 def _micro(batch: int, length: int) -> int:
-    """Take the largest divisor of the batch that keeps some 8192 tokens in flight."""
+    """Take the largest divisor of the batch that keeps it within some 8192 tokens."""
     most = max(1, _TOKENS_AT_ONCE // length)
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)

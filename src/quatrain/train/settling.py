@@ -1,13 +1,13 @@
-"""Settle a run: what the data's size decides, then what the clock and the memory decide.
+"""Settle a run: first by the size of the data, then by time and memory.
 
     settle            batch, passes, rate, precision          from the number of rows
-    time_parts        what a row, an answer, a checkpoint take, where the clock decides
+    time_parts        the seconds of a row, an answer, a checkpoint, where the run is timed
     fit_batch         fewer rows a step, so that there are some hundred steps
     rows_at_once      a micro-batch that leaves most of the memory free
-    fit_evaluations   how often, how many questions
-    fit_steps         after the first evaluation, which says what the others will take
+    fit_evaluations   how often, and how many questions
+    fit_steps         after the first evaluation, which shows how long the others will take
 
-Plan does the same from the trial alone (`expect`).
+`quatrain plan` does the same from the trial alone (`expect`).
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from quatrain.words import say
 logger = logging.getLogger(__name__)
 
 MUCH = 1 << 62
-"""Bytes of a disk that a run looks at when it saves, and not before."""
+"""Bytes of disk, in place of a check: a run checks the disk only when it saves."""
 _OF_THE_FIRST = 0.7
-"""The share of the first evaluation's time that a later one takes: who has learnt says less."""
+"""The time of a later evaluation relative to the first: a trained model answers more briefly."""
 _TRIED = 1024
-"""Tokens of the rows with which a step is tried."""
+"""Tokens of the rows in a trial step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Tried:
     """Settled but for max_steps and the intervals."""
     costs: Costs
     evaluations: int
-    """The first, before a step, included."""
+    """Including the one before the first step."""
 
 
 def settle_run(
@@ -73,15 +73,15 @@ def settle_run(
     """Settle everything that a recipe leaves open.
 
     Args:
-        config: completed with what the data and the tokenizer say.
+        config: completed from the data and the tokenizer.
         data: the run's.
         model: the run's, on its device; no weight changes.
-        trial: writes a checkpoint to be timed, and is deleted.
+        trial: writes a checkpoint to be timed, which is deleted.
         started: when the run began, by time.monotonic().
-        free: bytes of memory that were free before the model was loaded, where that is known.
+        free: bytes of memory that were free before the model was loaded, if known.
 
     Returns:
-        The settled Config, and the evaluation before the first step where it was made already.
+        The settled Config, and the evaluation before the first step if it was made already.
 
     Raises:
         ResourceError: Q603 for a base that would not fit; it names the smallest change that does.
@@ -112,7 +112,7 @@ def try_out(
     trial: Keeper | None,
     free: int | None,
 ) -> Tried:
-    """Settle what the size of the data and a trial decide; without a Keeper nothing is written."""
+    """Settle by the size of the data and a trial; without a Keeper nothing is written."""
     device, longest = model.lm_head.weight.device, time_of(config)
     settled = by_size(config, config, data, device, free)
     at_once = min(settled.train.micro_batch_size or 1, max(1, _TRIED // settled.row_length))
@@ -137,7 +137,7 @@ def try_out(
 def expect(
     config: Config, data: PreparedData, model: LlamaModel, free: int | None
 ) -> tuple[Config, float, float]:
-    """Settle as a run would, from a trial that writes nothing and no evaluation.
+    """Settle as a run would, but without an evaluation and from a trial that writes nothing.
 
     Returns:
         The settled Config, and the seconds of a step and of an evaluation with its checkpoint.
@@ -153,7 +153,7 @@ def expect(
 
 
 def _spread(config: Config, tried: Tried) -> Config:
-    """Put the evaluations at equal distances, where the recipe does not place them."""
+    """Space the evaluations evenly, where the recipe does not place them."""
     if config.train.eval_interval is not None:
         return config
     every = -(-(config.train.max_steps or 1) // (tried.evaluations - 1))
@@ -163,13 +163,13 @@ def _spread(config: Config, tried: Tried) -> Config:
 def by_size(
     config: Config, request: Config, data: PreparedData, device: torch.device, free: int | None
 ) -> Config:
-    """Settle what sizes decide: of the data, of the model, and of the memory.
+    """Settle by sizes: of the data, of the model, and of the memory.
 
     Args:
-        config: the request, or with its batch chosen.
-        request: as the recipe has it; rows at a time that it gives are kept.
+        config: the request, perhaps with a chosen batch.
+        request: as in the recipe; its micro-batch is kept.
         data: the run's.
-        device: which trains.
+        device: that trains.
         free: bytes of memory.
     """
     settled = settle(config, len(data.train), multiplies_bfloat16(device))

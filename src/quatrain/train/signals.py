@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopSignal:
-    """Notes the first signal while its body runs; puts the handlers back afterwards."""
+    """Records the first signal while its body runs; restores the handlers afterwards."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -28,7 +28,7 @@ class StopSignal:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not the main thread, which alone gets signals
+        except ValueError:  # not the main thread; no other gets signals
             pass
         return self
 

@@ -1,6 +1,6 @@
-"""The rows of metrics.jsonl, sent to TensorBoard or Trackio as well, where they are installed.
+"""The rows of metrics.jsonl, also sent to TensorBoard or Trackio, where installed.
 
-metrics.jsonl stays the truth. A sink that is missing or fails is warned of once and left alone;
+metrics.jsonl stays authoritative. A sink that is missing or fails gives one warning and is dropped;
 training goes on.
 
     {"step": 3, "loss": 1.5, "expert_load": {"0": [6, 2]}}  ->  train/loss 1.5
@@ -28,19 +28,19 @@ class Sink(Protocol):
         """Take the scalars of a step."""
 
     def close(self) -> None:
-        """Push what was taken to where it belongs."""
+        """Flush what was taken."""
 
 
 class Sinks:
     """All sinks of a run, none of which can stop it."""
 
     def __init__(self, names: Sequence[str], run_dir: Path, resumed_step: int) -> None:
-        """Open those that can be opened.
+        """Open the sinks that can be opened.
 
         Args:
             names: tensorboard, trackio.
             run_dir: the run.
-            resumed_step: what later steps had written before is void; -1 at the beginning.
+            resumed_step: rows of later steps, from before, are void; -1 at the beginning.
         """
         self._open: dict[str, Sink] = {}
         for name in names:
@@ -63,7 +63,7 @@ class Sinks:
 
 
 def scalars_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Name the numbers of a row; an expert load becomes the busiest's against an equal share."""
+    """Name the numbers of a row; expert loads become the largest one over an equal share."""
     group = "eval" if "eval_loss" in row else "train"
     for name, value in row.items():
         if name == "expert_load":
@@ -78,7 +78,7 @@ def scalars_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class _Guard:
-    """Lets no failure of a sink through: it is said once, and the sink is dropped."""
+    """Catches failures of a sink: one warning, and the sink is dropped."""
 
     def __init__(self, name: str, sinks: dict[str, Sink]) -> None:
         self.name, self.sinks = name, sinks
@@ -115,7 +115,7 @@ class _Trackio:
         import trackio
 
         name = run_dir.resolve().name
-        with redirect_stdout(sys.stderr):  # it greets, and stdout may be one JSON object
+        with redirect_stdout(sys.stderr):  # it prints a greeting, and stdout may be one JSON object
             self.run = trackio.init(project="quatrain", name=name, resume="allow", embed=False)
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
@@ -125,7 +125,7 @@ class _Trackio:
         import trackio
 
         with redirect_stdout(sys.stderr):
-            trackio.finish()  # of the module: the run's own leaves it to be finished at exit again
+            trackio.finish()  # the module's: after the run's own, exit would finish it again
 
 
 _OPENERS: dict[str, Callable[[Path, int], Sink]] = {

@@ -1,4 +1,4 @@
-"""Sizes: how many parameters a shape has, and its adapters, by arithmetic.
+"""Sizes: how many parameters a model shape and its adapters have, by arithmetic.
 
 Not for memory in training (memory.py), nor for which shapes models have (bases.py).
 
@@ -18,9 +18,9 @@ class Parameters:
 
     total: int
     active: int
-    """What one token meets: all but the experts that it does not choose."""
+    """Used by one token: all except the experts that it does not choose."""
     head: int
-    """V x H, of the head, which may be the embedding too."""
+    """V x H, of the head, which may be tied to the embedding."""
     layers: tuple[int, ...]
     """Of each layer."""
 
@@ -36,12 +36,12 @@ def parameters(config: ModelConfig) -> Parameters:
 
 
 def expert_parameters(config: ModelConfig) -> int:
-    """Count one routed expert's: gate, up and down."""
+    """Count the parameters of one routed expert: gate, up and down."""
     return 3 * config.d_model * config.intermediate_size_expert
 
 
 def layer_parameters(config: ModelConfig, layer: int) -> int:
-    """Count a layer's: two norms, attention, and a feed-forward with or without experts."""
+    """Count the parameters of a layer: two norms, attention, and the feed-forward or experts."""
     width, queries = config.d_model, config.n_heads * config.d_k
     keys = config.n_kv_heads * config.d_k
     attention = 2 * width * queries + 2 * width * keys

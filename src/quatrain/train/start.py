@@ -38,21 +38,21 @@ MAY_CHANGE = (
     "keep_last", "log_interval", "threads", "device", "micro_batch_size",
     "activation_checkpointing", "loss_chunk_size", "sinks",
 )  # fmt: skip
-"""Fields of train that a resumed run takes from its new recipe: they change bits at most."""
+"""Fields of train that a resumed run takes from its new recipe: they change rounding at most."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the run begins with; tokenizer and chat are None where they will be made."""
+    """What the run starts from; tokenizer and chat are None where they will be made."""
 
     config: Config
     weights: Path | None
     base: str | None
-    """What an adapter's directory will name as its base: a Hub id, or the directory's full path."""
+    """The base that an adapter's directory will name: a Hub id, or the full path of a directory."""
     tokenizer: Tokenizer | None
     chat: ChatFormat
     adapter: Path | None = None
-    """An adapter's directory that model.init names, which is trained on; `weights` is its base."""
+    """The adapter directory that model.init names, to be trained further; `weights` is its base."""
 
 
 def resolve(config: Config) -> Start:
@@ -109,10 +109,10 @@ def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory; the lock goes with the process, however it ends.
+    """Lock a run directory; the lock disappears with the process, however it ends.
 
-    Who holds it stands in a file beside the lock, which a process that is killed leaves there: such
-    a file holds nothing, and is said and replaced.
+    A file beside the lock names its holder. A killed process leaves that file behind; it locks
+    nothing, and is reported and replaced.
 
     Raises:
         ConfigError: Q204 when another process holds it, naming it.
@@ -136,7 +136,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def _read_holder(path: Path) -> dict[str, Any]:
-    """Read who holds a run, or nothing where the file is absent or not whole."""
+    """Read who holds a run; empty where the file is absent or incomplete."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {"pid": int(found["pid"]), "host": str(found["host"]), "since": str(found["since"])}
@@ -145,9 +145,9 @@ def _read_holder(path: Path) -> dict[str, Any]:
 
 
 def refuse_another_recipe(config: Config) -> None:
-    """Compare with the recipe of the run in this directory, once it has settled: a run is one.
+    """Compare with the recipe of the run in this directory, if settled: a run has one recipe.
 
-    What may change is taken from the new recipe, and said.
+    Fields that may change are taken from the new recipe, and reported.
 
     Raises:
         ConfigError: Q205 listing what differs.
@@ -166,10 +166,10 @@ def refuse_another_recipe(config: Config) -> None:
 
 
 def refuse_other_data(config: Config, key: str) -> None:
-    """Compare the sources with those that the run began with, before anything is prepared anew.
+    """Compare the sources with those that the run began with, before anything is prepared again.
 
     Raises:
-        DataError: Q310 when a file's bytes, or what else rows depend on, have changed.
+        DataError: Q310 when the bytes of a file, or anything else rows depend on, have changed.
     """
     path = config.run_dir / DATA
     if path.exists() and (config.run_dir / SETTLED).exists():
@@ -190,13 +190,13 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
 
 
 def read_settled(run_dir: Path) -> Config | None:
-    """Read the Config that the run settled on, or None when it had not come so far."""
+    """Read the Config that the run settled on; None where it had not got that far."""
     path = run_dir / SETTLED
     return build(read_recipe(str(path))) if path.exists() else None
 
 
 def write_settled(request: Config, config: Config, key: str) -> None:
-    """Keep the recipe, the data's key and the settled Config; from here on there is a run."""
+    """Write the recipe, the data's key and the settled Config; from here on the run exists."""
     write_text(config.run_dir / REQUESTED, to_yaml(request))
     write_json(config.run_dir / DATA, {"key": key})
     write_text(config.run_dir / SETTLED, to_yaml(config))
