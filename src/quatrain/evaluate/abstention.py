@@ -1,12 +1,12 @@
-"""Questions without an answer: both kinds scored apart, the best threshold, risk against coverage.
+"""Questions without an answer: scores of both kinds, the best threshold, risk against coverage.
 
-    score   has an answer   F1 of what is said      abstaining scores 1 where there is no answer
+    score   has an answer   F1 of the answer        abstaining scores 1 where there is no answer
     -9      yes             1
     -5      yes             0.5       the best threshold is -3.5: F1 is (1 + 0.5 + 1) / 3
     -2      no              0
 
-As SQuAD 2 does (Rajpurkar et al., 2018), but that a threshold lies in the middle between two
-scores, and of equally good ones that is taken which abstains least. Not for scoring answers.
+As in SQuAD 2 (Rajpurkar et al., 2018), except that a threshold is the midpoint of two scores, and
+of equally good thresholds the one that abstains least is taken. Not for scoring answers.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from quatrain.evaluate.score import mean_score
 
 _POINTS = 50
 _NO_BETTER = 1e-9
-"""Sums of F1 in another order may differ so."""
+"""Sums of F1 in another order may differ by this much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a model said to one question, before any threshold."""
+    """What a model answered to one question, before any threshold."""
 
     score: float | None
-    """The log-probability of abstaining; None where it was not asked for: it answers."""
+    """The log-probability of abstaining; None where it was not computed: the model answers."""
     f1: float
     has_answer: bool
     abstained: bool
-    """Whether what it said is that there is no answer."""
+    """Whether the model itself said that there is no answer."""
 
 
 def best_threshold(said: Sequence[Said]) -> tuple[float | None, float]:
     """Find the score above which to abstain, so that F1 over all questions is highest.
 
     Returns:
-        The threshold, or None where abstaining by itself is best, and F1 in percent.
+        The threshold, or None where the model's own abstaining is best, and F1 in percent.
     """
     always = [one.f1 for one in said if one.score is None]
     order = sorted((one.score, one.f1, one.has_answer) for one in said if one.score is not None)
@@ -57,10 +57,10 @@ def best_threshold(said: Sequence[Said]) -> tuple[float | None, float]:
 
 
 def risk_coverage(said: Sequence[Said]) -> list[list[float]]:
-    """Give pairs of coverage and risk, as fewer and fewer questions are left out.
+    """Give pairs of coverage and risk, with rising coverage.
 
-    Coverage is the share of all questions that are answered, those first of which the model is
-    least likely to say that nothing answers; risk is 1 minus the mean F1 of these answers.
+    Coverage is the share of all questions that are answered, beginning with those where the model
+    is least likely to abstain. Risk is 1 minus the mean F1 of these answers.
     """
     answered = sorted(
         (-math.inf if one.score is None else one.score, one.f1) for one in said if not one.abstained
@@ -77,7 +77,7 @@ def risk_coverage(said: Sequence[Said]) -> list[list[float]]:
 def kinds(
     has_answer: Sequence[bool], exact: Sequence[float], f1: Sequence[float]
 ) -> dict[str, Any]:
-    """Score questions with an answer and those without one apart."""
+    """Score questions with and without an answer separately."""
     found = {}
     for name, wanted in (("has_answer", True), ("no_answer", False)):
         of_kind = [i for i, one in enumerate(has_answer) if one is wanted]

@@ -1,7 +1,7 @@
 """The loss: a sum over answer tokens and their count, divided once by the global count.
 
-The one shift lives here: the hidden state at t is judged on the id at t + 1, where the mask marks
-that id as a target.
+The only shift is here: the hidden state at t predicts the id at t + 1, if the mask marks that id as
+a target.
 
     ids       <bos>  Oui  ?  Non  <eot>
     mask        0     0   0   1     1
@@ -23,7 +23,7 @@ from quatrain.model.llama import LlamaModel
 
 
 class Judged(NamedTuple):
-    """Sums over one batch; whoever divides knows the global counts."""
+    """Sums over one batch; the caller divides by the global counts."""
 
     loss_sum: Tensor
     """Summed negative log-likelihood of the targets, in nats, a float32 scalar."""
@@ -48,9 +48,9 @@ def judge(
         model: the model; its gradient flows through both sums.
         ids_BT: token ids, on the model's device.
         mask_BT: True on each id that is a target; an array or a tensor, best on the CPU, since
-            finding the targets on a CUDA device makes it wait.
+            finding the targets on a CUDA device would make it wait.
         segments: document lengths, or None.
-        chunk_size: how many positions' logits exist at one time.
+        chunk_size: for how many positions logits exist at one time.
         balance: whether to sum the imbalance too.
     """
     hidden = model.model(ids_BT, segments, balance=balance)
@@ -66,7 +66,7 @@ def judge(
 
 
 def _places_before_targets(mask_BT: Any) -> Tensor:
-    """Number the places, in the flattened batch, whose next id is a target, [M] in int64."""
+    """List the places in the flattened batch whose next id is a target, [M] in int64."""
     mask = torch.as_tensor(mask_BT)
     rows_M, columns_M = mask[:, 1:].nonzero(as_tuple=True)
     return rows_M * mask.shape[1] + columns_M
@@ -82,7 +82,7 @@ def summed_cross_entropy(
 ) -> Tensor:
     """Sum -log p(target) with float32 logits, a chunk of positions at a time.
 
-    Both gradients are computed with the loss, so that no logits are kept.
+    Both gradients are computed along with the loss, so no logits are kept.
     """
     dtype = states_MH.dtype
     if torch.is_autocast_enabled(states_MH.device.type):
@@ -108,7 +108,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight = weight_VH.to(dtype)
         total = states_MH.new_zeros((), dtype=torch.float32)
         grad_states = torch.empty_like(states_MH) if learns else None
-        head_learns = learns and ctx.needs_input_grad[1]  # not under an adapter
+        head_learns = learns and ctx.needs_input_grad[1]  # not with adapters
         grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if head_learns else None
         for start in range(0, len(targets_M), chunk_size):
             part = slice(start, start + chunk_size)

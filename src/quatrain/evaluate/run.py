@@ -1,6 +1,6 @@
 """Measure a model: the loss of held-out answers, and generated answers scored against the gold.
 
-Evaluation changes no weight, no mode and draws nothing from a global generator.
+Evaluation changes neither weights nor mode, and uses no global random generator.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TOKENS_AT_ONCE = 4096
 
 
 class HasRows(Protocol):
-    """What the loss reads of a batch: arrays [B, T] and the documents' lengths."""
+    """What the loss needs of a batch: arrays [B, T] and document lengths."""
 
     @property
     def ids(self) -> Any:
@@ -54,7 +54,7 @@ class HasRows(Protocol):
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Encoded conversations side by side, one a row, padded on the right."""
+    """Encoded conversations, one a row, padded on the right."""
 
     ids: Any
     mask: Any
@@ -68,13 +68,13 @@ class Graded:
     conversation: Conversation
     answer: str
     finish_reason: str
-    """stop, length, or too_long where the question left no room for an answer: it scores 0."""
+    """stop, length, or too_long if the question leaves no room for an answer; it then scores 0."""
     exact_match: float
     f1: float
     said: Said | None = None
-    """What was said before any threshold; None where nothing abstains."""
+    """The answer before any threshold; None where nothing can abstain."""
     abstained: bool = False
-    """Whether the answer given in the end is that there is none."""
+    """Whether the final answer is that there is none."""
 
     @property
     def question(self) -> str:
@@ -99,7 +99,7 @@ def held_out_loss(
 ) -> tuple[float, int]:
     """Average the loss over all target tokens; return it, in nats, and their count.
 
-    With no target the loss is 0 and so is the count; `total` says how many batches there are.
+    Without targets, loss and count are 0. `total` is the number of batches.
 
     Raises:
         NonFiniteError: Q502.
@@ -119,7 +119,7 @@ def held_out_loss(
 
 
 def padded_batches(encoded: Sequence[Encoded]) -> Iterator[PaddedBatch]:
-    """Group encodings of like length into batches of some 4096 tokens."""
+    """Group encodings of similar length into batches of some 4096 tokens."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
     block: list[Encoded] = []
     for index in order:
@@ -145,8 +145,8 @@ def grade(
     """Answer the last turn of each conversation and score it against its gold answers.
 
     A question that fills the model's context is not asked: it scores 0, and a warning names it.
-    Where some question has no answer, or the model has a threshold, all are answered, and the
-    threshold is applied afterwards.
+    If some question has no answer, or the model has a threshold, all questions are answered first,
+    and the threshold is applied afterwards.
     """
     context = answerer.model.config.max_position_embeddings
     sizes = [answerer.prompt_size(question.messages[:-1]) for question in questions]
@@ -167,7 +167,7 @@ def grade(
 
 
 def _abstention_for(answerer: Answerer, questions: Sequence[Conversation]) -> Abstention | None:
-    """Say what abstains: the model's own sentence, or that of the questions; None needs none."""
+    """Choose the sentence for abstaining: the model's, or the questions'; None if unneeded."""
     own = answerer.abstention
     unanswered = next((one for one in questions if not one.has_answer), None)
     if own is not None and (unanswered is not None or own.threshold is not None):
@@ -195,10 +195,10 @@ def _not_asked(question: Conversation, abstention: Abstention | None) -> Graded:
 
 
 def of_abstention(graded: Sequence[Graded]) -> dict[str, Any]:
-    """Sum up how a model abstains; nothing where every question has an answer and none did.
+    """Summarise how a model abstains; empty if every question has an answer and it never did.
 
     Returns:
-        `has_answer` and `no_answer` with their scores, `abstained`, and where both kinds are there
+        `has_answer` and `no_answer` with their scores, `abstained`, and if there are both kinds,
         `best_threshold`, `best_f1` and `risk_coverage`.
     """
     said = [one.said for one in graded if one.said is not None]
@@ -240,9 +240,9 @@ def examine(
 ) -> dict[str, Any]:
     """Answer and score everything: count, loss, exact_match and f1, and `by` a field's values.
 
-    The loss is that of the gold answers, in nats a token; scores are percentages. `too_long` of
-    `count` questions fill the model's context: they score 0, and the loss leaves them out. Where
-    some question has no answer `abstention` is there too: see `of_abstention`.
+    The loss is that of the gold answers, in nats a token; scores are percentages. `too_long` of the
+    `count` questions fill the model's context: they score 0, and the loss leaves them out. If some
+    question has no answer, there is `abstention` too: see `of_abstention`.
     """
     context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
@@ -264,12 +264,12 @@ def examine(
 
 
 def total_score(graded: Sequence[Graded]) -> Score:
-    """Sum up graded questions."""
+    """Average graded questions."""
     return mean_score([g.exact_match for g in graded], [g.f1 for g in graded])
 
 
 def scores_by(graded: Sequence[Graded], field: str) -> dict[str, Score]:
-    """Sum up graded questions apart for each value of one of their fields (family, theme ...)."""
+    """Average graded questions for each value of one of their fields (family, theme ...)."""
     groups: dict[str, list[Graded]] = defaultdict(list)
     for one in graded:
         groups[str(one.conversation.fields.get(field, ""))].append(one)

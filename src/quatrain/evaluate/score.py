@@ -1,6 +1,6 @@
 """Exact match and token F1 of answers, on French normal forms. Not for generating the answers.
 
-A question may have several gold answers; the best of them counts. Sums are kept, and divided once.
+A question may have several gold answers; the best match counts. Sums are kept, and divided once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Score:
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """Give 1.0 when the prediction's normal form is that of one of the golds, else 0.0."""
+    """Give 1.0 if the normal forms of the prediction and of a gold answer are equal, else 0.0."""
     found = tokens(prediction)
     return float(any(found == tokens(gold) for gold in _checked(golds)))
 
 
 def f1(prediction: str, golds: Sequence[str]) -> float:
-    """Give the best harmonic mean of precision and recall, over the golds, of the tokens.
+    """Give the best token F1 (harmonic mean of precision and recall) over the gold answers.
 
     A token counts as often as it occurs in both:
 
@@ -47,9 +47,9 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
 def marks(
     prediction: str, golds: Sequence[str], abstention: Abstention | None = None
 ) -> tuple[float, float]:
-    """Give exact match and F1 of an answer; without golds, both say whether it abstains.
+    """Give exact match and F1 of an answer; without gold answers, both say whether it abstains.
 
-    One who abstains where there is an answer scores 0, whatever words the sentence shares with it.
+    Abstaining where there is an answer scores 0, whatever words the sentence shares with it.
     """
     abstains = abstention is not None and abstention.is_said_by(prediction)
     if not golds:
@@ -60,7 +60,7 @@ def marks(
 
 
 def mean_score(exact: Sequence[float], overlaps: Sequence[float]) -> Score:
-    """Average what single answers scored."""
+    """Average the scores of single answers."""
     count = len(exact)
     if count == 0:
         return Score(0, 0.0, 0.0)
@@ -80,7 +80,7 @@ def summarise(pairs: Iterable[tuple[str, Sequence[str]]]) -> Score:
 def best_constant_answer(golds: Sequence[Sequence[str]]) -> tuple[str, Score]:
     """Find the gold answer that, given to every question, has the highest mean F1.
 
-    This is what a model can reach that never reads the question. Ties go to the earlier answer.
+    A model can reach this without reading the question. Ties go to the earlier answer.
     """
     if not golds:
         raise ValueError("no gold answers were given: a constant answer needs at least one")
@@ -110,7 +110,7 @@ def _constant_sum(
     askers: dict[tuple[str, ...], list[int]],
     holders: dict[tuple[str, int], list[tuple[str, ...]]],
 ) -> float:
-    """Sum over the questions the F1 of one answer, visiting only golds that share a token."""
+    """Sum the F1 of one answer over the questions, visiting only golds that share a token."""
     shared_with: Counter[tuple[str, ...]] = Counter()
     for occurrence in _occurrences(form):
         shared_with.update(holders[occurrence])

@@ -3,7 +3,7 @@
     prompt  <bos> ... Où ? <assistant>     sentence  Sans réponse . <eot>
     log p(Sans | prompt) + log p(réponse | prompt Sans) + ... + log p(<eot> | ...)
 
-The sentence is the same for all, so that a mean over its tokens would order prompts no otherwise.
+The sentence is the same for all prompts, so a mean over its tokens would give the same order.
 
 Shapes: B prompts, T tokens, L tokens of the sentence, H model width.
 """
@@ -25,7 +25,7 @@ def log_probabilities(
     """Sum, for each prompt, the log-probabilities of the sentence's tokens, in nats.
 
     Returns:
-        None for a prompt behind which the sentence has no room.
+        None for a prompt after which the sentence does not fit.
     """
     most = model.config.max_position_embeddings - len(sentence)
     found: list[float | None] = [None] * len(prompts)

@@ -1,4 +1,4 @@
-"""The Answerer: a question to an answer, by the prompt contract stored with the model."""
+"""The Answerer: a question to an answer, by the chat format stored with the model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from quatrain.text.tokenizer import Tokenizer
 
 
 class Answer(str):
-    """An answer's text, which also knows how it came about."""
+    """The text of an answer, with how it was generated."""
 
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     abstained: bool = False
-    """Whether the model's threshold put its sentence for no answer in the place of an answer."""
+    """Whether the threshold replaced the answer by the model's sentence for no answer."""
 
     @classmethod
     def of(cls, text: str, completion: Completion, prompt_tokens: int) -> Answer:
-        """Join a text and its counts; the stop token counts as one."""
+        """Combine a text and its counts; the stop token is counted."""
         answer = cls(text)
         answer.finish_reason = completion.finish_reason
         answer.prompt_tokens = prompt_tokens
@@ -45,7 +45,7 @@ class Answerer:
     """A model with its tokenizer and its ChatFormat, ready to be asked."""
 
     abstention: Abstention | None = None
-    """How it abstains; None for a model that was taught nothing of it."""
+    """How it abstains; None for a model that was not trained to."""
 
     def __init__(self, model: str | Path, device: str | None = None) -> None:
         """Open MODEL: a run (its best checkpoint), a model or adapter directory, or a Hub id."""
@@ -92,7 +92,7 @@ class Answerer:
     ) -> list[float | None]:
         """Give the log-probability of one sentence as the answer to each of several conversations.
 
-        None stands for a conversation behind which it has no room.
+        None stands for a conversation after which it does not fit.
         """
         prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
         return log_probabilities(self.model, prompts, self._sentence(no_answer))
@@ -101,7 +101,7 @@ class Answerer:
         return self.chat.encode_answer(no_answer, self.tokenizer)
 
     def _abstained(self, prompts: Sequence[Sequence[int]]) -> dict[int, Answer]:
-        """Answer the prompts of which the model's threshold says that nothing answers them."""
+        """Answer the prompts for which the threshold says that there is no answer."""
         abstention = self.abstention
         if abstention is None or abstention.threshold is None:
             return {}
@@ -132,7 +132,7 @@ class Answerer:
         Args:
             conversations: each ends with the user.
             options: how answers are generated.
-            abstaining: whether the model's threshold is obeyed.
+            abstaining: whether to apply the model's threshold.
         """
         prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
         abstained = self._abstained(prompts) if abstaining else {}
@@ -151,9 +151,9 @@ class Answerer:
         return answers
 
     def stream(self, messages: Sequence[Message], **options: Any) -> Iterator[str | Answer]:
-        """Yield pieces of the answer's text as they are final, then the whole as an Answer.
+        """Yield pieces of the answer's text once they are final, then the whole as an Answer.
 
-        Of several candidates nothing is final before all are drawn: the text is one piece.
+        With several candidates nothing is final before all are drawn: the text is one piece.
         """
         settings = GenerateConfig(**options)
         if settings.candidates > 1:

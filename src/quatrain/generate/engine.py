@@ -1,8 +1,8 @@
 """The decoding loop: prompt ids to answer ids, several prompts side by side, with a cache.
 
-Knows ids only; text is answer.py's. Prompts of different lengths are padded on the left: the
-padding is a document of its own, which the prompt cannot see, so that each row's tokens are those
-it would get alone. A prompt of several candidates is read once; then its row is repeated.
+Knows ids only; answer.py handles text. Prompts of different lengths are padded on the left. The
+padding is a document of its own, which the prompt cannot see, so each row gets the same tokens as
+alone. A prompt with several candidates is read once; then its row is repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
 
 _TOKENS_AT_ONCE = 8_192
-"""Of prompts that are read side by side, padding included: they and their cache take memory."""
+"""Tokens of the prompts in a block, including padding: they and their cache take memory."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -30,15 +30,15 @@ class Step(NamedTuple):
     """One new token of one candidate of one prompt."""
 
     row: int
-    """Index of the prompt, times options.candidates, plus that of the candidate."""
+    """Index of the prompt times options.candidates, plus the index of the candidate."""
     token_id: int
     finish_reason: FinishReason | None
-    """Why this row ends here, or None when it goes on. A stop token ends it and is not text."""
+    """Why this row ends here, or None if it goes on. A stop token ends it and is not text."""
 
 
 @dataclass
 class Completion:
-    """The tokens that answer one prompt, the stop token left out."""
+    """The tokens that answer one prompt, without the stop token."""
 
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "length"
@@ -50,7 +50,7 @@ def complete(
     options: GenerateConfig,
     stop_ids: Collection[int],
 ) -> list[Completion]:
-    """Answer every prompt, options.batch_size at a time; the longest first wastes least.
+    """Answer every prompt, options.batch_size at a time, the longest first, to waste least.
 
     Returns:
         options.candidates completions for the first prompt, then for the second, and so on.
@@ -74,7 +74,7 @@ def complete(
 def _blocks(
     order: Sequence[int], prompts: Sequence[Sequence[int]], most: int
 ) -> Iterator[Sequence[int]]:
-    """Cut prompts, the longest first, into blocks that do not take too much memory."""
+    """Divide prompts, the longest first, into blocks that do not take too much memory."""
     start = 0
     while start < len(order):
         fitting = max(1, _TOKENS_AT_ONCE // len(prompts[order[start]]))
@@ -89,9 +89,9 @@ def stream(
     options: GenerateConfig,
     stop_ids: Collection[int],
 ) -> Iterator[Step]:
-    """Yield each new token as it is known; rows that have ended leave when half of them have.
+    """Yield each new token as it is known; rows that have ended are dropped when half have ended.
 
-    Till then they are computed on for nothing, which costs less than to copy the cache each time.
+    Until then they are computed in vain, which costs less than copying the cache each time.
 
     Raises:
         DataError: Q340 for an empty prompt or one that fills the model's context.

@@ -1,7 +1,7 @@
 """How the next token is drawn from logits.
 
-In this order: repetition penalty, temperature, top-k, top-p, then one draw. Each row draws from
-its own generator, so that what stands beside it in a batch changes nothing.
+In this order: repetition penalty, temperature, top-k, top-p, then one draw. Each row draws from its
+own generator, so the other rows of its batch change nothing.
 
 Shapes: B rows, V vocabulary.
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 from quatrain.config import GenerateConfig
 
 _COLDEST = 1e-6
-"""Below this temperature logits divided by it can overflow; the most likely token is taken."""
+"""Below this temperature the division could overflow; the most likely token is taken instead."""
 
 
 def generators(options: GenerateConfig, prompts: int) -> list[torch.Generator]:
-    """Make a generator for each candidate of each prompt: a prompt's place changes no draw."""
+    """Make a generator for each candidate of each prompt; the place of a prompt changes no draw."""
     seeds = [(options.seed + number) % 2**63 for number in range(options.candidates)]
     return [torch.Generator().manual_seed(seed) for _ in range(prompts) for seed in seeds]
 
@@ -51,7 +51,7 @@ def choose(
 def penalise(logits_BV: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
     """Divide the positive logits of ids already there by the penalty, multiply the negative ones.
 
-    Keskar et al., 2019, section 4.1, in the form that signs need.
+    Keskar et al., 2019, section 4.1, adapted to negative logits.
     """
     logits_BV = logits_BV.clone()
     for row, ids in enumerate(history):

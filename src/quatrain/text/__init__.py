@@ -1,1 +1,1 @@
-"""Text to token ids and back: tokenizers, the prompt contract, French normalising."""
+"""Text to token ids and back: tokenizers, the chat format, French normalising."""

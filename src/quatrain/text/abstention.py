@@ -1,8 +1,8 @@
-"""Abstention: what a model says where nothing answers, and how likely it must be to say it.
+"""Abstention: what a model says if there is no answer, and how likely that must be.
 
     abstention.json   {"no_answer": "Sans réponse dans le texte.", "threshold": -4.2, ...}
 
-It lies beside the chat format. Not for finding the threshold (evaluate/abstention.py).
+The file is beside the chat format. Not for finding the threshold (evaluate/abstention.py).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Abstention(BaseModel):
     """How many they were."""
 
     def never(self) -> Abstention:
-        """Leave the threshold out."""
+        """Drop the threshold."""
         return self.model_copy(update={"threshold": None})
 
     def applies(self, score: float | None) -> bool:
-        """Say whether the sentence is so likely that it takes the answer's place."""
+        """Say whether the sentence is likely enough to replace the answer."""
         return self.threshold is not None and score is not None and score > self.threshold
 
     def is_said_by(self, answer: str) -> bool:
-        """Say whether an answer abstains: it is empty, or the sentence in another typography."""
+        """Say whether an answer abstains: it is empty, or the sentence, whatever its typography."""
         return not answer.strip() or tokens(answer) == tokens(self.no_answer)
 
     def save(self, directory: Path) -> None:
@@ -54,7 +54,7 @@ class Abstention(BaseModel):
 
     @classmethod
     def load(cls, directory: Path) -> Abstention | None:
-        """Read `abstention.json`; None where a model has none.
+        """Read `abstention.json`; None if the model has none.
 
         Raises:
             CheckpointError: Q431 when it is too large or breaks a rule.

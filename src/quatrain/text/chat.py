@@ -1,15 +1,15 @@
-r"""The prompt contract: how conversations become ids and a loss mask, here and nowhere else.
+r"""The chat format: how conversations become ids and a loss mask, here and nowhere else.
 
-Training, asking, serving and every export read one ChatFormat, stored with the model. Segment by
-segment: control tokens by name, each content on its own, so that content never becomes a control
-token. For Llama 4, with `1` where the loss looks:
+Training, asking and every export use one ChatFormat, stored with the model. Control tokens are
+placed by name, and each content is encoded on its own, so content never becomes a control token.
+For Llama 4, with `1` where the loss counts:
 
     <begin> <header_start> user <header_end> \n\n Bonjour ! <eot>        0 0 0 0 0 0 0 0
             <header_start> assistant <header_end> \n\n Salut . <eot>       0 0 0 0 1 1 1
 
-Content loses the whitespace around it, as in the exported template: "\n\n" would merge with a
-newline at its front, and the ids would then depend on who joined the text.
-Differs from Llama 4: its own template trims the system message alone, and so gives other ids for
+Content is stripped, as in the exported template: a newline at its start would merge with the "\n\n"
+before it, and the ids would depend on who joined the text.
+Differs from Llama 4: its own template strips the system message only, and so gives other ids for
 user or assistant content with whitespace around it.
 """
 
@@ -48,13 +48,13 @@ __all__ = [
 CHAT_FORMAT_FILE = "chat_format.json"
 TEMPLATE_FILE = "chat_template.jinja"
 CONTEXT_SEPARATOR = "\n\n"
-"""What stands between a question and the text that it is about."""
+"""Between a question and its context."""
 
 _MAX_FORMAT_BYTES = 2**20
 
 
 def user_content(question: str, context: str | None = None) -> str:
-    """Join a question and its context, in training as in asking; a blank context is none."""
+    """Join a question and its context, in training and asking; a blank context counts as none."""
     if context is None or not context.strip():
         return question
     return question + CONTEXT_SEPARATOR + context
@@ -62,7 +62,7 @@ def user_content(question: str, context: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids, and for each whether the model learns to say it."""
+    """Token ids, and for each one whether the model is trained to say it."""
 
     ids: list[int]
     mask: list[bool]
@@ -70,17 +70,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
-    """What Encoded is, of many conversations end to end and in little memory."""
+    """Encoded conversations, end to end and in little memory."""
 
     ids: array[int] = field(default_factory=lambda: array("i"))
     """Token ids, [N], of four bytes each."""
     mask: bytearray = field(default_factory=bytearray)
-    """1 where the model learns to say the token, else 0; [N]."""
+    """1 where the model is trained to say the token, else 0; [N]."""
     lengths: list[int] = field(default_factory=list)
     """Tokens of each conversation; their sum is N."""
 
     def __iter__(self) -> Iterator[Encoded]:
-        """Give each conversation alone."""
+        """Give each conversation."""
         begin = 0
         for end in accumulate(self.lengths):
             mask = [learned == 1 for learned in self.mask[begin:end]]
@@ -122,7 +122,7 @@ class ChatFormat(Wording):
         return block
 
     def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-        """Encode what comes before the answer: the ids with which a trained conversation begins."""
+        """Encode what comes before the answer: the ids with which a training example begins."""
         check(messages, ends_with="user")
         said = list(self.said(messages))
         contents = tokenizer.encode_arrays([turn.content for turn in said])
@@ -131,7 +131,7 @@ class ChatFormat(Wording):
         return [*block.ids, *pieces.headers["assistant"]]
 
     def encode_answer(self, answer: str, tokenizer: Tokenizer) -> list[int]:
-        """Encode what an assistant learns to say behind a prompt: an answer, and its end."""
+        """Encode what the assistant learns to say after a prompt: an answer, and its end."""
         return [*tokenizer.encode(answer), tokenizer.control_id(self.end_of_turn)]
 
     def encode_document(self, text: str, tokenizer: Tokenizer) -> Encoded:
@@ -183,8 +183,8 @@ class ChatFormat(Wording):
     def adapted_to(self, tokenizer: Tokenizer) -> ChatFormat:
         """Leave out what a tokenizer lacks, as far as the format can do without it.
 
-        Stops that do not exist cannot be said; where there is no token for padding, or only the
-        one that ends a turn, the end of text fills rows: masks go by position.
+        Stop tokens that do not exist cannot occur. Without a padding token, or if that is the one
+        that ends a turn, the end of text fills rows: masks go by position.
         """
         has = tokenizer.has_control
         end_of_text = self.end_of_text if has(self.end_of_text) else self.end_of_turn
@@ -202,7 +202,7 @@ class ChatFormat(Wording):
 
 
 LLAMA4 = ChatFormat()
-"""Llama 4's format, and that of models born here."""
+"""Llama 4's format, and that of models made here."""
 
 LLAMA3 = ChatFormat(
     header_start="<|start_header_id|>",
@@ -211,7 +211,7 @@ LLAMA3 = ChatFormat(
     stop=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
     pad="<|finetune_right_pad_id|>",
 )
-"""Llama 3.1's format and later ones', without its date line."""
+"""The format of Llama 3.1 and later, without its date line."""
 
 CHATML = ChatFormat(
     begin="",
@@ -229,7 +229,7 @@ CHATML = ChatFormat(
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """A format's fixed parts as ids, encoded once for many conversations."""
+    """The fixed parts of a format as ids, encoded once for many conversations."""
 
     begin: array[int]
     headers: dict[str, array[int]]
@@ -256,7 +256,7 @@ class _Pieces:
         )
 
     def add(self, block: EncodedBlock, turns: Iterable[tuple[Message, array[int]]]) -> None:
-        """Add a conversation to a block: turns and their encoded contents, with the mask."""
+        """Add a conversation to a block: turns with their encoded contents, and the mask."""
         ids, mask, before = block.ids, block.mask, len(block.ids)
         ids += self.begin
         for message, content in turns:

@@ -1,4 +1,4 @@
-"""The two kinds of record that the line carries: a Conversation and a Document.
+"""The two kinds of record: a Conversation and a Document.
 
 Not for reading files (data/read.py) nor for guessing shapes (data/parse.py).
 """
@@ -18,19 +18,19 @@ class Message:
     role: Role
     content: str
     learnt: bool = True
-    """Of an assistant's turn: whether fine-tuning learns to say it, or has it as context alone."""
+    """Whether fine-tuning trains on it, for an assistant's turn; else it is context only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Questions and answers in their order, and what is needed to judge the last answer."""
+    """Questions and answers in order, and what is needed to judge the last answer."""
 
     messages: tuple[Message, ...]
-    """User and assistant turns in turn, after at most one system turn; an answer that is learnt
-    ends."""
+    """Alternating user and assistant turns, after at most one system turn; the last is an answer
+    to train on."""
     answers: tuple[str, ...]
-    """Every gold answer to the last question; the first is the last message's content. Where
-    there is none, nothing answers the question, and the last message says so."""
+    """Every gold answer to the last question; the first is the last message's content. If empty,
+    the question has no answer, and the last message says so."""
     group: str
     """What training and evaluation must not share: a title, a context, or the first question."""
     source: str

@@ -21,7 +21,7 @@ What does count:
 
 Elisions are split and given their e: qu'il = que il. Other apostrophes stay: aujourd'hui,
 prud'homme, quelqu'un, presqu'île. Number words are left as they are.
-A text of which nothing would be left keeps its articles ("Le"), or its signs ("?").
+A text of which nothing would remain keeps its articles ("Le"), or its signs ("?").
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def normalise(text: str) -> str:
 def tokens(text: str) -> list[str]:
     """Give the words, numbers and symbols by which a text is compared.
 
-    What is left out may bring words together that have a shorter spelling, until nothing changes.
+    Leaving words out may join others that have a shorter spelling, so this repeats until stable.
     """
     found = _once(ordinals(unicodedata.normalize("NFC", text)))
     while (again := _once(" ".join(found))) != found:
@@ -97,7 +97,7 @@ def overlap(found: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def fold(text: str) -> str:
-    """Undo the differences of encoding, case and letter forms; leave out what is not seen."""
+    """Undo differences of encoding, case and letter forms; drop invisible characters."""
     for sign in set(text):
         if unicodedata.category(sign) == "Cf":
             text = text.replace(sign, "")
@@ -108,7 +108,7 @@ def fold(text: str) -> str:
 
 
 def _spaced(folded: str) -> str:
-    """Put a space for each sign that is no part of a word, and around each symbol."""
+    """Replace each sign that is not part of a word by a space; put spaces around symbols."""
     padded = f" {folded} "
     pieces = []
     for i, sign in enumerate(folded, start=1):
@@ -117,7 +117,7 @@ def _spaced(folded: str) -> str:
 
 
 def _piece(padded: str, i: int, sign: str) -> str:
-    """Say what stands for the i-th sign: itself, itself apart, a comma or a space."""
+    """Choose what replaces the i-th sign: itself, itself between spaces, a comma or a space."""
     category = unicodedata.category(sign)
     before, after = padded[i - 1], padded[i + 1]
     if category[0] in "LNM":
@@ -147,7 +147,7 @@ def _apostrophe(padded: str, i: int) -> str:
 def _ends_elision(padded: str, i: int) -> bool:
     """Say whether the apostrophe at i ends an elision: twice in d'l'eau, never in rock'n'roll.
 
-    One before it that stands behind no word only opens a quotation: 'l'eau'.
+    An earlier one that follows no word only opens a quotation: 'l'eau'.
     """
     start = i
     while _in_word(padded[start - 1]):
@@ -166,7 +166,7 @@ def _split_elisions(words: list[str]) -> list[str]:
 
 
 def _drop_articles(words: list[str]) -> list[str]:
-    """Leave out the articles; a decision looks at what was kept, so that a second pass agrees."""
+    """Drop the articles; decisions look at the words kept so far, so a second pass agrees."""
     kept: list[str] = []
     for word, following in zip(words, [*words, ""][1:], strict=True):
         partitive = word in ("du", "des") or (word == "de" and following in ("la", ELIDED_ARTICLE))

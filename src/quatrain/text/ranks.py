@@ -1,4 +1,4 @@
-"""Ranks: the ids of a byte-level BPE several times as fast, by tiktoken, where both must agree.
+"""Ranks: a byte-level BPE encoded by tiktoken, several times as fast, where the ids must agree.
 
 `tokenizers` merges the neighbours that come first in a list of pairs. tiktoken has no such list: it
 merges the neighbours whose join is the token of the lowest id. Both give the same ids if
@@ -6,15 +6,16 @@ merges the neighbours whose join is the token of the lowest id. Both give the sa
     ids rise      along the list, each pair's join has an id no lower than the one before
     tokens stand  each token's bytes, alone, are merged to that token and nothing else
 
-Proof: say that, in some word, neighbours c and d join to the bytes of a token t. No merge before
-reached across their ends, so the merges between these ends were those of t alone, in their order;
-t alone ends as t, so its last merge is that of c and d, which is in the list. Hence tiktoken's
-neighbours are the list's, with the same order among them, at each step; of equals both take the
-leftmost. A word that is a token is that token for tiktoken at once; for the list since it stands.
+Proof: say that, in some word, neighbours c and d join to the bytes of a token t. No earlier merge
+crossed their ends, so the merges between these ends were those of t alone, in their order. Since t
+alone ends as t, its last merge is that of c and d, which is in the list. Hence, at each step, the
+neighbours that tiktoken can merge are those of the list, in the same order; of equals both take the
+leftmost. A whole word that is a token is that token for tiktoken at once, and for the list because
+it stands.
 
-The cut into words is by regular expressions, which two libraries must read alike. They do for Latin
-text (`PLAIN`) and the patterns of splits.py, as tests show for every character; NFC leaves such
-text as it is, so that it is not applied. Other texts, and other tokenizers, are not for this.
+Words are cut by regular expressions, which both libraries must read alike. They do for Latin text
+(`PLAIN`) and the patterns of splits.py, as tests show for every character. NFC does not change such
+text, so it is not applied. Other texts and other tokenizers are not encoded here.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ from tokenizers import models, normalizers
 from quatrain.text import splits
 
 PLAIN = re.compile("[\\0-\\u02ff\\u2002-\\u205e\\u20a0-\\u20bf]{0,65536}")
-"""Latin letters, punctuation, currencies: each is its own NFC, whatever stands beside it, for
-every version of Unicode, which `unicodedata.is_normalized` is not. The length is what tiktoken's
-expressions go back over at most, when spaces have no end."""
+"""Latin letters, punctuation, currencies: each is its own NFC, whatever is beside it, in every
+version of Unicode, which `unicodedata.is_normalized` does not promise. The length bounds how far
+tiktoken's expressions backtrack over endless spaces."""
 _BETWEEN = "\ufdd0"
-"""Stands between texts; it is no character, and not plain."""
+"""Separates texts; it is not a character, and not in `PLAIN`."""
 
 _EXTRAS = (
     *("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"),
     *("fuse_unk", "byte_fallback"),
 )
-"""What a BPE of `tokenizers` can do besides."""
+"""Options of a BPE of `tokenizers` that must be off."""
 
 
 class RankEncoder:
-    """Encodes plain texts as the tokenizer would from which it was made."""
+    """Encodes plain texts with the same ids as the tokenizer it was made from."""
 
     def __init__(self, ranks: dict[bytes, int], pattern: str) -> None:
-        """Take each token's id by its bytes, and the expression that cuts words."""
+        """Take the id of each token's bytes, and the expression that cuts words."""
         self._between = max(ranks.values()) + 1
         special = {_BETWEEN: self._between}
         self._encoding = tiktoken.Encoding(

@@ -1,13 +1,13 @@
-r"""Find the chat format of a model directory: from our own file, or from what its template writes.
+r"""Find the chat format of a model directory: from its own file, or from the template's output.
 
-A template is rendered, in a sandbox, for a conversation of known words; what stands between them
-are the pieces of a ChatFormat:
+The template is rendered in a sandbox for a conversation of known words. The text between these
+words gives the pieces of a ChatFormat:
 
     <|im_start|>user\nQUESTION<|im_end|>\n<|im_start|>assistant\nANSWER<|im_end|>\n ...
                               end_of_turn  after_turn, header_start, role, after_header
 
-Then the format and the template word probing conversations, and the ids must be equal: a template
-that writes anything that a ChatFormat cannot say is refused, with what differs. So is a tokenizer
+Then the format and the template encode test conversations, and the ids must be equal. A template
+whose output no ChatFormat can represent is refused, and the difference shown. So is a tokenizer
 that gives content other ids on its own than within a prompt. Tools are left out.
 """
 
@@ -36,7 +36,7 @@ _BEFORE = 20
 Turns = tuple[Message, ...]
 
 SYSTEM, QUESTION, ANSWER, AGAIN = "Qsystem", "Qquestion", "Qanswer", "Qagain"
-"""The known words: nothing that a template writes by itself."""
+"""The known words, which no template writes by itself."""
 
 
 def _turns(*contents: str, system: str = "") -> Turns:
@@ -56,16 +56,16 @@ _PROBES = (
     _turns("Qui ?", "Elle.", system="Tu réponds :\n\n1. en français"),
     _turns("Dis-moi « bonjour ».", "Bonjour !"),
 )
-"""Each shows something: no system message, long dialogues, other beginnings of content."""
+"""Each tests something: no system message, long dialogues, various beginnings of content."""
 
 
 def chat_format_of(directory: Path, tokenizer: Tokenizer) -> ChatFormat:
     """Find the format of a model directory: its file, what its template writes, or Llama 4's.
 
     Raises:
-        CheckpointError: Q430 when none of them is there and the tokenizer is not Llama 4's, Q432
-            when the tokenizer lacks a control token of the file's format, Q435 when the template
-            writes what no format says, Q436 when the tokenizer takes pieces of a prompt otherwise.
+        CheckpointError: Q430 when neither file exists and the tokenizer is not Llama 4's, Q432 when
+            the tokenizer lacks a control token of the file's format, Q435 when no format can
+            represent the template, Q436 when the tokenizer encodes parts of a prompt differently.
     """
     path = Path(directory) / CHAT_FORMAT_FILE
     template = find_template(Path(directory))
@@ -80,7 +80,7 @@ def chat_format_of(directory: Path, tokenizer: Tokenizer) -> ChatFormat:
         if lacking:
             raise CheckpointError("Q430.no_template", path=path, lacking=", ".join(lacking))
         logger.info(say("log.llama4_format", directory=directory, file=CHAT_FORMAT_FILE))
-    if tokenizer.names.unknown != "error":  # such an alphabet may lack what the probes say
+    if tokenizer.names.unknown != "error":  # its alphabet may lack characters of the probes
         for probe in _PROBES:
             _prove_pieces(chat, probe, tokenizer)
     return chat
@@ -123,7 +123,7 @@ def recognise(template: str, tokenizer: Tokenizer) -> ChatFormat:
 
 
 def _render(template: str, tokenizer: Tokenizer) -> list[str]:
-    """Let the template word what a format is learnt from, and the probes."""
+    """Render the conversations that a format is derived from, and the probes."""
     given = tokenizer.names
     names = {"bos": given.bos, "eos": given.eos, "pad": given.pad, "unk": given.unk}
     wanted = [*_LEARNT_FROM, *_PROBES]
@@ -145,7 +145,7 @@ def _render(template: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def _learn(texts: Sequence[str], tokenizer: Tokenizer) -> ChatFormat:
-    """Take a format's pieces from what stands around the known words."""
+    """Take the pieces of a format from the text around the known words."""
     head, to_question, to_answer, to_again, _ = _between(
         texts[0], (SYSTEM, QUESTION, ANSWER, AGAIN)
     )
@@ -187,7 +187,7 @@ def _learn(texts: Sequence[str], tokenizer: Tokenizer) -> ChatFormat:
 
 
 def _between(text: str, words: Sequence[str]) -> list[str]:
-    """Cut a rendering at the known words, each of which must stand there once and in order."""
+    """Cut a rendering at the known words, which must occur once each and in order."""
     around = re.split("|".join(map(re.escape, words)), text)
     if re.findall("|".join(map(re.escape, words)), text) != list(words):
         raise _refused(Sentence.of("reasons.template.contents", text=text[:_SHOWN]))
@@ -195,7 +195,7 @@ def _between(text: str, words: Sequence[str]) -> list[str]:
 
 
 def _joint(text: str, tokenizer: Tokenizer) -> tuple[str, str, str, tuple[str, str, str]]:
-    """Cut what stands between two contents: header_start, end_of_turn, after_turn, the header."""
+    """Cut the text between two contents: header_start, end_of_turn, after_turn, the header."""
     pieces = _pieces(text, tokenizer)
     controls = [index for index, piece in enumerate(pieces) if tokenizer.has_control(piece)]
     after = 1 if controls[:2] == [0, 1] else 2
@@ -216,7 +216,7 @@ def _joint(text: str, tokenizer: Tokenizer) -> tuple[str, str, str, tuple[str, s
 def _beginning(
     head: str, start: str, header_end: str, after_header: str, tokenizer: Tokenizer
 ) -> tuple[str, str, str]:
-    """Cut what stands before the system message: begin, its role's name, and text before it."""
+    """Cut the text before the system message: begin, the role's name, and text before it."""
     begin, found, rest = head.partition(start)
     role, ends, before = rest.partition(header_end + after_header)
     if found and ends and role and (not begin or tokenizer.has_control(begin)):
@@ -234,7 +234,7 @@ def _pieces(text: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def _prove(chat: ChatFormat, probe: Turns, theirs: str, tokenizer: Tokenizer) -> None:
-    """Compare what a format and a template make of a conversation: the text, then the ids."""
+    """Compare the output of a format and a template for a conversation: text, then ids."""
     ours = chat.written(probe)
     if probe[-1].role == "assistant":  # nothing is learnt after the last end of turn
         ours, theirs = (text.removesuffix(chat.after_turn) for text in (ours, theirs))
@@ -253,7 +253,7 @@ def _prove(chat: ChatFormat, probe: Turns, theirs: str, tokenizer: Tokenizer) ->
 
 
 def _prove_pieces(chat: ChatFormat, probe: Turns, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer that reads a whole prompt otherwise than its pieces one by one."""
+    """Refuse a tokenizer that encodes a whole prompt differently from its pieces."""
     if probe[-1].role == "user":
         pieces = chat.encode_prompt(probe, tokenizer)
     else:
@@ -270,7 +270,7 @@ def _prove_pieces(chat: ChatFormat, probe: Turns, tokenizer: Tokenizer) -> None:
 
 
 def _num_equal(one: Sequence[object], other: Sequence[object]) -> int:
-    """Count what two sequences begin with alike."""
+    """Count the equal elements at the start of two sequences."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -1,4 +1,4 @@
-"""The rules of a conversation's turns: who speaks, in which order, and that they say something.
+"""The rules of a conversation's turns: who speaks, in which order, and that no turn is empty.
 
     system?  user  assistant  user  assistant ...      training ends with the assistant,
                                                        asking ends with the user
@@ -20,13 +20,13 @@ _WRONG_END = {
     "assistant": ("Q309.to_train_on", "Q309.nothing_to_train_on"),
     "user": ("Q309.to_answer", "Q309.nothing_to_answer"),
 }
-"""Keys for a conversation that says something, and for one without messages."""
+"""Keys for a conversation with messages, and for one without."""
 
 
 def check(
     messages: Sequence[Message], *, ends_with: Literal["user", "assistant"], source: str = ""
 ) -> None:
-    """Make sure that a conversation can be trained on, or answered.
+    """Check that a conversation can be trained on, or answered.
 
     An empty system message is allowed: it counts as none.
 

@@ -1,9 +1,8 @@
-"""Render chat templates of strangers, as transformers does, in a process that can do no harm.
+"""Render untrusted chat templates, as transformers does, in a process that can do no harm.
 
-`render` starts this very file as a program without our package: Jinja's sandbox keeps a template
-from attributes and calls that it has no business with, and limits of the process keep it from time
-and memory. What a template calls for a date is always the same day, so that a prompt does not
-depend on when it was worded.
+`render` starts this file as a program, without the package. Jinja's sandbox keeps a template from
+attributes and calls that it does not need; process limits bound time and memory. A template that
+asks for the date always gets the same day, so a prompt does not depend on when it was made.
 """
 
 from __future__ import annotations
@@ -19,32 +18,32 @@ from pathlib import Path
 from typing import Any
 
 DAY = datetime.datetime(2024, 7, 26)
-"""The day that templates are told: the one that Llama 3's own name where nobody tells them."""
+"""The day that templates get: the default of Llama 3's own templates."""
 
-_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # what starting Python takes; no secrets
-_MAX_SECONDS = 5  # of a processor, for all renderings together; a template takes milliseconds
-_PATIENCE = 60  # seconds by the clock, on a machine with other work
-_MAX_BYTES = 2**30  # of address space, of which Python and Jinja take some 50 MB
+_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # what Python needs to start; no secrets
+_MAX_SECONDS = 5  # CPU seconds for all renderings together; a template takes milliseconds
+_PATIENCE = 60  # seconds of wall time, on a busy machine
+_MAX_BYTES = 2**30  # address space, of which Python and Jinja take some 50 MB
 _MAX_CHARACTERS = 2**16  # of one rendering; the longest templates write some 20,000
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a template made of a conversation."""
+    """The output of a template for one conversation."""
 
     text: str
-    """Empty where it failed."""
+    """Empty if it failed."""
     error: str = ""
     """Why it failed, or empty."""
 
 
 @dataclass(frozen=True)
 class Renderings:
-    """What a template made of several conversations."""
+    """The output of a template for several conversations."""
 
     each: list[Rendering]
     dated: bool
-    """Whether it asked for the day."""
+    """Whether it asked for the date."""
 
 
 def render(
@@ -52,12 +51,12 @@ def render(
     conversations: Sequence[Sequence[Mapping[str, str]]],
     names: Mapping[str, str],
 ) -> Renderings:
-    """Render a template for conversations; those that end with the user get an answer's header.
+    """Render a template for conversations; those ending with the user get an answer's header.
 
     Args:
         template: in Jinja, as chat_template.jinja has it.
         conversations: turns with `role` and `content`.
-        names: control tokens that templates know by a name, such as `bos_token`.
+        names: control tokens that templates refer to by name, such as `bos_token`.
     """
     job = {"template": template, "conversations": [list(c) for c in conversations]}
     command = [sys.executable, "-I", str(Path(__file__).resolve())]
@@ -89,7 +88,7 @@ def _main() -> None:
 
 
 def _limit() -> None:
-    """Bound this process; where the system has no such limits, its parent's patience remains."""
+    """Limit this process; where the system cannot, the parent's timeout remains."""
     try:
         import resource
     except ImportError:
@@ -102,7 +101,7 @@ def _limit() -> None:
 def _render_all(job: dict[str, Any], dates: list[str]) -> list[dict[str, str]]:
     try:
         template = _environment(dates).from_string(job["template"])
-    except Exception as error:  # whatever a stranger's template does is its own failure
+    except Exception as error:  # whatever an untrusted template does is its failure
         return [_failed(error) for _ in job["conversations"]]
     return [_render_one(template, messages, job["names"]) for messages in job["conversations"]]
 

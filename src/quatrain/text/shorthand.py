@@ -1,7 +1,7 @@
-"""Shorthand: abbreviations, units, times and ordinals in one of their spellings, for comparing.
+"""Shorthand: abbreviations, units, times and ordinals in one spelling each, for comparing.
 
-docs/data.md lists them. Each rule ends in a spelling that no other rule changes, so that applying
-all of them again comes to an end. Not for articles, quotes and numbers (french.py).
+docs/data.md lists them. Each rule gives a spelling that no other rule changes, so repeating the
+rules comes to an end. Not for articles, quotes and numbers (french.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TITLES = {
     "dr": "docteur", "drs": "docteurs", "pr": "professeur", "st": "saint", "ste": "sainte",
     "sts": "saints", "stes": "saintes",
 }  # fmt: skip
-"""Before a word, and not behind a number."""
+"""Before a word, but not after a number."""
 _UNITS = {
     "kilomètre": "km", "mètre": "m", "centimètre": "cm", "millimètre": "mm", "kilogramme": "kg",
     "kilo": "kg", "gramme": "g", "litre": "l", "heure": "h", "minute": "min", "degré": "°",
 }  # fmt: skip
-"""Behind a number, in the singular or the plural."""
+"""After a number, in the singular or the plural."""
 _PHRASES: dict[tuple[str, ...], str] = {
     ("n", "°"): "numéro",
     ("jésus", "christ"): "jc",
@@ -48,7 +48,7 @@ _ROMAN = re.compile(r"(X{0,3})(IX|IV|V?I{0,3})")
 _VALUES = {"I": 1, "IV": 4, "V": 5, "IX": 9, "X": 10}
 _CLOCK = re.compile(r"0?([0-9]|1[0-9]|2[0-4])(?:h([0-5][0-9])?(?:min)?|:([0-5][0-9]))")
 _MEASURE = re.compile(r"([0-9]+(?:,[0-9]+)?)(km|cm|mm|kg|min)")
-"""A number and its unit in one word; not 5g or 5m, which mean other things too."""
+"""A number and its unit in one word; not 5g or 5m, which have other meanings too."""
 _MINUTES = re.compile(r"[0-5][0-9]")
 
 
@@ -90,7 +90,7 @@ def _mister(found: re.Match[str]) -> str:
 
 
 def spelt(words: Sequence[str]) -> list[str]:
-    """Give words the one spelling of theirs, from the first to the last."""
+    """Give words their one spelling, from the first to the last."""
     done: list[str] = []
     left = [part for word in words for part in _parts(word)]
     while left:
@@ -101,7 +101,7 @@ def spelt(words: Sequence[str]) -> list[str]:
 
 
 def _parts(word: str) -> list[str]:
-    """Part a time or a measure, and write an ordinal or a word in its one spelling."""
+    """Split a time or a measure, and write an ordinal or a word in its one spelling."""
     if clock := _CLOCK.fullmatch(word):
         minutes = clock[2] or clock[3]
         return [clock[1], "h", *([minutes] if minutes and minutes != "00" else [])]

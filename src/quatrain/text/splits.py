@@ -1,7 +1,7 @@
 """How text is cut into words before byte-level BPE, and the names of these cuts.
 
-A cut has a name because converters must know it: llama.cpp rebuilds the pre-tokeniser from a name
-alone, and knows only some. Not for the tokenizers themselves (text/tokenizer.py).
+A cut has a name because converters need it: llama.cpp rebuilds the pre-tokeniser from its name
+alone, and knows only some names. Not for the tokenizers themselves (text/tokenizer.py).
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def each_character() -> Any:
 
 
 def spelling() -> list[str]:
-    """Give each byte its character in a byte-level BPE (GPT-2's): itself where it prints."""
+    """Give each byte its character in a byte-level BPE (as in GPT-2): itself if printable."""
     printing = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printing else next(others)) for byte in range(256)]
 
 
 def split_name(pre_tokenizer: Any) -> SplitName:
-    """Name a pre-tokenizer by what it is, whoever made it; `other` when it is not one of ours."""
+    """Name a pre-tokenizer by its content, whoever made it; `other` if it is not one of ours."""
     if pre_tokenizer is not None and _essence(pre_tokenizer) == _essence(each_character()):
         return "char"
     names: dict[str | None, SplitName] = {O200K: "o200k", O200K_ELISIONS: "o200k+elisions"}
@@ -68,7 +68,7 @@ def split_name(pre_tokenizer: Any) -> SplitName:
 
 
 def pattern_of(pre_tokenizer: Any) -> str | None:
-    """Give the expression of a cut that `byte_level` makes; None when it is not one of ours."""
+    """Give the expression of a cut made by `byte_level`; None if it is not one of ours."""
     known = (O200K, O200K_ELISIONS, LLAMA3, QWEN2)
     given = _essence(pre_tokenizer) if pre_tokenizer is not None else None
     return next((one for one in known if _essence(byte_level(one)) == given), None)
@@ -102,7 +102,7 @@ _GGUF_NAMES: dict[str, Callable[[], Any]] = {
 
 
 def gguf_name(pre_tokenizer: Any) -> str | None:
-    """Say by which name llama.cpp knows a cut; None when it has none."""
+    """Give llama.cpp's name of a cut; None if it has none."""
     if pre_tokenizer is None:
         return None
     given = _essence(pre_tokenizer)
@@ -110,13 +110,13 @@ def gguf_name(pre_tokenizer: Any) -> str | None:
 
 
 def of_gguf_name(name: str) -> Any:
-    """Make the cut of llama.cpp's name; None when it is not known here."""
+    """Make the cut that llama.cpp's name means; None if it is not known here."""
     make = _GGUF_NAMES.get(name)
     return make() if make else None
 
 
 def _essence(pre_tokenizer: Any) -> Any:
-    """Describe a cut without what changes no id: offsets, and a sequence of one."""
+    """Describe a cut without the parts that change no id: offsets, and a sequence of one."""
     stored = json.loads(pre_tokenizer.__getstate__())
     parts = stored.get("pretokenizers", [stored])
     return [{k: v for k, v in part.items() if k != "trim_offsets"} for part in parts]

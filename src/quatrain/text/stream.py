@@ -3,7 +3,7 @@
     ids   "c"  "af"  0xC3  0xA9  " !"          (byte-level: "é" is two tokens)
     text  "c"  "af"  ""    "é"   " !"          and finish() gives ""
 
-Not for whole sequences: that is `Tokenizer.decode`, and the parts joined equal it.
+For whole sequences use `Tokenizer.decode`; the joined parts equal its result.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class StreamDecoder:
         self._decode = decode
         self._token = token
         self._skipped = skipped
-        self._before: list[int] = []  # the ids of the last part given out: some decoders look back
+        self._before: list[int] = []  # ids of the last part that was given: some decoders look back
         self._waiting: list[int] = []
 
     def push(self, token_id: int) -> str:
-        """Take one id; give the text that has become final, often none."""
+        """Take one id; give the text that is now final, often none."""
         if token_id in self._skipped:
             return ""
         self._waiting.append(token_id)
@@ -46,7 +46,7 @@ class StreamDecoder:
         return text
 
     def finish(self) -> str:
-        """Give the rest; half a character that never ended comes as U+FFFD. Ready to start anew."""
+        """Give the rest, half a character as U+FFFD; then be ready for a new text."""
         text = self._text()
         self._before, self._waiting = [], []
         return text

@@ -1,8 +1,8 @@
-r"""The chat format as a Jinja template, for programs that know nothing else of it.
+r"""The chat format as a Jinja template, for programs that read nothing else.
 
-An export only, never read back. On ordinary text its ids are the encoder's;
-but a template joins control tokens and content into one string, so *content that contains control
-tokens can forge turns* in programs that use it. For Llama 4:
+An export only, never read back. On ordinary text its ids are the encoder's, but a template joins
+control tokens and content into one string, so *content that contains control tokens can forge
+turns* in programs that use it. For Llama 4:
 
     {{- '<|begin_of_text|>' }}
     {%- for message in messages %} ... {{- '<|header_start|>' + message['role'] + ...
@@ -49,7 +49,7 @@ def chat_template(chat: Wording) -> str:
 
 
 def _frame(chat: Wording) -> list[str]:
-    """Put what a format has around a system message there."""
+    """Write the text that a format puts around a system message."""
     if not chat.before_system and not chat.after_system:
         return []
     before, after = _literal(chat.before_system), _literal(chat.after_system)

@@ -2,10 +2,10 @@
 
     SGVsbG8= 9906        the bytes of "Hello" are token 9906
 
-The file is opened where the user has it and is never shipped: Meta's licence covers it. It lacks
-the cut before BPE and the control tokens, which are known for Llama 4 and Llama 3 and told apart
-by their number of ranks. The pair of tokens whose join has the lowest rank merges first, so that
-each way to cut a token into two is one merge of a byte-level BPE, in the order of ranks.
+The user's own copy is opened; the file is never shipped, since Meta's licence covers it. It lacks
+the cut before BPE and the control tokens. These are known for Llama 4 and Llama 3, which differ in
+their number of ranks. The pair of tokens whose join has the lowest rank merges first, so each way
+to cut a token into two is one merge of a byte-level BPE, in the order of ranks.
 Differs from Llama 4: its own code first cuts stretches of 25,000 characters without a space.
 Not for SentencePiece, whose files have the same name.
 """
@@ -35,7 +35,7 @@ _NUM_BYTES = 256
 
 @dataclass(frozen=True)
 class Family:
-    """What a file of ranks does not say of a model family's tokenizer."""
+    """What a file of ranks lacks of a model family's tokenizer."""
 
     pattern: str
     """The cut before BPE."""
@@ -92,7 +92,7 @@ FAMILIES = {200_000: LLAMA4, 128_000: LLAMA3}
 
 
 def rank_file(path: Path) -> Path | None:
-    """Find the file that a path means: itself, or the one of a directory without tokenizer.json."""
+    """Find the file that a path means: itself, or that of a directory without tokenizer.json."""
     if path.is_file():
         return path
     found = path / RANK_FILE

@@ -1,7 +1,7 @@
 """Text to ids and back: byte-level BPE, one token a character, and any Hugging Face tokenizer.
 
-Content is only content here: no string, however hostile, becomes a control token, and none is
-added. Control tokens are placed by name, by the chat format alone (text/chat.py).
+Content stays content: no string, however hostile, becomes a control token, and none is added. Only
+the chat format places control tokens, by name (text/chat.py).
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ CONTROL_TOKENS = (
     "<|finetune_right_pad|>",
     *(f"<|reserved_special_token_{number}|>" for number in range(9)),
 )
-"""Llama 4's names; the reserved ones are there so that a new use needs no new embedding row."""
+"""Llama 4's names; with the reserved ones, a new use needs no new embedding row."""
 
 UNKNOWN = "<|unk|>"
-"""What a character tokenizer writes for a character that it has never seen."""
+"""A character tokenizer's token for unknown characters."""
 
-# The text of Llama 4's headers. Every message has it, corpora of plain text do not: without some
-# weight a short question would be half header. The weight settles the matter for corpora to 100 MB.
+# The text of Llama 4's headers. Every message has it, corpora of plain text do not: without extra
+# weight a short question would be half header. The weight is enough for corpora up to 100 MB.
 _HEADER_WORDS = ("system", "user", "assistant", "\n\n")
 _HEADER_WEIGHT = 10_000
 _ENOUGH = 64
-"""Characters an id, after which the rank encoder is made: encoding them took longer than that."""
+"""Characters per id after which the rank encoder is made: encoding them took longer than that."""
 _NUM_BYTES = 256
 _NUM_NAMED = 5  # how many unknown characters, or missing names, an error lists
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What `tokenizer_config.json` says: names that other programs look for there."""
+    """The fields of `tokenizer_config.json` that other programs look for."""
 
     bos: str | None = "<|begin_of_text|>"
     eos: str | None = "<|eot|>"
     pad: str | None = "<|finetune_right_pad|>"
     unk: str | None = None
     model_max_length: int | None = None
-    """The longest text that the model takes, in tokens; nothing is cut to it here."""
+    """The longest text that the model accepts, in tokens; nothing is cut to it here."""
     unknown: Literal["unk", "error"] = "unk"
     """What an unknown character does: become `unk`, or raise."""
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` that never takes text for a control token."""
+    """A `tokenizers.Tokenizer` that never reads text as a control token."""
 
     def __init__(self, backend: tokenizers.Tokenizer, names: Names | None = None) -> None:
         self.backend = backend
@@ -89,7 +89,7 @@ class Tokenizer:
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[array[int]]:
-        """Do what `encode_batch` does, with four bytes an id rather than some forty."""
+        """Encode as `encode_batch` does, with four bytes an id instead of some forty."""
         self._num_encoded += sum(map(len, texts))
         quick = self._ranks if self._num_encoded > _ENOUGH * self.vocab_size else None
         if quick is None:
@@ -138,9 +138,9 @@ class Tokenizer:
         return tuple(self._control)
 
     def encode_joined(self, text: str) -> list[int]:
-        """Turn a whole prompt into ids as other programs do, with its control tokens as such.
+        """Encode a whole prompt as other programs do, with its control tokens as such.
 
-        For comparisons alone: content within such a text can forge control tokens.
+        For comparisons only: content in such a text can forge control tokens.
         """
         self.backend.encode_special_tokens = False
         try:
@@ -170,7 +170,7 @@ class Tokenizer:
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """Ids that text can never give."""
+        """Ids that text can never produce."""
         return self._control_ids
 
     @cached_property
@@ -186,7 +186,7 @@ class Tokenizer:
 
     @cached_property
     def split(self) -> splits.SplitName:
-        """The name of the cut before BPE; exporters refuse those that a format cannot say."""
+        """The name of the cut before BPE; exporters refuse those that a format cannot represent."""
         return splits.split_name(self.backend.pre_tokenizer)
 
     def save(self, directory: Path, model_max_length: int | None = None) -> None:
@@ -212,7 +212,7 @@ class Tokenizer:
 
     @cached_property
     def _control(self) -> dict[str, int]:
-        """Control tokens by name. The unknown token is content: a strange character gives it."""
+        """Control tokens by name. The unknown token is content: unknown characters produce it."""
         added = self.backend.get_added_tokens_decoder()
         unknown = self.unknown_id
         return {
@@ -226,7 +226,7 @@ class Tokenizer:
         return frozenset(self._control.values())
 
     def _refuse_forgeable_names(self) -> None:
-        """Make sure that no control token is a piece of the model, which plain text could give."""
+        """Check that no control token is a piece of the model, which plain text could produce."""
         names = list(self._control)
         encodings = self.backend.encode_batch_fast(names, add_special_tokens=False)
         for name, encoding in zip(names, encodings, strict=True):
@@ -246,8 +246,8 @@ class Tokenizer:
 class SimpleCharTokenizer(Tokenizer):
     """One token a character (a code point after NFC); accents are kept.
 
-    The alphabet is the corpus's, sorted, with the newline and the letters of the role names; then
-    come the unknown token and the control tokens, so padding is never a real character.
+    The alphabet is that of the corpus, sorted, with the newline and the letters of the role names.
+    The unknown token and the control tokens follow, so padding is never a real character.
     """
 
     def __init__(
@@ -274,9 +274,9 @@ def train_bpe(
 
     Args:
         texts: the corpus; a small one gives fewer ids than asked, see the result's vocab_size.
-        vocab_size: of the whole vocabulary, control tokens included; these take the last ids.
+        vocab_size: including the control tokens, which take the last ids.
         elisions: cut "l'|eau" rather than o200k's "l|'eau"; GGUF has no name for that cut.
-        control_tokens: their names, for a chat format other than Llama 4's.
+        control_tokens: their names, if not those of Llama 4's chat format.
     """
     smallest = _NUM_BYTES + len(control_tokens)
     if vocab_size < smallest:
@@ -321,7 +321,7 @@ def _added(names: Iterable[str]) -> list[AddedToken]:
 
 
 def _names_among(control_tokens: Sequence[str]) -> Names:
-    """Keep Llama 4's usual names where the tokenizer has them; a chat format says the rest."""
+    """Keep Llama 4's usual names that the tokenizer has; the chat format has the rest."""
     usual = Names()
     bos, eos, pad = (
         name if name in control_tokens else None for name in (usual.bos, usual.eos, usual.pad)
@@ -330,7 +330,7 @@ def _names_among(control_tokens: Sequence[str]) -> Names:
 
 
 def _texts(corpus: str | Iterable[str]) -> Iterable[str]:
-    """Take a lone string for one text, not for many of one letter each."""
+    """Treat a single string as one text, not as many of one letter each."""
     return [corpus] if isinstance(corpus, str) else corpus
 
 
@@ -340,7 +340,7 @@ def _normalise(text: str) -> str:
 
 
 def _readable(text: str) -> str:
-    """Refuse half a surrogate pair: JSON can write it, UTF-8 cannot."""
+    """Refuse half a surrogate pair, which JSON can write but UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -351,7 +351,7 @@ def _readable(text: str) -> str:
 
 
 def _unreadable(texts: Sequence[str], error: TypeError) -> Exception:
-    """Say which text the library refused; anything but text is our own mistake."""
+    """Name the text that the library refused; anything but text is our own mistake."""
     for text in texts:
         if isinstance(text, str):
             _readable(text)

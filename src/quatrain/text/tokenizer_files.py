@@ -1,9 +1,9 @@
-"""The two files of a tokenizer, as Hugging Face writes them, read with care and written plainly.
+"""The two files of a tokenizer, in Hugging Face's form: read with care, written plainly.
 
     tokenizer.json          the whole pipeline and vocabulary
-    tokenizer_config.json   names of control tokens, and how transformers is to open the other
+    tokenizer_config.json   names of control tokens, and how transformers should open the other
 
-Not for chat templates: those lie in a file of their own (text/chat.py).
+Not for chat templates, which have their own file (text/chat.py).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_tokenizer_files(directory: Path) -> tuple[tokenizers.Tokenizer, dict[st
 
 
 def read_capped(path: Path, max_bytes: int) -> str:
-    """Read a text file of a model directory, unless it is larger than such a file can be."""
+    """Read a text file of a model directory, unless it is too large for such a file."""
     if is_lfs_pointer(path):
         raise CheckpointError("Q401.lfs", path=path)
     try:
@@ -88,7 +88,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def broken(path: Path, reason: str) -> CheckpointError:
-    """Say that a file of a model directory cannot be used, and why."""
+    """Build the error for an unusable file of a model directory."""
     short = reason if isinstance(reason, Sentence) else reason[:_LONGEST_REASON]
     return CheckpointError("Q431.broken", path=path, reason=short)
 
@@ -105,7 +105,7 @@ def _read_names(path: Path) -> dict[str, Any]:
 
 
 def _token_name(value: Any, key: str, path: Path) -> str | None:
-    """Read a token that is written as its name or, by older programs, as an object."""
+    """Read a token, which is a name or, from older programs, an object."""
     name = value.get("content") if isinstance(value, dict) else value
     if name is None or isinstance(name, str):
         return name
