@@ -1,4 +1,4 @@
-"""Tiny adapted models, whose adapters do something."""
+"""Tiny adapted models, whose adapters change the output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiny import tiny_config, tiny_model
 def adapted_model(
     base: str | LlamaModel = "every_layer_moe", seed: int = 1, **lora: Any
 ) -> LlamaModel:
-    """A tiny model, by its configuration's name or at hand, with random factors, B not zero."""
+    """Make an adapted tiny model, from a configuration or its name, with random factors."""
     model = tiny_model(tiny_config(base)) if isinstance(base, str) else base
     add_adapters(model, choose(LoraConfig(**{"rank": 3, **lora}), model.config))
     stir(model, seed)

@@ -23,7 +23,7 @@ os.environ["LC_ALL"] = "C.UTF-8"  # tests read English, whatever the machine's l
 
 @pytest.fixture(autouse=True)
 def _english() -> Iterator[None]:
-    """Speak English at the beginning of each test, whatever the one before it spoke."""
+    """Set the language to English for each test, whatever the previous test used."""
     speak("en")
     yield
     speak("en")

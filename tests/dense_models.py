@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False, "rope_parameters": LLAMA3,
     },
 }  # fmt: skip
-"""Of each, what sets it apart."""
+"""What distinguishes each kind."""
 
 
 def dense(directory: Path, kind: str = "llama3", **changes: Any) -> Any:

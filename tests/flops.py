@@ -1,4 +1,4 @@
-"""A counter of the matrix products that really run, from the shapes that reach the kernels."""
+"""Count the matrix products that really run, from the shapes that reach the kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny directories such as the Hub holds them: multimodal, in shards, in every spelling."""
+"""Tiny directories like those on the Hub: multimodal, in shards, in every spelling."""
 
 from __future__ import annotations
 

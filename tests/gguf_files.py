@@ -1,4 +1,4 @@
-"""Tiny models on their way to GGUF, and copies of GGUF files with keys that say something else."""
+"""Tiny models to convert to GGUF, and copies of GGUF files with other keys."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Model directories that someone made to do harm: a list of changes to a sound one.
+"""Malicious model directories: a list of changes to a valid one.
 
-Each change is applied to a copy; whoever opens the result must refuse it with a code.
+Each change is applied to a copy; whatever opens the result must refuse it with a code.
 """
 
 from __future__ import annotations

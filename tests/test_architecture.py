@@ -1,4 +1,4 @@
-"""The house keeps its own rules: one-way imports, small files, no torch before it is needed."""
+"""The code keeps its rules: one-way imports, small files, no torch before it is needed."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def test_every_module_can_be_imported() -> None:
         importlib.import_module(name)
 
 
-def test_every_room_has_its_place_in_the_order_of_imports() -> None:
-    rooms = {name for name in MODULES if name.count(".") == 1} - {"quatrain.recipes"}
-    assert set(_levels()) == rooms
+def test_every_package_has_its_place_in_the_order_of_imports() -> None:
+    packages = {name for name in MODULES if name.count(".") == 1} - {"quatrain.recipes"}
+    assert set(_levels()) == packages
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: _name(path))
 def test_imports_go_one_way(path: Path) -> None:
-    levels, importer = _levels(), _room(_module(path))
-    for imported in map(_room, _imported(path)):
+    levels, importer = _levels(), _package(_module(path))
+    for imported in map(_package, _imported(path)):
         if importer in levels and imported in levels and imported != importer:
             assert levels[imported] > levels[importer], f"{_name(path)} imports {imported}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: _name(path))
-def test_files_and_functions_fit_a_readers_patience(path: Path) -> None:
+def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LINES_OF_A_FILE
     for function in _functions(ast.parse(text)):
@@ -102,8 +102,8 @@ def test_an_error_code_begins_with_the_digit_of_its_class() -> None:
 
 
 def test_design_names_every_module() -> None:
-    unnamed = [_name(p) for p in FILES if p.name != "__init__.py" and p.stem not in _rooms(p)]
-    assert not unnamed, f"the folder map of docs/design.md lacks {unnamed}"
+    unnamed = [_name(p) for p in FILES if p.name != "__init__.py" and p.stem not in _mapped(p)]
+    assert not unnamed, f"the map of modules of docs/design.md lacks {unnamed}"
 
 
 def test_design_explains_every_error_code_and_no_other() -> None:
@@ -120,14 +120,14 @@ def test_every_difference_from_llama_4_is_listed() -> None:
 
 
 def _levels() -> dict[str, int]:
-    """Number each room by its layer in pyproject.toml; 0 imports all the others."""
+    """Number each package by its layer in pyproject.toml; 0 may import all the others."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
-    return {room.strip(): level for level, layer in enumerate(layers) for room in layer.split("|")}
+    return {name.strip(): level for level, layer in enumerate(layers) for name in layer.split("|")}
 
 
-def _rooms(path: Path) -> set[str]:
-    """Find the words in the line of the folder map for a file's folder, and the files beside it."""
+def _mapped(path: Path) -> set[str]:
+    """Find the words of docs/design.md's map that describe a file's folder."""
     folder = path.parent.name if path.parent != SOURCE else ""
     drawn = DESIGN.split("```")[1]
     if not folder:
@@ -144,7 +144,7 @@ def _module(path: Path) -> str:
     return ".".join(["quatrain", *path.relative_to(SOURCE).with_suffix("").parts])
 
 
-def _room(module: str) -> str:
+def _package(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 

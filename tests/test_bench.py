@@ -1,4 +1,4 @@
-"""The bench runs at a size that shows nothing, counts what runs, and its tables are the pages'."""
+"""The benchmarks run at a tiny size, count the products that run, and have current tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents show is true: sessions print what stands there, records are of a shape."""
+"""The documentation is true: sessions print what it shows, and its records have known shapes."""
 
 from __future__ import annotations
 

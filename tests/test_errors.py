@@ -1,4 +1,4 @@
-"""Errors: one code in both languages, each sentence in the catalogue and none outside of it."""
+"""Errors: the same codes in both languages, and every sentence is in the catalogue."""
 
 from __future__ import annotations
 
@@ -167,6 +167,6 @@ def test_whatever_a_field_refuses_is_said_in_french() -> None:
 
 
 def _says(key: str, text: str) -> bool:
-    """Look for a sentence, whatever stands in its places."""
+    """Look for a sentence, whatever its placeholders contain."""
     pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(catalogue("rules", "fr")[key]))
     return re.search(pattern, text) is not None

@@ -1,4 +1,4 @@
-"""The files of the worked examples are what their pages say of them."""
+"""The files of the worked examples match their pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: whole or not there, and every flipped bit is found."""
+"""Files: complete or absent, and every flipped bit is found."""
 
 from __future__ import annotations
 

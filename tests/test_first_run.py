@@ -1,4 +1,4 @@
-"""The transcript of a first run shows the commands of the script that makes it, and no machine."""
+"""The transcript of a first run shows its script's commands, and names no machine."""
 
 from __future__ import annotations
 

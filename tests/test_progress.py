@@ -1,4 +1,4 @@
-"""What is being done is told to whoever watches, and to nobody else."""
+"""Progress reaches its watcher, and nothing else."""
 
 from __future__ import annotations
 

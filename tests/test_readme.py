@@ -1,4 +1,4 @@
-"""What README.md shows is true: its paths exist, its commands parse, and those of two pages."""
+"""README.md is true: its paths exist, and its commands parse, like those of two other pages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COMMANDS = list(_commands())
 
 @pytest.fixture
 def at_a_users_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the files that README's YAML blocks name in their first line."""
+    """Make a directory with the files that README's YAML blocks name in their first line."""
     for block in _blocks("yaml"):
         name = block.splitlines()[0].removeprefix("# ")
         (tmp_path / name).write_text(block, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""README.fr.md says what README.md says: the same commands, figures, headings and links."""
+"""README.fr.md agrees with README.md: the same commands, figures, headings and links."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_fault_of_typography_is_found(text: str) -> None:
 
 
 def _without_comments(language: str, text: str) -> str:
-    """Leave out what is said to a reader: comments, and the second column of the tree."""
+    """Leave out what is written for a reader: comments, and the second column of the tree."""
     if language == "":
         return "\n".join(line.split()[0] for line in text.splitlines())
     return re.sub(r" *# .*", "", text) if language == "bash" else text

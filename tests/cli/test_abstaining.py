@@ -1,4 +1,4 @@
-"""A file with questions that have no answer: learnt, evaluated, asked, reported and converted."""
+"""Questions without an answer are trained on, evaluated, asked, reported and converted."""
 
 from __future__ import annotations
 

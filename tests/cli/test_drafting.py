@@ -1,4 +1,4 @@
-"""quatrain init: the recipe that it writes for a file runs, and says why it is as it is."""
+"""quatrain init: the recipe that it writes for a file runs, and explains its values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people meet when something goes wrong: the same code and facts in French and in English."""
+"""Errors that users meet: the same code and facts in French and in English."""
 
 from __future__ import annotations
 

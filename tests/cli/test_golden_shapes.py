@@ -1,4 +1,4 @@
-"""A file of each shape goes the whole line: inspected, learnt, asked and scored."""
+"""A file of each shape goes through all steps: inspected, trained on, asked and scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""convert --push: a checked model goes to the Hub, private unless asked, or it is said why not."""
+"""convert --push: a checked model goes to the Hub, private by default, or the error says why."""
 
 from __future__ import annotations
 

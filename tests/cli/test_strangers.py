@@ -1,4 +1,4 @@
-"""A MODEL that is none: each verb that takes one says what it is, with the same command."""
+"""A MODEL that is not one: each verb says what it is, and gives the same command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress for people: a word at once, and another whenever there was none for a while."""
+"""Progress for people: a line at once, and another after each silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mistakes in the command line: a code, what came and a remedy, in both languages."""
+"""Mistakes in the command line: a code, what came, and a remedy, in both languages."""
 
 from __future__ import annotations
 

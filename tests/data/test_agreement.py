@@ -1,4 +1,4 @@
-"""Agreement: inspecting, fine-tuning and evaluating read every file alike."""
+"""Agreement: inspecting, fine-tuning and evaluating read every file in the same way."""
 
 from __future__ import annotations
 

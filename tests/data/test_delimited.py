@@ -1,4 +1,4 @@
-"""CSV: what spreadsheets and people write is read, and what could be two things is refused."""
+"""CSV: what spreadsheets and people write is read, and ambiguous files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders: every file is read once, wherever a link leads, and what is not read is said."""
+"""Folders: every file is read once, wherever links lead, and skipped files are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inspecting: what it says beforehand is what preparing and training then do."""
+"""Inspecting: its findings match what preparing and training then do."""
 
 from __future__ import annotations
 

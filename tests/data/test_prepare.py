@@ -1,4 +1,4 @@
-"""Preparing: nothing is lost, nothing leaks, and what was made once is made the same again."""
+"""Preparing: nothing is lost, nothing leaks, and a second preparation gives the same rows."""
 
 import json
 import logging
@@ -164,7 +164,7 @@ def test_the_smallest_holdout_is_one_group_on_each_side() -> None:
         holdout(grouped("a", "a"), 0.5, 0)
 
 
-# --- the whole line ------------------------------------------------------------------------------
+# --- from files to rows --------------------------------------------------------------------------
 
 
 def test_a_row_holds_the_words_of_its_conversations_and_trains_on_answers_alone(
@@ -549,7 +549,7 @@ def test_damaged_rows_are_found_named_and_made_again(
 
 
 class Killed(BaseException):
-    """Stands for a process that ends without tidying up."""
+    """Stands for a process that ends without cleaning up."""
 
 
 def test_killed_anywhere_and_run_again_it_gives_the_same_bytes(

@@ -1,4 +1,4 @@
-"""Questions: one key says which are the same, and every part of the house goes by it."""
+"""Questions: one key decides which are the same, and all code uses it."""
 
 from __future__ import annotations
 

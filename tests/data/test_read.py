@@ -1,4 +1,4 @@
-"""Reading: every format gives the same rows, and what cannot be read says where and why."""
+"""Reading: every format gives the same rows, and unreadable rows say where and why."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Sources: a path that is not there is said at once, and the Hub is not asked for it."""
+"""Sources: a missing path is reported at once, and the Hub is not asked for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool: what is put in comes out, from a file that nobody finds afterwards."""
+"""The spool: records come out as they went in, and no file is left behind."""
 
 import tracemalloc
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Turns: which answers are learnt, in rows, samples and counts; no key is lost in silence."""
+"""Turns: which answers are trained on, in rows, samples and counts; no key is lost silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions without an answer: learnt as data.no_answer, and known as such to the end."""
+"""Questions without an answer: trained on as data.no_answer, and marked as such throughout."""
 
 from __future__ import annotations
 

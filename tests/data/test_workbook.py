@@ -1,4 +1,4 @@
-"""Workbooks: a sheet is read as it is shown, and what is assumed of it is said."""
+"""Workbooks: a sheet is read as it is shown, and assumptions are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring a model: the same loss however rows are laid out, and nothing is disturbed."""
+"""Evaluation: the loss does not depend on the layout of rows, and nothing else changes."""
 
 from __future__ import annotations
 

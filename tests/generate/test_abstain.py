@@ -1,4 +1,4 @@
-"""The log-probability of a sentence behind a prompt, and what a model's threshold does with it."""
+"""The log-probability of a sentence after a prompt, and the effect of a model's threshold."""
 
 from __future__ import annotations
 

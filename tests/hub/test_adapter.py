@@ -1,4 +1,4 @@
-"""Adapters on their way out: merged into every format, or copied alone."""
+"""Exported adapters: merged into every format, or copied alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another program reads GGUF files too: it agrees, or the conversion is refused."""
+"""Another program reads GGUF files too; if it disagrees, the conversion is refused."""
 
 from __future__ import annotations
 

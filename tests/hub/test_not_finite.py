@@ -1,4 +1,4 @@
-"""A value that a dtype cannot hold is refused by tensor and value; so is one that is no number."""
+"""A value that a dtype cannot hold is refused by tensor and value; so is one that is not finite."""
 
 from __future__ import annotations
 

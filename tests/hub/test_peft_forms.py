@@ -1,4 +1,4 @@
-"""Adapters as PEFT's users have them: what their file of weights holds, with PEFT's logits."""
+"""Adapters in all the forms that PEFT writes give PEFT's logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Git LFS pointer in place of a file is called one, once; and what does not fit is said first."""
+"""A Git LFS pointer in place of a file is reported as one, once, and misfits are reported first."""
 
 from __future__ import annotations
 

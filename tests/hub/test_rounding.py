@@ -1,4 +1,4 @@
-"""What rounding costs, beside the conversion's own error; nothing where nothing is rounded."""
+"""The cost of rounding, beside the conversion's own error; zero where nothing is rounded."""
 
 from __future__ import annotations
 

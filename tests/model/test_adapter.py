@@ -1,4 +1,4 @@
-"""PEFT directories: ours in PEFT, PEFT's in ours, and those that are refused."""
+"""PEFT directories: ours opened by PEFT, PEFT's opened here, and those that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention: the ways to compute it agree, and nothing leaks between documents."""
+"""Attention: its implementations agree, and nothing leaks between documents."""
 
 from __future__ import annotations
 

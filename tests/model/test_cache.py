@@ -1,4 +1,4 @@
-"""The cache: whatever it has forgotten, the next logits are those of the full forward."""
+"""The cache: whatever it has dropped, the next logits are those of a full forward pass."""
 
 from __future__ import annotations
 

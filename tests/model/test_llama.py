@@ -1,4 +1,4 @@
-"""LlamaModel: its layers, and what is computed again for the gradient."""
+"""LlamaModel: its layers, and what is recomputed for the gradient."""
 
 from __future__ import annotations
 

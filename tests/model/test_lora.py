@@ -1,4 +1,4 @@
-"""Adapters in a model: equal to the slow twin, alone in learning, merged and taken out again."""
+"""Adapters in a model: equal to the slow twin, the only trained weights, merged and unmerged."""
 
 from __future__ import annotations
 

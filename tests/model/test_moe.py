@@ -1,4 +1,4 @@
-"""Mixture of experts: routing, dispatch, experts, balance, and what they cost."""
+"""Mixture of experts: routing, dispatch, experts, balance, and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no model is told for what it is, with the command that makes it one."""
+"""A path that is not a model is named for what it is, with the command that makes it one."""
 
 from __future__ import annotations
 

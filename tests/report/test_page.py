@@ -1,4 +1,4 @@
-"""The page tells what the run's files hold, escapes what people wrote, and asks nobody anything."""
+"""The page shows what the run's files hold, escapes what people wrote, and requests nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt contract: aligned masks, no forged turns, one prompt, and a template that agrees."""
+"""The chat format: aligned masks, no forged turns, one prompt, and a template that agrees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat formats of models made elsewhere: our ids are their template's, or it is refused."""
+"""Chat formats of models made elsewhere: our ids equal their template's, or they are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs whose model.init is an adapter: it is trained on, from what it was, on its own base."""
+"""Runs whose model.init is an adapter: it is trained further, on its own base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that train adapters: what learns, what is kept, and that stopping changes nothing."""
+"""Runs that train adapters: what is trained, what is kept, and that stopping changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known bases: shapes of the published counts, smallest first, and what they take."""
+"""Known bases: shapes with the published parameter counts, smallest first, and their memory."""
 
 from __future__ import annotations
 

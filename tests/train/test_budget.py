@@ -1,4 +1,4 @@
-"""A time box becomes batches, evaluations and steps that fit in it: by arithmetic, no clock."""
+"""A time budget becomes batches, evaluations and steps that fit, by arithmetic, without a clock."""
 
 from __future__ import annotations
 

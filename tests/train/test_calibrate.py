@@ -1,4 +1,4 @@
-"""The watch over memory sees what was held and let go, and only that."""
+"""The memory watch sees what was allocated and released, and only that."""
 
 from __future__ import annotations
 

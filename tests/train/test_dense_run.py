@@ -1,4 +1,4 @@
-"""Runs from converted Qwen2s, SmolLM3s and Llamas with biases: what learns, what leaves."""
+"""Runs from converted Qwen2s, SmolLM3s and Llamas with biases: what is trained and exported."""
 
 from __future__ import annotations
 

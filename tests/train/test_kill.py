@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that was left in peace."""
+"""A run that is killed again and again ends like one that was not interrupted."""
 
 from __future__ import annotations
 

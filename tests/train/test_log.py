@@ -1,4 +1,4 @@
-"""metrics.jsonl and samples.jsonl through cuts, strange characters and resumption."""
+"""metrics.jsonl and samples.jsonl survive cut lines, unusual characters and resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step has freed is there for the next one."""
+"""Memory that a step has freed is kept for the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step holds, by arithmetic, is what torch allocates in one."""
+"""The computed memory of a step is what torch allocates in one."""
 
 from __future__ import annotations
 

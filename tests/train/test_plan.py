@@ -1,4 +1,4 @@
-"""Plans: what is predicted is settled as in training, and a remedy fits."""
+"""Plans: predictions are settled as in training, and a proposed remedy fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a run that goes on: written when due, cheap, and never worth a failure."""
+"""The page of a run in progress: written when due, cheap, and no failure of it stops the run."""
 
 from __future__ import annotations
 

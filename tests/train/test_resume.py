@@ -1,4 +1,4 @@
-"""Stopping, damage and going on."""
+"""Stopping, damage and resuming."""
 
 from __future__ import annotations
 

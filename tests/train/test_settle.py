@@ -1,4 +1,4 @@
-"""What a recipe leaves open is settled from the data's size."""
+"""Open settings of a recipe are settled from the size of the data."""
 
 from __future__ import annotations
 
