@@ -1,4 +1,4 @@
-"""TensorBoard and Trackio get the rows of metrics.jsonl; a failing sink is dropped with a warning."""
+"""TensorBoard and Trackio get the rows of metrics.jsonl; a failing sink only gives a warning."""
 
 from __future__ import annotations
 
