@@ -126,7 +126,7 @@ def test_adapters_learn_faster_than_the_weights_that_they_are_added_to() -> None
     model = {"init": "runs/base", "d_model": 512}
     whole, adapters = settled(300, model), settled(300, model, adapter="lora")
     assert adapters.learning_rate == pytest.approx(4 * 0.256 / 512)
-    assert adapters.learning_rate == pytest.approx(4 / 0.7 * (whole.learning_rate or 0))
+    assert adapters.learning_rate == pytest.approx(4 / 2 * (whole.learning_rate or 0))
 
 
 def test_a_large_base_is_trained_in_bf16_where_the_processor_multiplies_it() -> None:

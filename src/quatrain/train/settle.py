@@ -2,7 +2,7 @@
 
     batch_size      a 32nd of the rows, from 1 to 32, a power of two
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
-    learning_rate   0.256 / d_model, 0.7 times that for trained weights, 4 times for adapters
+    learning_rate   0.256 / d_model, twice that for trained weights, 4 times for adapters
     precision       bf16 for a large base where the processor multiplies it, else fp32
     eval_interval   a tenth of the steps
 
@@ -24,7 +24,7 @@ _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
 _TOKENS_AT_ONCE = 8192
 _WORTH_BF16 = 50 * 10**6
 """Parameters above which products take most of a step, so that rounding them pays."""
-_TRAINED, _ADAPTERS = 0.7, 4.0
+_TRAINED, _ADAPTERS = 2.0, 4.0
 """Factors of the learning rate for trained weights and for adapters, relative to new weights: from
 SmolLM2 on two files, not yet from a sweep (docs/LOG.md)."""
 
