@@ -19,6 +19,7 @@ from quatrain.errors import NonFiniteError
 from quatrain.files import sha256
 from quatrain.model.llama import LlamaModel
 from quatrain.model.moe import Router
+from quatrain.train.checkpoint import State, within_one_error
 from quatrain.train.loop import accumulate
 from quatrain.train.run import run
 from tiny import tiny_config, tiny_model
@@ -166,6 +167,36 @@ def test_a_run_learns_evaluates_and_keeps_its_best(tmp_path: Path) -> None:
     best = max(evaluations[1:], key=lambda row: (row["f1"], row["exact_match"], -row["eval_loss"]))
     assert result.state.best_step == best["step"]
     assert (result.run_dir / "checkpoints" / "best").resolve().name == f"step-{best['step']:06d}"
+
+
+def test_the_latest_of_equally_good_checkpoints_is_kept() -> None:
+    first = State(step=10).after_evaluation((50.0,), (1.0, 1.0, 0.0, 0.0))
+    second = first.model_copy(update={"step": 20}).after_evaluation((25.0,), (0.0, 1.0, 0.0, 0.0))
+    assert (second.best_step, second.best_score, second.evaluations_since_best) == (20, (50.0,), 1)
+
+
+def test_many_questions_decide_where_few_do_not() -> None:
+    good, worse = (1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)
+    assert within_one_error(worse, good)
+    assert not within_one_error(100 * worse, 100 * good)
+    assert within_one_error((0.0, 1.0, 1.0, 0.0), (1.0, 1.0, 0.0, 1.0))
+
+
+def test_a_checkpoint_is_compared_with_the_highest_score_and_not_with_the_last_kept() -> None:
+    state = State(step=1).after_evaluation((50.0,), (1.0,) * 20 + (0.0,) * 20)
+    for step, lost in ((2, 1), (3, 2), (4, 4)):  # and one more is answered that was not
+        each = (0.0,) * lost + (1.0,) * (21 - lost) + (0.0,) * 19
+        score = (100 * sum(each) / 40,)
+        state = state.model_copy(update={"step": step}).after_evaluation(score, each)
+    assert (state.best_step, state.best_score) == (3, (50.0,))
+
+
+@pytest.mark.parametrize("each", [(), (0.0, 0.0), (1.0, 1.0)])
+def test_answers_that_say_nothing_leave_it_to_the_loss(each: tuple[float, ...]) -> None:
+    first = State(step=1).after_evaluation((0.0, -1.0), each)
+    worse = first.model_copy(update={"step": 2}).after_evaluation((0.0, -2.0), each)
+    better = first.model_copy(update={"step": 2}).after_evaluation((0.0, -0.5), each)
+    assert (worse.best_step, better.best_step) == (1, 2)
 
 
 def test_how_often_a_run_evaluates_changes_no_weight(tmp_path: Path) -> None:

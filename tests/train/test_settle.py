@@ -57,10 +57,10 @@ def test_pretraining_makes_one_pass_with_a_balance_loss() -> None:
     assert settled(320).balance_loss_coef == 0
 
 
-def test_the_rate_falls_with_the_width_and_is_lower_for_trained_weights() -> None:
+def test_the_rate_falls_with_the_width_and_is_higher_for_trained_weights() -> None:
     assert settled(300, {"d_model": 256}).learning_rate == pytest.approx(1e-3)
     assert settled(300, {"d_model": 512}).learning_rate == pytest.approx(5e-4)
-    assert settled(300, {"d_model": 256, "init": "x"}).learning_rate == pytest.approx(7e-4)
+    assert settled(300, {"d_model": 256, "init": "x"}).learning_rate == pytest.approx(2e-3)
 
 
 def test_some_8192_tokens_are_in_flight() -> None:
@@ -138,3 +138,15 @@ def test_a_large_base_is_trained_in_bf16_where_the_processor_multiplies_it() -> 
     found = [settle(c, 300, halves=True).train.precision for c in (small, large, fresh, said)]
     assert found == ["fp32", "bf16", "fp32", "fp32"]
     assert settle(large, 300, halves=False).train.precision == "fp32"
+
+
+@pytest.mark.parametrize(("per_row", "rows"), [(1, 8), (3, 4), (8, 1), (40, 1), (None, 1)])
+def test_a_base_learns_from_eight_conversations_a_step_even_of_a_small_file(
+    per_row: float | None, rows: int
+) -> None:
+    small = Config.model_validate({"model": {"init": "runs/base"}})
+    assert settle(small, 40, per_row=per_row).train.batch_size == rows
+
+
+def test_a_new_model_learns_small_files_in_small_batches_as_before() -> None:
+    assert settle(Config(), 40, per_row=1).train.batch_size == 1

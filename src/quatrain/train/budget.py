@@ -26,7 +26,7 @@ from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.judge import Judge
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
-from quatrain.train.settle import MOST_QUESTIONS, power_of_two
+from quatrain.train.settle import MOST_QUESTIONS, fewest_rows, power_of_two
 
 LONGEST = 2 * 3600.0
 """Seconds for a run from model.init without a limit."""
@@ -38,7 +38,7 @@ _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 2, 11
 _FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
 """Questions of an evaluation before there are more evaluations; questions asked in any case."""
 _SHARE_FOR_LOSS, _FEWEST_ROWS = 0.25, 4
-_WANTED_STEPS, _FEWEST_CONVERSATIONS = 100, 8
+_WANTED_STEPS = 100
 _BYTES_SAVED = 300 * 10**6
 """Bytes hashed and written per second on a laptop: trained weights and their two moments."""
 _SHARE_FOR_TRIAL, _FEWEST_TRIALS, _MOST_TRIALS = 0.03, 2, 8
@@ -85,7 +85,9 @@ def time_of(config: Config) -> float | None:
     return None if train.epochs or train.max_steps or config.model.init is None else LONGEST
 
 
-def fit_batch(request: Config, batch: int, costs: Costs, left: float | None, per_row: float) -> int:
+def fit_batch(
+    request: Config, batch: int, costs: Costs, left: float | None, per_row: float | None
+) -> int:
     """Choose the rows of a step: as settled, or fewer, so that there are some hundred steps.
 
     A step has at least eight conversations: with fewer, the gradient is mostly noise.
@@ -95,12 +97,12 @@ def fit_batch(request: Config, batch: int, costs: Costs, left: float | None, per
         batch: as settled by the size of the data.
         costs: from a trial.
         left: seconds for the whole run; None where steps have another limit.
-        per_row: average number of conversations in a row.
+        per_row: average number of conversations in a row; None where rows hold text.
     """
     if request.train.batch_size or left is None or request.model.init is None:
         return batch
     rows = left * (1 - SHARE_FOR_EVALUATION) / costs.row
-    fewest = 1 << math.ceil(math.log2(max(1.0, _FEWEST_CONVERSATIONS / per_row)))
+    fewest = fewest_rows(per_row) if per_row else 1
     return min(batch, max(fewest, power_of_two(rows / _WANTED_STEPS)))
 
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +60,54 @@ class State(BaseModel):
     tokens: int = 0
     """Tokens read so far, padding left out."""
     best_step: int | None = None
+    """The step of the checkpoint to keep: of the highest score, or a later one that is as good."""
     best_score: tuple[float, ...] = ()
-    """Score of the best evaluation; larger is better, compared in order."""
+    """The highest score; larger is better, compared in order."""
+    best_each: tuple[float, ...] = ()
+    """What each question scored at that evaluation."""
     evaluations_since_best: int = 0
+    """Evaluations since the highest score."""
     finished: bool = False
 
-    def after_evaluation(self, score: tuple[float, ...]) -> State:
-        """Record an evaluation at this step."""
+    def after_evaluation(self, score: tuple[float, ...], each: tuple[float, ...] = ()) -> State:
+        """Record an evaluation at this step.
+
+        A few questions say little, and the highest score of many evaluations is partly luck. So the
+        latest step is kept whose answers are as good as the highest score's within one standard
+        error (Breiman et al., 1984): it has learnt more, and at a smaller rate.
+
+        Args:
+            score: larger is better, compared in order.
+            each: what each question scored, in the same order every time.
+        """
         if self.best_step is None or score > self.best_score:
             change: dict[str, Any] = {
                 "best_step": self.step,
                 "best_score": score,
+                "best_each": each,
                 "evaluations_since_best": 0,
             }
         else:
             change = {"evaluations_since_best": self.evaluations_since_best + 1}
+            if within_one_error(each, self.best_each):
+                change["best_step"] = self.step
         return self.model_copy(update=change)
+
+
+def within_one_error(each: Sequence[float], best: Sequence[float]) -> bool:
+    """Say whether scores are below others by one standard error of the difference at most.
+
+        each 0 1 1 0, best 1 1 0 1  ->  differences 1 0 -1 1, mean 0.25, standard error 0.48: yes
+
+    The same answers to all questions say nothing, and give False.
+    """
+    differences = [high - low for low, high in zip(each, best, strict=True)]
+    if not any(differences):
+        return False
+    if len(differences) == 1:
+        return True
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return statistics.fmean(differences) <= error
 
 
 Extras = Callable[[Path, State], None]

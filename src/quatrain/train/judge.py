@@ -54,7 +54,8 @@ class Judge:
         if abstained := of_abstention(graded):
             row["abstention"] = abstained
         if score is not None:
-            return Evaluation(row, (score.f1, score.exact_match, -(loss or 0.0)), samples)
+            highest = (score.f1, score.exact_match, -(loss or 0.0))
+            return Evaluation(row, highest, samples, tuple(one.f1 for one in graded))
         return Evaluation(row, (-(loss or 0.0),), samples)
 
     def trial(self) -> tuple[float, float]:

@@ -51,6 +51,8 @@ class Evaluation:
     score: tuple[float, ...]
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Rows of samples.jsonl."""
+    each: tuple[float, ...] = ()
+    """What each question scored, in the same order at every evaluation."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _evaluate_and_save(
     if evaluated:
         found = around.evaluate(step)
         around.tell(found)
-        state = state.after_evaluation(found.score)
+        state = state.after_evaluation(found.score, found.each)
         out_of_patience = state.evaluations_since_best >= (config.early_stop or step + 1)
         state = state.model_copy(update={"finished": last or out_of_patience})
     if evaluated or step % (config.save_interval or step) == 0:

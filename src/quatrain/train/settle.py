@@ -1,6 +1,7 @@
 """Settle open fields of a recipe from the data's size, by the same rules for any number of rows.
 
-    batch_size      a 32nd of the rows, from 1 to 32, a power of two
+    batch_size      a 32nd of the rows, from 1 to 32, a power of two; for a base, eight
+                    conversations at least
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
     learning_rate   0.256 / d_model, twice that for trained weights, 4 times for adapters
     precision       bf16 for a large base where the processor multiplies it, else fp32
@@ -20,6 +21,8 @@ from quatrain.config import Config, TrainConfig
 from quatrain.train.sizes import parameters
 
 _SHARE_OF_ROWS, _LARGEST_BATCH = 32, 32
+_FEWEST_CONVERSATIONS = 8
+"""Of a step from trained weights: of fewer the gradient is mostly chance, and the rate is high."""
 _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
 _TOKENS_AT_ONCE = 8192
 _WORTH_BF16 = 50 * 10**6
@@ -29,16 +32,21 @@ _TRAINED, _ADAPTERS = 2.0, 4.0
 SmolLM2 on two files, not yet from a sweep (docs/LOG.md)."""
 
 
-def settle(config: Config, num_rows: int, halves: bool = False) -> Config:
+def settle(
+    config: Config, num_rows: int, halves: bool = False, per_row: float | None = None
+) -> Config:
     """Fill every open field of config.train except the intervals and, under a budget, max_steps.
 
     Args:
         config: with the row length settled.
         num_rows: of the training data.
         halves: whether the device multiplies bfloat16 natively.
+        per_row: conversations in a row, on average; None where rows hold text.
     """
     train, pretraining = config.train, config.train.task == "pretrain"
     batch = train.batch_size or default_batch_size(num_rows)
+    if not train.batch_size and per_row and config.model.init is not None:
+        batch = max(batch, fewest_rows(per_row))
     if train.micro_batch_size and batch % train.micro_batch_size:
         batch = train.micro_batch_size * math.ceil(batch / train.micro_batch_size)
     steps_per_epoch = num_rows / batch
@@ -85,6 +93,11 @@ MOST_QUESTIONS = 200
 def default_batch_size(num_rows: int) -> int:
     """Take a 32nd of the rows, from 1 to 32, rounded down to a power of two."""
     return power_of_two(min(num_rows // _SHARE_OF_ROWS, _LARGEST_BATCH))
+
+
+def fewest_rows(per_row: float) -> int:
+    """Take as many rows as eight conversations need, rounded up to a power of two."""
+    return 1 << math.ceil(math.log2(max(1.0, _FEWEST_CONVERSATIONS / per_row)))
 
 
 def power_of_two(number: float) -> int:

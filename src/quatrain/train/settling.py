@@ -119,8 +119,7 @@ def try_out(
     batches = Batches(data.train, at_once, settled.train.seed)
     judge = Judge(settled, data, model)
     costs = time_parts(settled, model, batches, judge, trial, longest)
-    per_row = max(1, int(data.report["train"]["conversations"])) / len(data.train)
-    batch = fit_batch(config, settled.train.batch_size or 1, costs, longest, per_row)
+    batch = fit_batch(config, settled.train.batch_size or 1, costs, longest, _per_row(data))
     chosen = config.replace(train=config.train.replace(batch_size=batch))
     settled = by_size(chosen, config, data, device, free)
     micro = settled.train.micro_batch_size or 1
@@ -172,8 +171,15 @@ def by_size(
         device: that trains.
         free: bytes of memory.
     """
-    settled = settle(config, len(data.train), multiplies_bfloat16(device))
+    halves = multiplies_bfloat16(device)
+    settled = settle(config, len(data.train), halves, _per_row(data))
     if request.train.micro_batch_size or request.model.init is None:
         return settled
     rows = rows_at_once(settled, data, free, device.type == "cuda")
     return settled.replace(train=settled.train.replace(micro_batch_size=rows))
+
+
+def _per_row(data: PreparedData) -> float | None:
+    """Say how many conversations a row holds, on average; None where rows hold text."""
+    conversations = int(data.report["train"]["conversations"])
+    return conversations / len(data.train) if conversations else None
