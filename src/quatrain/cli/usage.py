@@ -20,7 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="help.json")]
 _FIELD = "SECTION.FIELD=VALUE"
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar=f"[{_FIELD}]...", show_default=False, autocompletion=overrides),
+    typer.Argument(
+        metavar=f"[{_FIELD}]...", show_default=False, help="help.fields", autocompletion=overrides
+    ),
 ]
 Options = Annotated[
     list[str] | None,
@@ -29,7 +31,9 @@ Options = Annotated[
 """The same as Overrides, for those who like options better."""
 Answering = Annotated[
     list[str] | None,
-    typer.Argument(metavar=f"[{_FIELD}]...", show_default=False, autocompletion=settings),
+    typer.Argument(
+        metavar=f"[{_FIELD}]...", show_default=False, help="help.settings", autocompletion=settings
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
