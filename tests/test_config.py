@@ -45,7 +45,7 @@ def test_every_problem_is_reported_at_once() -> None:
                "batch_size": 8, "micro_batch_size": 3},
     )  # fmt: skip
     assert len(found) == 6
-    assert any("n_heads=4 leaves 2. Use d_model=252" in line for line in found)
+    assert any("n_heads=4: 2 left over." in line and "Use d_model=252" in line for line in found)
     assert "num_experts_per_tok=3 exceeds num_local_experts=2." in found
 
 
@@ -72,9 +72,9 @@ def test_a_field_like_no_other_gets_no_proposal() -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("train", "max_steps", "many", "train.max_steps='many': input should be a valid integer"),
-        ("train", "max_steps", 1.5, "train.max_steps=1.5: input should be a valid integer"),
-        ("train", "learning_rate", 1e3, "learning_rate=1000.0: .* less than or equal to 1"),
+        ("train", "max_steps", "many", "train.max_steps='many': a whole number"),
+        ("train", "max_steps", 1.5, "train.max_steps=1.5: a whole number"),
+        ("train", "learning_rate", 1e3, "learning_rate=1000.0: .* at most 1"),
         ("train", "learning_rate", 0, "train.learning_rate=0: .* greater than 0"),
         (
             "train",
@@ -82,13 +82,13 @@ def test_a_field_like_no_other_gets_no_proposal() -> None:
             "linear",
             "train.schedule='linear': .*'cosine' or 'wsd'",
         ),
-        ("train", "keep_last", 1, "greater than or equal to 2"),
-        ("train", "seed", -1, "greater than or equal to 0"),
+        ("train", "keep_last", 1, "at least 2"),
+        ("train", "seed", -1, "at least 0"),
         ("train", "epochs", math.inf, "finite"),
         ("train", "epochs", math.nan, "finite"),
-        ("train", "budget", "soon", "train.budget: a budget is a length of time such as 90s"),
+        ("train", "budget", "soon", "train.budget: 'soon' is not a length of time"),
         ("model", "attn_scale", math.nan, "finite"),
-        ("model", "n_layers", 10**12, "model.n_layers=1000000000000: .* less than or equal to"),
+        ("model", "n_layers", 10**12, "model.n_layers=1000000000000: .* at most "),
         ("data", "holdout", 1, "data.holdout=1: .* less than 1"),
         ("data", "packing", "tight", "'best_fit' or 'padded'"),
     ],
@@ -102,18 +102,18 @@ def test_a_bad_value_is_shown_with_its_rule(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"d_model": 250, "n_heads": 4}, "n_heads must divide d_model: d_model=250, n_heads=4"),
+        ({"d_model": 250, "n_heads": 4}, "d_model=250 cannot be divided into n_heads=4"),
         ({"d_model": 4, "n_heads": 8}, "n_heads must divide d_model"),
-        ({"d_k": 15}, "d_k must be even, since RoPE turns pairs: d_k=15"),
+        ({"d_k": 15}, "d_k=15 is odd"),
         (
             {"n_heads": 8, "n_kv_heads": 3},
-            "must divide n_heads: n_heads=8, n_kv_heads=3",
+            "n_heads=8 cannot be divided by n_kv_heads=3",
         ),
         ({"num_experts_per_tok": 9}, "num_experts_per_tok=9 exceeds num_local_experts=8"),
-        ({"intermediate_size_shared": 7}, "intermediate_size_shared must equal"),
-        ({"rope_layers": [1, 1]}, "rope_layers needs a 0 or a 1 for each of the 4 layers"),
-        ({"rope_layers": [1, 1, 2, 0]}, "rope_layers needs a 0 or a 1"),
-        ({"moe_layers": [4]}, "moe_layers must lie in 0..3"),
+        ({"intermediate_size_shared": 7}, "intermediate_size_shared=7 differs from"),
+        ({"rope_layers": [1, 1]}, "It needs a 0 or a 1 for each of the 4 layers"),
+        ({"rope_layers": [1, 1, 2, 0]}, "It needs a 0 or a 1"),
+        ({"moe_layers": [4]}, "moe_layers is [4]"),
         ({"max_position_embeddings": 100}, "data.block_size=512 exceeds"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_rule_between_fields_is_said_with_its_numbers(
 
 def test_a_micro_batch_divides_the_batch() -> None:
     message = problem(train={"batch_size": 8, "micro_batch_size": 3})
-    assert "batch_size=8, micro_batch_size=3" in message or "leaves 2" in message
+    assert "batch_size=8 cannot be divided by micro_batch_size=3: 2 left over" in message
 
 
 def test_what_is_left_out_is_derived() -> None:
@@ -192,7 +192,7 @@ def test_a_budget_is_a_length_of_time(budget: str, expected: float) -> None:
     ],
 )
 def test_anything_else_is_no_budget(budget: str) -> None:
-    with pytest.raises(ValueError, match="a budget is a length of time such as 90s"):
+    with pytest.raises(ValueError, match="is not a length of time"):
         seconds(budget)
 
 
@@ -250,13 +250,13 @@ def test_a_recipe_becomes_a_config_or_a_config_error(recipe: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"targets": ["q_prj"]}, "lora.targets has 'q_prj'; it must be one of attention, shared"),
+        ({"targets": ["q_prj"]}, "lora.targets has 'q_prj'. It must be one of attention, shared"),
         ({"targets": "attention,experts.up_proj"}, "lora.targets has 'experts.up_proj'"),
         ({"targets": []}, "lora.targets is empty"),
-        ({"ranks": {"expert": 4}}, "lora.ranks has 'expert'; a group is one of attention"),
+        ({"ranks": {"expert": 4}}, "lora.ranks has 'expert'. The groups are attention"),
         ({"dropouts": {"head": 0.1}}, "lora.dropouts has 'head'"),
-        ({"rank": 0}, "lora.rank=0: .* greater than or equal to 1"),
-        ({"ranks": {"experts": 0}}, "lora.ranks.experts=0: .* greater than or equal to 1"),
+        ({"rank": 0}, "lora.rank=0: .* at least 1"),
+        ({"ranks": {"experts": 0}}, "lora.ranks.experts=0: .* at least 1"),
         ({"dropout": 1}, "lora.dropout=1: .* less than 1"),
         ({"rnk": 4}, "lora.rnk is not a field. Did you mean 'lora.rank'"),
     ],
@@ -267,7 +267,7 @@ def test_a_rule_of_adapters_is_said(lora: dict[str, Any], message: str) -> None:
 
 
 def test_adapters_need_a_model_to_adapt_and_their_fields_need_adapters() -> None:
-    assert "model.init names none" in problem(train={"adapter": "lora"})
+    assert "model.init is not set" in problem(train={"adapter": "lora"})
     assert "train.adapter is not lora" in problem(lora={"rank": 4})
 
 

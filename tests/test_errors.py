@@ -106,10 +106,10 @@ def test_both_languages_say_something_of_their_own(area: str) -> None:
 
 def test_an_error_speaks_the_language_that_is_spoken_and_is_english_to_a_program() -> None:
     error = ConfigError("Q240.language", given="de", known=LANGUAGES)
-    english = "--lang de: there is no catalogue of that language."
+    english = "--lang de is not available: Quatrain does not speak that language."
     for language, said in [
         ("en", f"[Q240] {english}\nhelp: Use en or fr."),
-        ("fr", "[Q240] --lang de\u00a0: il n'y a pas de catalogue de cette langue.\n"
+        ("fr", "[Q240] --lang de n'est pas disponible\u00a0: Quatrain ne parle pas cette langue.\n"
                "aide\u00a0: Écrivez en ou fr."),
     ]:  # fmt: skip
         speak(language)
@@ -128,7 +128,7 @@ def test_what_an_error_holds_is_said_in_the_same_language() -> None:
 def test_an_error_without_a_remedy_has_no_line_of_help() -> None:
     error = DataError("Q340.empty", number=3)
     assert error.remedy == ""
-    assert str(error) == "[Q340] prompt 3 is empty; it needs at least one token."
+    assert str(error) == "[Q340] prompt 3 is empty. It needs at least one token."
 
 
 def test_an_error_survives_a_copy_and_a_pickle() -> None:
@@ -142,7 +142,7 @@ def test_an_error_survives_a_copy_and_a_pickle() -> None:
 def test_numbers_in_prose_are_french_and_those_in_commands_are_not() -> None:
     speak("fr")
     error = ConfigError("Q206.short", budget="1s", step_time=1234.56, check_time=0.25, left=0.0)
-    assert "un pas prend 1234,6 s" in str(error)
+    assert "Un pas prend 1234,6 s" in str(error)
     cut = DataError("Q324.cut", number=1, conversations=2000, block_size=1024, first="a:1",
                     tokens=1500, max_cut_fraction=0.05, enough=1536)  # fmt: skip
     assert "data.max_cut_fraction=0.05 au plus" in str(cut)

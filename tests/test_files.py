@@ -99,8 +99,11 @@ def test_every_flipped_bit_is_found(seed: int, tmp_path: Path) -> None:
     [
         (lambda d: (d / "empty").unlink(), "empty is missing"),
         (lambda d: (d / "deeper" / "text.json").unlink(), "deeper/text.json is missing"),
-        (lambda d: os.truncate(d / "weights.bin", 2047), "weights.bin: 2047 bytes, 2048 were"),
-        (lambda d: (d / "empty").write_text("x"), "empty: 1 bytes, 0 were written"),
+        (
+            lambda d: os.truncate(d / "weights.bin", 2047),
+            "weights.bin has 2047 bytes, but 2048 were",
+        ),
+        (lambda d: (d / "empty").write_text("x"), "empty has 1 bytes, but 0 were written"),
         (lambda d: (d / "weights.bin").write_bytes(b"\0" * 2048), "weights.bin: its SHA-256"),
         (lambda d: (d / "manifest.json").unlink(), "manifest.json is missing or unreadable"),
         (lambda d: os.truncate(d / "manifest.json", 50), "manifest.json is missing or unreadable"),
@@ -120,7 +123,7 @@ def test_two_files_that_changed_places_are_found(tmp_path: Path) -> None:
         (temporary / "b").write_text("two")
     for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
         (tmp_path / "d" / old).rename(tmp_path / "d" / new)
-    assert damage(tmp_path / "d") == "a: its SHA-256 differs from the manifest's"
+    assert damage(tmp_path / "d") == "a: its SHA-256 is not the one in the manifest"
 
 
 def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:

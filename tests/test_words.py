@@ -109,7 +109,7 @@ def test_the_language_is_the_one_asked_for_or_the_systems(
 
 
 def test_a_language_without_a_catalogue_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no catalogue of that language") as caught:
+    with pytest.raises(ConfigError, match="does not speak that language") as caught:
         choose_language("de", {})
     assert caught.value.remedy == "Use en or fr."
 

@@ -1,4 +1,4 @@
-"""User errors: a code, what came, the rule, the remedy. Our own mistakes are asserts.
+"""User errors: a code, what came, the rule, the remedy. Bugs are assertion errors.
 
 QuatrainError
 +-- ConfigError       Q2xx  exit 2   a recipe, an override, a command line
@@ -11,7 +11,7 @@ Their sentences lie in `catalogue/errors.en.json` and its French twin:
 
     ConfigError("Q240.language", given="de", known=("en", "fr"))
 
-    "Q240.language":         "--lang {given}: there is no catalogue of that language."
+    "Q240.language":         "--lang {given} is not available: Quatrain does not ..."
     "Q240.language.remedy":  "Use {known: or }."
 """
 
@@ -21,11 +21,10 @@ from quatrain.words import Sentence, catalogue, say, tell
 
 
 class QuatrainError(ValueError):
-    """Something the user can mend.
+    """An error that the user can correct.
 
-    The message is printed whole, so it names what was given and the rule; `remedy` says what to do,
-    and is empty where nothing can be said. Both are English; `str` speaks the language that is
-    spoken.
+    The message names what was given and the rule. `remedy` says what to do, and may be empty. Both
+    are English; `str` uses the current language.
     """
 
     exit_code = 1

@@ -114,7 +114,7 @@ def test_conversations_are_answered_as_each_would_be_alone(temperature: float) -
 
 def test_a_question_that_fills_the_context_is_refused() -> None:
     speaker = answerer(max_position_embeddings=40)
-    with pytest.raises(DataError, match=r"(?s)Q340.*context is 40.*Shorten"):
+    with pytest.raises(DataError, match=r"(?s)Q340.*context of the model is 40.*Shorten"):
         speaker.answer("Où est né Molière ? " * 20)
 
 

@@ -43,5 +43,5 @@ def test_the_batch_size_changes_no_candidate() -> None:
 
 
 def test_candidates_without_a_temperature_are_refused() -> None:
-    with pytest.raises(ValidationError, match="the same answer each time"):
+    with pytest.raises(ValidationError, match="always gives the same answer"):
         GenerateConfig(candidates=4)

@@ -92,7 +92,9 @@ def test_a_row_that_fills_the_context_changes_no_row_that_goes_on() -> None:
 
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     model = tiny_model(tiny_config(max_position_embeddings=20))
-    with pytest.raises(DataError, match="prompt 0 has 20 tokens; the model's context is 20") as e:
+    with pytest.raises(
+        DataError, match=r"prompt 0 has 20 tokens. The context of the model is 20"
+    ) as e:
         answers([PROMPTS[3]], model=model)
     assert e.value.code == "Q340"
 

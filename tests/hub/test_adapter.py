@@ -150,12 +150,12 @@ def test_an_adapter_without_a_tokenizer_is_asked_with_its_bases(tmp_path: Path) 
 )  # fmt: skip
 def test_an_adapter_that_is_not_merged_is_no_model(asked: Conversion, tmp_path: Path) -> None:
     adapter, _ = made(tmp_path, moe_layers=())
-    with pytest.raises(CheckpointError, match=r"is an adapter, and not a model.\n.*--merge"):
+    with pytest.raises(CheckpointError, match=r"is an adapter, not a model.\n.*--merge"):
         convert(adapter, tmp_path / "result", asked)
     assert not (tmp_path / "result").exists()
 
 
 def test_an_adapter_of_a_merged_adapter_is_refused(tmp_path: Path) -> None:
     adapter, _ = made(tmp_path)
-    with pytest.raises(CheckpointError, match=r"\[Q415\].*which is an adapter itself"):
+    with pytest.raises(CheckpointError, match=r"\[Q415\].*which is itself an adapter"):
         convert(adapter, tmp_path / "out", Conversion(to="hf", merge=True, base=adapter))

@@ -107,11 +107,11 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
         ("llama3", {"mlp_bias": True}, "mlp_bias=true"),
         ("smollm3", {"mlp_bias": True}, "mlp_bias=true"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 16}, "sliding_window=16"),
-        ("qwen2", {"rope_parameters": YARN}, "rope_type must be default or llama3: 'yarn'"),
+        ("qwen2", {"rope_parameters": YARN}, "rope_type is 'yarn'. It must be default or llama3"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "layer_types has sliding_attention"),
         ("smollm3", {"use_sliding_window": True, "sliding_window": 16}, "sliding_window=16"),
-        ("smollm3", {"rope_parameters": YARN}, "rope_type must be default or llama3: 'yarn'"),
-        ("llama3", {"hidden_act": "gelu"}, "hidden_act must be silu"),
+        ("smollm3", {"rope_parameters": YARN}, "rope_type is 'yarn'. It must be default or llama3"),
+        ("llama3", {"hidden_act": "gelu"}, "hidden_act is 'gelu'. It must be silu"),
         ("llama3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
     ],
 )
@@ -148,10 +148,16 @@ def rewrite(directory: Path, changes: dict[str, torch.Tensor | None]) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(48)}, "1 unexpected .*q_proj.bias"),
-        ({"model.layers.1.mlp.up_proj.weight": None}, "1 missing .*feed_forward.up_proj"),
+        (
+            {"model.layers.0.self_attn.q_proj.bias": torch.ones(48)},
+            "unexpected tensors: 1, .*q_proj.bias",
+        ),
+        ({"model.layers.1.mlp.up_proj.weight": None}, "missing tensors: 1, .*feed_forward.up_proj"),
         ({"model.layers.1.mlp.up_proj.weight": torch.ones(3, 3)}, r"up_proj.* has shape \[3, 3\]"),
-        ({"model.layers.0.self_attn.k_proj.weight": torch.ones(7, 48)}, "not heads of 12"),
+        (
+            {"model.layers.0.self_attn.k_proj.weight": torch.ones(7, 48)},
+            "be divided into heads of 12",
+        ),
         ({"model.norm.weight": torch.ones(48, dtype=torch.int32)}, "model.norm.weight holds int32"),
     ],
 )
@@ -171,7 +177,9 @@ def test_tensors_of_another_model_are_refused_before_they_are_read(
 def test_a_bias_that_is_missing_is_not_taken_for_zero(kind: str, name: str, tmp_path: Path) -> None:
     dense(tmp_path, kind)
     rewrite(tmp_path, {f"model.layers.1.self_attn.{name}.bias": None})
-    with pytest.raises(CheckpointError, match=rf"\[Q404\] 1 missing .*layers.1.*{name}.bias"):
+    with pytest.raises(
+        CheckpointError, match=rf"\[Q404\] missing tensors: 1, .*layers.1.*{name}.bias"
+    ):
         open_source(tmp_path)
 
 
@@ -193,7 +201,7 @@ def test_a_tied_heads_copy_is_left_out_and_another_head_is_refused(tmp_path: Pat
     rewrite(tmp_path, {"lm_head.weight": embeddings.clone()})
     assert "lm_head.weight" not in open_source(tmp_path).tensors
     rewrite(tmp_path, {"lm_head.weight": embeddings + 1})
-    with pytest.raises(CheckpointError, match=r"=true, and lm_head\.weight is not"):
+    with pytest.raises(CheckpointError, match=r"=true, but lm_head\.weight differs"):
         open_source(tmp_path)
 
 
@@ -219,7 +227,9 @@ def test_other_model_types_are_told_which_are_read(kind: str | None, tmp_path: P
 @pytest.mark.parametrize("number", [0, -1, 4097])
 def test_a_number_of_experts_that_no_model_has_is_refused(number: int, tmp_path: Path) -> None:
     dense(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"\[Q411\] {number} experts: a layer has 1 to 4096"):
+    with pytest.raises(
+        CheckpointError, match=rf"\[Q411\] {number} experts are not possible. A layer has 1 to 4096"
+    ):
         upcycle(open_source(tmp_path), number)
 
 
@@ -275,7 +285,7 @@ def test_upcycling_is_for_dense_models_and_the_same_each_time(tmp_path: Path) ->
     source = open_source(tmp_path)
     one, other = upcycle(source, 4), upcycle(source, 4)
     assert all(torch.equal(one.tensors[n].load(), other.tensors[n].load()) for n in one.tensors)
-    with pytest.raises(CheckpointError, match="has experts already"):
+    with pytest.raises(CheckpointError, match="already has experts"):
         upcycle(one, 4)
 
 

@@ -114,7 +114,7 @@ def test_a_result_that_is_another_function_is_refused_and_leaves_nothing(
         write(source.replace(tensors=broken), directory, shard_bytes)
 
     monkeypatch.setattr(module, "write_text_only", wrong)
-    with pytest.raises(CheckpointError, match="is not its source") as raised:
+    with pytest.raises(CheckpointError, match="differs from the source") as raised:
         convert(tmp_path / "base", tmp_path / "result", Conversion(to="hf"))
     assert raised.value.code == "Q412"
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
@@ -124,7 +124,7 @@ def test_a_directory_in_use_is_replaced_only_when_asked(tmp_path: Path) -> None:
     multimodal(tmp_path / "base", "scout")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CheckpointError, match="is there already") as raised:
+    with pytest.raises(CheckpointError, match="already exists") as raised:
         convert(tmp_path / "base", tmp_path / "mine", Conversion(to="hf"))
     assert raised.value.code == "Q413"
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
@@ -136,7 +136,9 @@ def test_replacing_never_deletes_what_is_being_read(tmp_path: Path) -> None:
     multimodal(tmp_path / "base", "scout")
     before = tensors_of(tmp_path / "base")
     for result in (tmp_path / "base", tmp_path):
-        with pytest.raises(CheckpointError, match="holds what is to be converted") as raised:
+        with pytest.raises(
+            CheckpointError, match="contains the source of the conversion"
+        ) as raised:
             convert(tmp_path / "base", result, Conversion(to="hf", force=True))
         assert raised.value.code == "Q413"
     assert tensors_of(tmp_path / "base").keys() == before.keys()
@@ -146,7 +148,7 @@ def test_a_dtype_without_a_name_is_refused(tmp_path: Path) -> None:
     oracle = multimodal(tmp_path / "base", "scout")
     oracle.double().save_pretrained(tmp_path / "base")
     with pytest.raises(
-        CheckpointError, match=r"float64, which is not written.\nhelp: Give --dtype f32"
+        CheckpointError, match=r"float64, which cannot be written.\nhelp: Use --dtype f32"
     ):
         convert(tmp_path / "base", tmp_path / "result", Conversion(to="hf", check=False))
 
@@ -155,8 +157,8 @@ def test_a_dtype_without_a_name_is_refused(tmp_path: Path) -> None:
     ("asked", "said"),
     [
         (Conversion(to="hf", dtype="q8_0"), "q8_0 is a format of GGUF"),
-        (Conversion(to="hf", base=Path("x")), "--base gives a vision part"),
-        (Conversion(to="hf", merge=True), "is no adapter: there is nothing to merge"),
+        (Conversion(to="hf", base=Path("x")), "--base names a vision part"),
+        (Conversion(to="hf", merge=True), "is not an adapter, so there is nothing to merge"),
     ],
 )
 def test_what_contradicts_itself_is_refused(asked: Conversion, said: str, tmp_path: Path) -> None:

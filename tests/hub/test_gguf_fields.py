@@ -143,7 +143,7 @@ def test_factors_of_one_are_no_scaling(sound: dict[str, Path], tmp_path: Path) -
 
 def test_a_part_of_several_files_is_refused(sound: dict[str, Path], tmp_path: Path) -> None:
     path = rewritten(sound["llama"], tmp_path / "m.gguf", {"split.count": 3})
-    with pytest.raises(CheckpointError, match="one of 3 files"):
+    with pytest.raises(CheckpointError, match="one of the 3 files"):
         read_gguf(path)
 
 

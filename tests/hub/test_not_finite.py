@@ -54,9 +54,9 @@ def write_loud(directory: Path, value: float) -> Path:
 @pytest.mark.parametrize(
     ("value", "dtype", "said"),
     [
-        (1e5, "f16", r"q_proj.weight has the value 100000, which f16 cannot hold"),
-        (-1e5, "f16", r"q_proj.weight has the value -100000, which f16 cannot hold"),
-        (3.4e38, "bf16", r"q_proj.weight has the value 3.4e\+38, which bf16 cannot hold"),
+        (1e5, "f16", r"q_proj.weight holds the value 100000, which does not fit in f16"),
+        (-1e5, "f16", r"q_proj.weight holds the value -100000, which does not fit in f16"),
+        (3.4e38, "bf16", r"q_proj.weight holds the value 3.4e\+38, which does not fit in bf16"),
     ],
 )
 def test_a_value_beyond_a_dtype_is_refused(
@@ -71,7 +71,7 @@ def test_a_value_beyond_a_dtype_is_refused(
 
 def test_a_double_beyond_float32_is_refused(tmp_path: Path) -> None:
     made(tmp_path / "model", 1e300, torch.float64)
-    with pytest.raises(CheckpointError, match=r"the value 1e\+300, which f32 cannot hold"):
+    with pytest.raises(CheckpointError, match=r"the value 1e\+300, which does not fit in f32"):
         convert(tmp_path / "model", tmp_path / "out", Conversion(to="hf", dtype="f32", check=False))
 
 
@@ -87,7 +87,9 @@ def test_the_largest_value_of_a_dtype_is_written(tmp_path: Path) -> None:
 def test_a_value_beyond_a_type_of_gguf_is_refused(value: float, dtype: Any, tmp_path: Path) -> None:
     write_loud(tmp_path / "model", value)
     asked = Conversion(to="gguf", dtype=dtype, check=False)
-    with pytest.raises(CheckpointError, match=rf"has the value .*, which {dtype} cannot hold"):
+    with pytest.raises(
+        CheckpointError, match=rf"holds the value .*, which does not fit in {dtype}"
+    ):
         convert(tmp_path / "model", tmp_path / "out", asked)
 
 
@@ -147,5 +149,5 @@ def test_an_adapter_that_holds_no_number_is_refused(asked: Conversion, tmp_path:
 def test_a_merged_weight_beyond_the_base_s_dtype_is_refused(tmp_path: Path) -> None:
     path = adapter(tmp_path, 1e7)
     asked = Conversion(to="llama4", merge=True, dtype="f16", check=False)
-    with pytest.raises(CheckpointError, match=rf"{Q} has the value .* which f16 cannot hold"):
+    with pytest.raises(CheckpointError, match=rf"{Q} holds the value .* which does not fit in f16"):
         convert(path, tmp_path / "out", asked)

@@ -28,7 +28,8 @@ POINTER = (
     "size 12345\n"
 )
 SAID = (
-    r"^\[Q401\] (.*/)?{} is a Git LFS pointer: the file itself is not here\.\nhelp: .*git lfs pull"
+    r"^\[Q401\] (.*/)?{} is a Git LFS pointer\. The file itself has not been downloaded\."
+    r"\nhelp: .*git lfs pull"
 )
 
 

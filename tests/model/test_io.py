@@ -146,21 +146,21 @@ def test_pickled_weights_are_refused_unopened(file: str, tmp_path: Path) -> None
 def test_missing_tensors_are_counted_and_the_first_named(tmp_path: Path) -> None:
     saved(tmp_path)
     edit_weights(tmp_path, lambda t: [t.pop(n) for n in ("lm_head.weight", "model.norm.weight")])
-    with pytest.raises(CheckpointError, match=r"2 missing tensors.*model\.norm\.weight"):
+    with pytest.raises(CheckpointError, match=r"missing tensors: 2, .*model\.norm\.weight"):
         LlamaModel.from_pretrained(tmp_path)
 
 
 def test_unexpected_tensors_are_counted_and_the_first_named(tmp_path: Path) -> None:
     saved(tmp_path)
     edit_weights(tmp_path, lambda t: t.update({"model.extra": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match=r"1 unexpected tensors, the first model\.extra"):
+    with pytest.raises(CheckpointError, match=r"unexpected tensors: 1, starting with model\.extra"):
         LlamaModel.from_pretrained(tmp_path)
 
 
 def test_a_wrong_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
     saved(tmp_path)
     edit_weights(tmp_path, lambda t: t.update({"model.norm.weight": torch.ones(47)}))
-    with pytest.raises(CheckpointError, match=r"norm\.weight has shape \[47\].*says \[48\]"):
+    with pytest.raises(CheckpointError, match=r"norm\.weight has shape \[47\].*asks for \[48\]"):
         LlamaModel.from_pretrained(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_an_index_names_files_beside_it_or_is_refused(weight_map: object, tmp_pa
     saved(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     write_index(tmp_path, weight_map)
-    with pytest.raises(CheckpointError, match="must name files beside it"):
+    with pytest.raises(CheckpointError, match="may only name files in its own directory"):
         LlamaModel.from_pretrained(tmp_path)
 
 
@@ -203,23 +203,26 @@ def test_an_index_names_files_beside_it_or_is_refused(weight_map: object, tmp_pa
     [
         ({"model_type": "llama"}, "model_type 'llama'"),
         ({"model_type": None}, "model_type None"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantised checkpoints are not read"),
-        ({"hidden_act": "gelu"}, "hidden_act must be silu: 'gelu'"),
-        ({"attention_dropout": 0.1}, "attention_dropout must be 0"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be default or llama3"),
-        ({"hidden_size": "wide"}, "breaks the model's rules: hidden_size"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "Quantised checkpoints are not supported",
+        ),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'. It must be silu"),
+        ({"attention_dropout": 0.1}, "attention_dropout is 0.1. It must be 0"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "It must be default or llama3"),
+        ({"hidden_size": "wide"}, "breaks the rules of the model: hidden_size"),
         ({"num_key_value_heads": 3}, "n_kv_heads must divide n_heads"),
-        ({"rope_scaling": [1]}, r"rope_scaling must be an object: \[1\]"),
-        ({"layer_types": "full_attention"}, "needs a name for each of the 4 layers"),
-        ({"layer_types": ["chunked_attention"]}, "needs a name for each of the 4 layers"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]\. It must be an object"),
+        ({"layer_types": "full_attention"}, "must have one name for each of the 4 layers"),
+        ({"layer_types": ["chunked_attention"]}, "must have one name for each of the 4 layers"),
         (
             {"layer_types": ["chunked_attention"] * 4},
-            r"layer_types\[3\] is 'chunked_attention', and no_rope_layers\[3\]=0 makes it "
+            r"layer_types\[3\] is 'chunked_attention', but no_rope_layers\[3\]=0 implies "
             "'full_attention'",
         ),
         (
             {"layer_types": ["full_attention", *["chunked_attention"] * 2, "full_attention"]},
-            r"layer_types\[0\] is 'full_attention', and no_rope_layers\[0\]=1 makes it "
+            r"layer_types\[0\] is 'full_attention', but no_rope_layers\[0\]=1 implies "
             "'chunked_attention'",
         ),
         (
@@ -286,7 +289,7 @@ def test_an_oversized_file_is_not_read(file: str, size: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": ' + "[" * 100_000])
 def test_a_config_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"config\.json (is not JSON|must hold)"):
+    with pytest.raises(CheckpointError, match=r"config\.json (is not valid JSON|must hold)"):
         read_config(tmp_path)
 
 

@@ -48,7 +48,7 @@ def test_before_its_first_evaluation_a_run_means_its_newest_checkpoint(
     (tmp_path / "checkpoints" / "step-2000000").mkdir()  # not a model
     with caplog.at_level(logging.WARNING):
         assert locate(tmp_path).name == "step-1000000"
-    assert "was not evaluated yet: using its step-1000000" in caplog.text
+    assert "has not been evaluated yet; using its checkpoint step-1000000" in caplog.text
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_refused(file: str, tmp_path: Path) -> None:
     for model in (tmp_path, best):
         with pytest.raises(CheckpointError, match=rf"Q402.*best is damaged: {file}") as caught:
             locate(model)
-        assert "goes on from the newest whole checkpoint" in caught.value.remedy
+        assert "resume from the latest intact checkpoint" in caught.value.remedy
 
 
 def test_a_damaged_newest_checkpoint_is_refused_too(tmp_path: Path) -> None:

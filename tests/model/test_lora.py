@@ -180,10 +180,11 @@ def test_groups_and_projections_choose_weights() -> None:
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"targets": ["experts"]}, r"lora.targets has experts, and the model has none.\n.*It has "
-         r"attention: q_proj, k_proj, v_proj, o_proj; dense: gate_proj, up_proj, down_proj."),
-        ({"train_router": True}, "lora.targets has router, and the model has none"),
-        ({"ranks": {"shared": 2}}, "lora.ranks has shared, which gets no adapters"),
+        ({"targets": ["experts"]}, r"lora.targets names experts, which the model does not "
+         r"have.\n.*The model has attention: q_proj, k_proj, v_proj, o_proj; "
+         r"dense: gate_proj, up_proj, down_proj."),
+        ({"train_router": True}, "lora.targets names router, which the model does not have"),
+        ({"ranks": {"shared": 2}}, "lora.ranks names shared, which gets no adapters"),
     ],
 )  # fmt: skip
 def test_a_target_that_matches_nothing_is_refused(lora: dict[str, Any], message: str) -> None:

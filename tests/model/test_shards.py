@@ -101,7 +101,7 @@ def test_two_files_with_one_name_are_refused(tmp_path: Path) -> None:
         save_file({"same": torch.zeros(1)}, tmp_path / f"model-{number}.safetensors")
     weight_map = {"same": "model-1.safetensors", "other": "model-2.safetensors"}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(CheckpointError, match="two files hold same"):
+    with pytest.raises(CheckpointError, match="two files hold the tensor same"):
         open_tensors(tmp_path)
 
 

@@ -38,32 +38,32 @@ STRANGERS: list[tuple[Callable[[Path], None], str, str, str]] = [
      "quatrain convert {at}/m-q8_0.gguf m-q8_0-llama4 --to llama4"),
     (lay("two words.GGUF"), "two words.GGUF", "is a GGUF file",
      "quatrain convert '{at}/two words.GGUF' 'two words-llama4' --to llama4"),
-    (lay("out/m.gguf", "out/Modelfile"), "out", "holds a GGUF file",
+    (lay("out/m.gguf", "out/Modelfile"), "out", "holds the GGUF file",
      "quatrain convert {at}/out/m.gguf m-llama4 --to llama4"),
     (lay("m.gguf", "config.json"), "m.gguf", "is a GGUF file", "quatrain convert"),
-    (lay("model.safetensors"), "model.safetensors", "weights alone", "config.json"),
+    (lay("model.safetensors"), "model.safetensors", "holds only weights", "config.json"),
     (lay("m/config.json", "m/model-00001-of-00002.safetensors"),
-     "m/model-00001-of-00002.safetensors", "a file of a model", "Give the directory: {at}/m."),
-    (lay("m/config.json"), "m/config.json", "a file of a model", "Give the directory: {at}/m."),
+     "m/model-00001-of-00002.safetensors", "one file of a model", "Give the directory: {at}/m."),
+    (lay("m/config.json"), "m/config.json", "one file of a model", "Give the directory: {at}/m."),
     (lay("a/adapter_config.json", "a/adapter_model.safetensors"), "a/adapter_model.safetensors",
-     "a file of a model", "Give the directory: {at}/a."),
+     "one file of a model", "Give the directory: {at}/a."),
     (lay("m/config.json", "m/model.safetensors", "m/pytorch_model.bin"), "m/pytorch_model.bin",
-     "a file of a model", "Give the directory: {at}/m."),
+     "one file of a model", "Give the directory: {at}/m."),
     *[(lay(name), name, "can run code", "safetensors")
       for name in ("pytorch_model.bin", "m.pt", "m.pth", "m.ckpt", "m.pkl")],
     (lay("meta/consolidated.00.pth", "meta/params.json"), "meta", "can run code", "safetensors"),
-    (lay("m.zip"), "m.zip", "packed", "Unpack"),
-    (lay("m.tar.gz"), "m.tar.gz", "packed", "Unpack"),
+    (lay("m.zip"), "m.zip", "compressed", "Unpack"),
+    (lay("m.tar.gz"), "m.tar.gz", "compressed", "Unpack"),
     (lay("q.jsonl"), "q.jsonl", "is a file", "a directory"),
-    (lay("t/tokenizer.json", "t/tokenizer_config.json"), "t", "a tokenizer and no weights",
+    (lay("t/tokenizer.json", "t/tokenizer_config.json"), "t", "a tokenizer but no weights",
      "tokenizer.path={at}/t"),
-    (lay("t/tokenizer.model"), "t", "a tokenizer and no weights", "tokenizer.path={at}/t"),
-    (lay("w/model.safetensors", "w/tokenizer.json"), "w", "no config.json", "Copy"),
-    (lay("w/adapter_model.safetensors"), "w", "no adapter_config.json", "Copy"),
+    (lay("t/tokenizer.model"), "t", "a tokenizer but no weights", "tokenizer.path={at}/t"),
+    (lay("w/model.safetensors", "w/tokenizer.json"), "w", "but no config.json", "Download"),
+    (lay("w/adapter_model.safetensors"), "w", "but no adapter_config.json", "Download"),
     (lay("runs/one/config.json", "runs/two/checkpoints/best/config.json"), "runs",
-     "models are inside it", "{at}/runs/one or {at}/runs/two"),
-    (lay("models--o--n/snapshots/abc/config.json"), "models--o--n", "models are inside it",
-     "{at}/models--o--n/snapshots/abc"),
+     "not a model directory, but it contains some", "{at}/runs/one or {at}/runs/two"),
+    (lay("models--o--n/snapshots/abc/config.json"), "models--o--n",
+     "not a model directory, but it contains some", "{at}/models--o--n/snapshots/abc"),
     (lay("runs/mine/config.json"), "runs/mime", "does not exist", "{at}/runs/mine"),
 ]  # fmt: skip
 
@@ -97,7 +97,7 @@ def test_a_dense_directory_is_told_with_its_command(kind: str, tmp_path: Path) -
         directory = tmp_path / place
         directory.mkdir(parents=True)
         (directory / "config.json").write_text(json.dumps({"model_type": kind}))
-        with pytest.raises(CheckpointError, match=rf"Q410.*of model_type '{kind}'") as caught:
+        with pytest.raises(CheckpointError, match=rf"Q410.*model_type '{kind}'") as caught:
             read_config(directory)
         command = f"quatrain convert {source.format(tmp_path)} {made} --to llama4"
         assert command in caught.value.remedy
@@ -109,9 +109,9 @@ def test_a_dense_directory_is_told_with_its_command(kind: str, tmp_path: Path) -
      "hf://org/name", "hf:org/name", "https://hf.co/org/name/blob/main/model.safetensors"],
 )  # fmt: skip
 def test_an_address_of_the_hub_is_told_as_its_name(name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"is an address") as caught:
+    with pytest.raises(CheckpointError, match=r"is a URL") as caught:
         locate(name)
-    assert "Give org/name" in caught.value.remedy
+    assert "Use org/name" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_an_address_of_the_hub_is_told_as_its_name(name: str) -> None:
          "Check the name"),
         (lambda: GatedRepoError("no", response=MagicMock()), "licence",
          "https://huggingface.co/org/Smalll"),
-        (lambda: LocalEntryNotFoundError("first\nsecond"), "did not give it: first ", "network"),
-        (lambda: HFValidationError("bad name"), "did not give it: bad name ", "Check the name"),
+        (lambda: LocalEntryNotFoundError("first\nsecond"), "did not deliver it: first ", "network"),
+        (lambda: HFValidationError("bad name"), "did not deliver it: bad name ", "Check the name"),
     ],
 )  # fmt: skip
 def test_a_name_that_the_hub_does_not_give_is_told_with_the_near_ones(
@@ -147,5 +147,5 @@ def test_a_repository_without_weights_that_are_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"org/Small-GGUF of the Hub has no config"):
+    with pytest.raises(CheckpointError, match=r"org/Small-GGUF on the Hub has neither config"):
         locate("org/Small-GGUF")

@@ -170,16 +170,25 @@ def test_question_and_context_are_joined_in_one_way() -> None:
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ((Message("tool", "x"),), r"Q306.*message 1 has the role 'tool'; roles are system, user"),
+        (
+            (Message("tool", "x"),),
+            r"Q306.*message 1 has the role 'tool'; the roles are system, user",
+        ),
         (turns("a", " \n"), r"Q307.*message 2 \(assistant\) is empty(.|\n)*Fill it in"),
         (turns(""), r"Q307.*message 1 \(user\) is empty"),
         ((*turns("a", "b"), Message("system", "s")), "Q308.*message 3 is a system message; only"),
         ((*turns(system="s"), *turns("a", "b", system="t")), "Q308.*message 2 is a system"),
-        ((*turns("a"), *turns("b", "c")), "Q308.*message 2 is the user's, assistant was expected"),
-        (turns("a", "b", system="s")[::2], "Q308.*message 2 is the assistant's, user was expected"),
-        (turns("a", "b", "c"), r"Q309.*ends with user; one to train on(.|\n)*Add the answer"),
-        (turns(system="s"), "Q309.*ends with system; one to train on ends with assistant"),
-        ((), r"Q309.*ends with nothing(.|\n)*leave the record out"),
+        (
+            (*turns("a"), *turns("b", "c")),
+            "Q308.*message 2 has the role user, but assistant was expected",
+        ),
+        (
+            turns("a", "b", system="s")[::2],
+            "Q308.*message 2 has the role assistant, but user was expected",
+        ),
+        (turns("a", "b", "c"), r"Q309.*ends with user; for training(.|\n)*Add the answer"),
+        (turns(system="s"), "Q309.*ends with system; for training it must end with assistant"),
+        ((), r"Q309.*ends with nothing(.|\n)*remove the record"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_place(messages: Any, message: str) -> None:
@@ -189,7 +198,9 @@ def test_a_broken_rule_is_named_with_its_place(messages: Any, message: str) -> N
 
 
 def test_a_prompt_must_end_with_a_question() -> None:
-    with pytest.raises(DataError, match="ends with assistant; one to answer ends with user"):
+    with pytest.raises(
+        DataError, match="ends with assistant; to be answered it must end with user"
+    ):
         LLAMA4.encode_prompt(turns("a", "b"), BPE)
     check(turns("a", system="s"), ends_with="user")
 
@@ -229,10 +240,10 @@ def test_a_saved_format_loads_equal(name: str, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"stop": ["<|eot|>"]}, r"stop must contain <\|end_of_text\|>"),
-        ({"pad": "<|eot|>"}, r"pad and end_of_turn must differ, both are <\|eot\|>"),
+        ({"pad": "<|eot|>"}, r"pad and end_of_turn are both <\|eot\|>"),
         ({"header_start": "", "pad": ""}, "header_start, pad must name a control token"),
         ({"beginning": "x"}, "beginning is not a field"),
-        ({"begin": 3}, "begin=3: input should be a valid string"),
+        ({"begin": 3}, "begin=3: text is expected"),
     ],
 )
 def test_a_format_that_breaks_a_rule_is_refused(

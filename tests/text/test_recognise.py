@@ -214,7 +214,7 @@ def test_what_we_export_is_recognised_as_itself_and_writes_the_same(
         ("[INST] {{ messages[0]['content'] }} [/INST]", "does not write each content once"),
         (
             "{% for m in messages %}{{ '[' + m.role + '] ' + m.content }}{% endfor %}",
-            r"between two contents it writes '.user. ', which is not a control token",
+            r"between two contents it writes '.user. '; it should be a control token",
         ),
         (
             PLAIN_CHATML.replace("+ content +", "+ 'Q: ' + content +"),
@@ -249,20 +249,20 @@ def test_what_we_export_is_recognised_as_itself_and_writes_the_same(
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
             + PLAIN_CHATML,
-            "cannot word a conversation of system, user, assistant, user .no system",
+            "cannot write a conversation with the roles system, user, assistant, user .no system",
         ),
         (
             "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}"
             + PLAIN_CHATML,
-            "cannot word a conversation of .*too long",
+            "cannot write a conversation with .*too long",
         ),
-        ("{% for", "cannot word a conversation of .*end of template"),
-        ("{{ messages.pop() }}" + PLAIN_CHATML, "cannot word a conversation of .*is unsafe"),
-        ("{{ messages.__class__.mro() }}" + PLAIN_CHATML, "cannot word a conversation"),
-        ("{{ (1).__class__.__base__.__subclasses__() }}" + PLAIN_CHATML, "cannot word a conv"),
+        ("{% for", "cannot write a conversation with .*end of template"),
+        ("{{ messages.pop() }}" + PLAIN_CHATML, "cannot write a conversation with .*is unsafe"),
+        ("{{ messages.__class__.mro() }}" + PLAIN_CHATML, "cannot write a conversation"),
+        ("{{ (1).__class__.__base__.__subclasses__() }}" + PLAIN_CHATML, "cannot write a conv"),
         (
             PLAIN_CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>"),
-            "which is not one control token",
+            "it should be one control token",
         ),
     ],
 )
@@ -296,7 +296,7 @@ def test_a_foreign_template_beside_llama_4s_tokens_is_not_taken_for_llama_4s(
     ],
 )
 def test_a_bomb_is_refused_in_seconds(bomb: str) -> None:
-    with pytest.raises(CheckpointError, match=r"\[Q435\].*cannot word a conversation"):
+    with pytest.raises(CheckpointError, match=r"\[Q435\].*cannot write a conversation"):
         recognise(bomb + PLAIN_CHATML, tokenizer_for(CHATML))
 
 
@@ -347,12 +347,12 @@ def test_what_cannot_be_as_the_template_has_it_is_said(caplog: pytest.LogCapture
         assert recognise(template, tokenizer_for(CHATML)).stop
         assert "26 Jul 2024" in recognise(dated, tokenizer_for(LLAMA3)).before_system
     assert "writes '<think>" in caplog.text
-    assert "before a dialogue's last answer" in caplog.text
-    assert "prompts here always say 2024-07-26" in caplog.text
+    assert "before the last answer of a dialogue" in caplog.text
+    assert "prompts here always use 2024-07-26" in caplog.text
 
 
 def test_a_template_of_tokens_that_the_tokenizer_lacks_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"\[Q435\].*not a control token"):
+    with pytest.raises(CheckpointError, match=r"\[Q435\].*should be a control token"):
         recognise(PLAIN_CHATML, tokenizer_for(LLAMA3))
 
 
@@ -393,7 +393,7 @@ def test_a_tokenizer_that_reads_pieces_otherwise_is_refused(
         (tmp_path / "chat_template.jinja").write_text(PLAIN_CHATML)
     else:
         CHATML.save(tmp_path)
-    with pytest.raises(CheckpointError, match=r"\[Q436\].*reads a whole prompt otherwise"):
+    with pytest.raises(CheckpointError, match=r"\[Q436\].*encodes a prompt differently"):
         chat_format_of(tmp_path, Tokenizer.load(tmp_path))
 
 

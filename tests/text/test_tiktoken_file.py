@@ -106,7 +106,7 @@ def test_tokenizer_json_goes_before_a_file_of_ranks(tmp_path: Path) -> None:
 
 def test_ranks_of_another_model_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "tokenizer.model", TOKENS)
-    with pytest.raises(CheckpointError, match=r"\[Q434\].*Llama 3's have 200,000 and 128,000"):
+    with pytest.raises(CheckpointError, match=r"\[Q434\].*Llama 3 have 200,000 and 128,000"):
         Tokenizer.load(tmp_path)
 
 
@@ -121,13 +121,13 @@ def test_sentencepiece_is_refused_with_a_remedy(tmp_path: Path) -> None:
     [
         ("", "a token for each of the 256 bytes"),
         ("IQ== 0\nIg== 1\n", "a token for each of the 256 bytes"),
-        ("IQ== 0\nIg==\n", "line 2 is not a token in base64 and its rank"),
+        ("IQ== 0\nIg==\n", "line 2 is not a base64 token followed by its rank"),
         ("IQ== 0\nI? 1\n", "line 2 is not"),
         ("IQ== zero\n", "line 1 is not"),
         ("IQ== 0\n\nIg== 1", "line 2 is not"),
-        ("IQ== 1\nIg== 2\n", "ranks must count from 0"),
-        ("IQ== 0\nIg== 0\n", "ranks must count from 0"),
-        ("IQ== 0\nIQ== 1\n", "ranks must count from 0, each for another token"),
+        ("IQ== 1\nIg== 2\n", "ranks must count up from 0"),
+        ("IQ== 0\nIg== 0\n", "ranks must count up from 0"),
+        ("IQ== 0\nIQ== 1\n", "ranks must count up from 0, one for each token"),
         ("é 0\n", "line 1 is not"),
     ],
 )

@@ -124,5 +124,5 @@ def test_a_given_interval_is_kept_and_its_evaluations_are_counted() -> None:
 
 def test_a_time_without_room_for_a_step_is_refused() -> None:
     config = recipe(budget="30s", batch_size=2)
-    with pytest.raises(ConfigError, match=r"Q206.*30s is too short.*a step takes 2\.8 s"):
+    with pytest.raises(ConfigError, match=r"Q206.*30s is too short.*A step takes 2\.8 s"):
         fit_steps(config, LAPTOP, evaluations=1, each=30.0, left=20.0)
