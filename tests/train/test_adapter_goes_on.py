@@ -113,7 +113,7 @@ def test_a_stopped_run_equals_a_calm_one(
 def test_what_it_has_is_said(tmp_path: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         settle_adapters(resolve(goes_on(tmp_path, first)))
-    assert "which is trained on: attention of rank 4, shared of" in caplog.text
+    assert "its training continues: attention of rank 4, shared of" in caplog.text
 
 
 def test_what_was_settled_says_what_the_adapter_has(tmp_path: Path, first: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_was_settled_says_what_the_adapter_has(tmp_path: Path, first: Path)
         ({"rank": 4, "alpha": 16}, r"lora\.alpha=16"),
         ({"targets": "attention"}, r"lora\.targets=.*attention"),
         ({"train_router": True}, r"lora\.train_router=True"),
-        ({"dropouts": {"dense": 0.1}}, r"lora\.dropouts has dense"),
+        ({"dropouts": {"dense": 0.1}}, r"lora\.dropouts names dense"),
     ],
     ids=str,
 )

@@ -83,7 +83,7 @@ def test_what_learns_is_said_at_the_start(
     run(adapter_run(tmp_path, base, targets="attention,router"))
     said = capsys.readouterr().err
     # rank 4; d_model 32, 2 heads of 16; 4 experts; 2 layers
-    assert f"adapters: {2 * 4 * 4 * 64 + 2 * 4 * 36:,} parameters learn: " in said
+    assert f"adapters: {2 * 4 * 4 * 64 + 2 * 4 * 36:,} trainable parameters: " in said
     assert f"attention {2 * 4 * 4 * 64:,}, router {2 * 4 * 36:,}" in said
 
 

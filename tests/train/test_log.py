@@ -28,7 +28,7 @@ def test_a_line_that_a_kill_cut_is_left_out_and_said(
     path.write_bytes(b'{"step": 1}\n' + rest)
     with caplog.at_level(logging.WARNING):
         assert read_rows(path) == [{"step": 1}]
-    assert "metrics.jsonl:2 was cut" in caplog.text
+    assert "metrics.jsonl:2 is incomplete" in caplog.text
 
 
 def test_a_journal_that_cannot_write_warns_once_and_goes_on(

@@ -124,7 +124,7 @@ def test_a_sink_that_does_not_work_is_one_warning_and_metrics_are_whole(
         for row in ROWS:
             journal.metrics(row)
         journal.sinks.close()
-    assert caplog.text.count("trackio takes no metrics") == 1
+    assert caplog.text.count("trackio does not receive metrics") == 1
     assert ("quatrain[log]" in caplog.text) == (fault == "missing")
     assert read_rows(tmp_path / METRICS) == ROWS
 
