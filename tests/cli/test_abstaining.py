@@ -132,7 +132,7 @@ def test_a_gguf_file_cannot_keep_a_threshold_and_this_is_said(
 ) -> None:
     model = always_abstaining(trained, tmp_path / "model")
     quatrain("convert", model, tmp_path / "gguf", "--to", "gguf")  # which is too small for it
-    assert "keeps no threshold for abstaining" in caplog.text
+    assert "stores no abstention threshold" in caplog.text
 
 
 def test_an_adapter_keeps_its_own_threshold_alone_and_merged(

@@ -66,11 +66,11 @@ def test_data_without_a_token_to_learn_is_refused(
     few = ["data.block_size=8", "data.max_cut_fraction=1", "data.holdout=0"]
     code, _, err = quatrain("data", "prepare", recipe_in(tmp_path), *few, "--lang", language)
     what, remedy = {
-        "en": ("no answer token survives data.block_size=8: 24 conversations, 24 of them too long",
+        "en": ("no answer token fits in data.block_size=8. Of 24 conversations, 24 are too long",
                "help: Use a larger data.block_size, or data with answers."),
-        "fr": ("aucun jeton de réponse ne tient dans data.block_size=8 : 24 conversations, dont 24 "
-               "trop longues",
-               "aide : Prenez un data.block_size plus grand, ou des données qui ont des réponses."),
+        "fr": ("aucun token de réponse ne tient dans data.block_size=8. Sur 24 conversations, 24 "
+               "sont trop longues",
+               "aide : Prenez un data.block_size plus grand, ou des données avec des réponses."),
     }[language]  # fmt: skip
     assert code == 3
     assert f"[Q303] {what}" in said(err)
@@ -85,14 +85,14 @@ def test_all_mistakes_of_a_configuration_are_told_at_once(quatrain: Any, languag
     expected = {
         "en": ["error[Q202] the configuration has 5 problems:",
                "train.learning_rat is not a field. Did you mean 'train.learning_rate'?",
-               "train.max_steps='many': input should be a valid integer, unable to parse",
-               "train.learning_rate='1e3': input should be less than or equal to 1.",
-               "train.schedule='linear': input should be 'cosine' or 'wsd'.",
+               "train.max_steps='many': a whole number is expected, and this text is",
+               "train.learning_rate='1e3': it must be at most 1.",
+               "train.schedule='linear': it must be 'cosine' or 'wsd'.",
                "num_experts_per_tok=99 exceeds num_local_experts="],
-        "fr": ["erreur[Q202] la configuration a 5 problèmes :",
+        "fr": ["erreur[Q202] la configuration présente 5 problèmes :",
                "train.learning_rat n'est pas un champ. Vouliez-vous dire 'train.learning_rate' ?",
-               "train.max_steps='many' : un entier est attendu, ce texte n'en est pas un.",
-               "train.learning_rate='1e3' : la valeur doit être au plus 1.",
+               "train.max_steps='many' : un entier est attendu, et ce texte n'en",
+               "train.learning_rate='1e3' : la valeur doit être d'au plus 1.",
                "train.schedule='linear' : la valeur doit être 'cosine' ou 'wsd'.",
                "num_experts_per_tok=99 dépasse num_local_experts="],
     }[language]  # fmt: skip
@@ -110,7 +110,7 @@ def test_a_vocabulary_below_the_tokenizers_is_refused(tmp_path: Path, language: 
         resolve(config)
     known = tokenizer.vocab_size
     what = {
-        "en": f"model.vocab_size=2 is smaller than the tokenizer's {known}",
+        "en": f"model.vocab_size=2 is smaller than the vocabulary of the tokenizer, {known}",
         "fr": f"model.vocab_size=2 est plus petit que le vocabulaire du tokenizer, {known}",
     }
     assert f"[Q203] {what[language]}" in said(str(caught.value))  # fmt: skip
@@ -129,14 +129,17 @@ def test_another_recipe_is_refused_with_what_differs_and_what_may_change_is_said
     with pytest.raises(ConfigError) as caught:
         refuse_another_recipe(tiny_run(tmp_path, learning_rate=0.1, seed=7))
     text = said(str(caught.value))
-    begins = {"en": "holds a run of another recipe:", "fr": "l'entraînement d'une autre recette :"}
+    begins = {
+        "en": "holds a run of a different recipe:",
+        "fr": "un entraînement d'une autre recette :",
+    }
     assert text.startswith("[Q205]")
     assert begins[language] in text
     assert "- train.learning_rate: 0.003 -> 0.1 - train.seed: 0 -> 7" in text
     assert f"model.init={config.run_dir} run_dir=NEW" in text
     with caplog.at_level(logging.INFO):
         refuse_another_recipe(tiny_run(tmp_path, keep_last=5))
-    taken = {"en": "taken from the new recipe:", "fr": "pris de la nouvelle recette :"}
+    taken = {"en": "changed by the new recipe:", "fr": "changé par la nouvelle recette :"}
     assert f"{taken[language]} train.keep_last: 2 -> 5" in said(caplog.text)
 
 
@@ -148,8 +151,8 @@ def test_leaks_are_counted_and_stop_where_it_is_asked(
     train, held = rows_in(tmp_path, "q.jsonl", pairs), rows_in(tmp_path, "e.jsonl", pairs[:3])
     words = ["data", "inspect", train, "--eval", held, "--lang", language]
     stopped = quatrain(*words, "--fail-on-leak")
-    counted = {"en": "records that ask a question of the held-out file: 3",
-               "fr": "exemples qui posent une question du fichier mis de côté : 3"}  # fmt: skip
+    counted = {"en": "records that ask a held-out question: 3",
+               "fr": "exemples qui posent une question de validation : 3"}  # fmt: skip
     verdict = {
         "en": "Training would stop: 1 reason",
         "fr": "L'entraînement s'arrêterait : 1 raison",
@@ -170,9 +173,9 @@ def test_text_that_is_not_french_or_was_decoded_wrongly_is_a_warning(
     out = said(quatrain("data", "inspect", path, "--lang", language).out)
     expected = {
         "en": ["of 30 sampled records are French; most are English",
-               "records decoded wrongly once: 1", "ftfy.fix_encoding(text)"],
-        "fr": ["des 30 exemples tirés sont en français ; la plupart : anglais",
-               "exemples mal décodés une fois : 1", "ftfy.fix_encoding(text)"],
+               "records with wrongly decoded characters: 1", "ftfy.fix_encoding(text)"],
+        "fr": ["des 30 exemples échantillonnés sont en français ; la plupart : anglais",
+               "exemples aux caractères mal décodés : 1", "ftfy.fix_encoding(text)"],
     }[language]  # fmt: skip
     assert [sentence for sentence in expected if sentence not in out] == []
 
@@ -193,17 +196,17 @@ def test_who_holds_a_run_is_named_and_a_killed_holder_holds_nothing(
         holder.communicate()
     pid = holder.pid
     what = {"en": f"another process is training in {run_dir}: process {pid} on {host}, since",
-            "fr": f"un autre processus entraîne dans {run_dir} : le processus {pid} sur {host}, "
-                  "depuis"}  # fmt: skip
+            "fr": f"un autre entraînement est en cours dans {run_dir} : "
+                  f"processus {pid} sur {host}, depuis"}  # fmt: skip
     remedy = {
-        "en": "No file need be deleted: the lock goes with its process.",
-        "fr": "Aucun fichier n'est à supprimer : le verrou disparaît avec son processus.",
+        "en": "Do not delete any file: the lock disappears when the process ends.",
+        "fr": "Ne supprimez aucun fichier : le verrou disparaît avec le processus.",
     }
     assert code == 2
     assert f"[Q204] {what[language]}" in said(err)
     assert remedy[language] in said(err)  # fmt: skip
     with caplog.at_level(logging.INFO), locked(run_dir):
         assert (run_dir / HOLDER).exists()
-    left = {"en": "ended without giving it back", "fr": "qui a fini sans le rendre"}
+    left = {"en": "ended without unlocking it", "fr": "s'est terminé sans le libérer"}
     assert left[language] in said(caplog.text)
     assert not (run_dir / HOLDER).exists()

@@ -56,10 +56,10 @@ def test_an_unknown_language_is_refused(quatrain: Any) -> None:
 @pytest.mark.parametrize(
     ("language", "said"),
     [
-        ("en", ["records that ask a question of the held-out file: 3", "Ready to train: ",
-                "records decoded wrongly once: 1", "ftfy.fix_encoding"]),
-        ("fr", ["exemples qui posent une question du fichier mis de côté\u00a0: 3",
-                "Prêt à entraîner\u00a0: ", "exemples mal décodés une fois\u00a0: 1",
+        ("en", ["records that ask a held-out question: 3", "Ready to train: ",
+                "records with wrongly decoded characters: 1", "ftfy.fix_encoding"]),
+        ("fr", ["exemples qui posent une question de validation\u00a0: 3",
+                "Prêt pour l'entraînement\u00a0: ", "exemples aux caractères mal décodés\u00a0: 1",
                 "ftfy.fix_encoding"]),
     ],
 )  # fmt: skip
@@ -75,13 +75,13 @@ def test_leaks_and_mojibake_are_told_in_the_language_and_in_english_to_a_program
     out = quatrain(*words).out
     assert [sentence for sentence in said if sentence not in out] == []
     messages = [one["message"] for one in quatrain(*words, "--json").json["findings"]]
-    assert "records that ask a question of the held-out file: 3" in messages
+    assert "records that ask a held-out question: 3" in messages
 
 
 @pytest.mark.parametrize(
     ("language", "said"),
-    [("en", "stopped and saved; to go on: quatrain sft"),
-     ("fr", "arrêté et enregistré\u202f; pour continuer\u00a0: quatrain sft")],
+    [("en", "stopped and saved; to resume: quatrain sft"),
+     ("fr", "arrêté et enregistré\u202f; pour reprendre\u00a0: quatrain sft")],
 )  # fmt: skip
 def test_a_stopped_run_says_how_to_go_on(
     quatrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, said: str

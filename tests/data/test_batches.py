@@ -127,14 +127,14 @@ def test_a_batch_larger_than_the_data_spans_epochs(rows: Rows) -> None:
 
 
 def test_a_world_that_does_not_divide_the_batch_is_refused(rows: Rows) -> None:
-    with pytest.raises(ConfigError, match="must divide batch_size: batch_size=6, 4 processes") as e:
+    with pytest.raises(ConfigError, match="batch_size=6 cannot be divided among 4 processes") as e:
         Batches(rows, 6, 0).batch(0, 0, 4)
     assert "train.batch_size=8" in e.value.remedy
 
 
 def test_no_rows_and_no_batch_are_refused(rows: Rows, tmp_path: Path) -> None:
     empty = write_rows(tmp_path / "rows", [], block_size=8, packing="padded", pad_id=0)
-    with pytest.raises(DataError, match="no rows to learn from"):
+    with pytest.raises(DataError, match="holds no rows"):
         Batches(empty, 1, 0)
-    with pytest.raises(ConfigError, match="batch_size must be at least 1: 0"):
+    with pytest.raises(ConfigError, match=r"batch_size is 0. It must be at least 1"):
         Batches(rows, 0, 0)

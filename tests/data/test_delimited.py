@@ -61,7 +61,7 @@ def test_a_spreadsheets_own_export_is_read(tmp_path: Path, what: str, name: str)
 def test_lines_above_the_header_are_said(tmp_path: Path) -> None:
     notes: list[str] = []
     read(write(tmp_path / "a.csv", EXPORTS["titles with delimiters"]), notes)
-    said = "the columns are named in line 4; lines above it that were passed over: 2"
+    said = "line 4 names the columns; lines skipped above it: 2"
     assert notes == [f"a.csv: {said}"]
 
 
@@ -134,16 +134,14 @@ def test_a_table_without_a_header_says_so(tmp_path: Path) -> None:
         load_records([str(path)], DataConfig())
     assert "question,answer" in caught.value.remedy
     path = write(tmp_path / "b.csv", "Lyon;France\nRome;Italie\n")
-    with pytest.raises(
-        DataError, match="the columns are of no known shape: Lyon, France"
-    ) as caught:
+    with pytest.raises(DataError, match="the columns match no known shape: Lyon, France") as caught:
         load_records([str(path)], DataConfig())
-    assert "If the first line is a record already" in caught.value.remedy
+    assert "If the first line is already a record" in caught.value.remedy
 
 
 def test_a_header_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "que\0stion;x\nUn ?;1\n")
-    with pytest.raises(DataError, match="line 1, cannot be read: contains a NUL"):
+    with pytest.raises(DataError, match=r"line 1 should name the columns, but .* contains a NUL"):
         read(path)
 
 
@@ -175,7 +173,10 @@ def test_many_bad_rows_stop(tmp_path: Path, good: int, bad: int, fraction: float
 
 def test_what_is_set_aside_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_records([str(write(tmp_path / "a.csv", TABLE + "Vide ?;\n"))], DataConfig())
-    assert "set aside: 1 of 13; the first is a.csv:14: answer (output) is empty" in caplog.text
+    assert (
+        "1 of 13 records cannot be used and were left out; the first is a.csv:14: answer"
+        in caplog.text
+    )
 
 
 AMBIGUOUS = {"Question": "Un ?", "question": "Deux ?", "answer": "2"}
@@ -237,5 +238,5 @@ def test_two_columns_of_one_name_are_refused_everywhere(tmp_path: Path, name: st
             pytest.importorskip("pyarrow.parquet").write_table(table, path)
         else:
             pytest.importorskip("datasets").Dataset(table).save_to_disk(str(path))
-    with pytest.raises(DataError, match="two columns have one name: answer, answer"):
+    with pytest.raises(DataError, match="several columns of the same name: answer, answer"):
         read(path)

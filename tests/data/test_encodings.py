@@ -77,7 +77,7 @@ def test_real_french_is_never_read_as_something_else(tmp_path: Path, encoding: s
 
 def test_two_plausible_readings_are_refused_with_both(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("Il va à Paris".encode("cp850"))
-    with pytest.raises(DataError, match=r"a text in two encodings(?s:.*)in cp1252") as caught:
+    with pytest.raises(DataError, match=r"valid text in two encodings(?s:.*)in cp1252") as caught:
         values(tmp_path / "a.txt")
     assert "'Il va à Paris' in cp850" in caught.value.message
     assert "'Il va … Paris' in cp1252" in caught.value.message
@@ -92,9 +92,9 @@ def test_an_encoding_that_is_said_is_not_doubted(tmp_path: Path) -> None:
     assert notes == []
     (tmp_path / "b.txt").write_bytes("été".encode("utf-16-le"))
     assert values(tmp_path / "b.txt", encoding="utf-16") == ["été"]
-    with pytest.raises(ValueError, match=r"data\.encoding=latin-99 is no encoding"):
+    with pytest.raises(ValueError, match=r"data\.encoding=latin-99 is not a known encoding"):
         DataConfig(encoding="latin-99")
-    with pytest.raises(ValueError, match=r"data\.encoding=base64 is no encoding"):
+    with pytest.raises(ValueError, match=r"data\.encoding=base64 is not a known encoding"):
         DataConfig(encoding="base64")
 
 
@@ -105,7 +105,7 @@ def test_an_encoding_that_is_said_garbles_no_file_in_utf_8(tmp_path: Path) -> No
     notes: list[str] = []
     wanted = ["l'été à Paris", "Il va à Paris", "l'été"]
     assert values(tmp_path, notes, encoding="cp850") == wanted
-    assert notes == ["a.txt: UTF-8, and read so; data.encoding=cp850 was not used"]
+    assert notes == ["a.txt: read as UTF-8, which it is; data.encoding=cp850 was not used"]
 
 
 def test_utf_16_without_a_mark_is_known_by_its_nuls(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_few_lines_of_utf_8_in_another_encoding_are_bad_rows(tmp_path: Path) -
     (tmp_path / "a.csv").write_bytes(b"question;answer\n" + b"\n".join(lines))
     found = list(read_rows(str(tmp_path / "a.csv"), DataConfig()))
     assert [row.error is None for row in found] == [True, True, True, False]
-    assert found[3].error == "this line is UTF-8, while the file is Windows-1252"
+    assert found[3].error == "this line is UTF-8, but the file is Windows-1252"
     items = [b'["' + line + b'"]' for line in lines]
     (tmp_path / "a.json").write_bytes(b"[" + b",\n".join(items).replace(b'["', b'"')
                                       .replace(b'"]', b'"') + b"]")  # fmt: skip

@@ -44,7 +44,7 @@ def test_what_is_reached_twice_is_read_once_and_said(tmp_path: Path) -> None:
     write(tmp_path / "other.jsonl")
     notes: list[str] = []
     assert sorted(places(tmp_path / "data", notes)) == ["b.jsonl:1", "other.jsonl:1"]
-    assert notes == ["data: links to what is read already, not followed: 2 (again, d.jsonl)"]
+    assert notes == ["data: links to files that are read anyway, skipped: 2 (again, d.jsonl)"]
 
 
 def test_a_cycle_ends(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_a_cycle_ends(tmp_path: Path) -> None:
     assert places(tmp_path, notes) == ["a.jsonl:1"]
     name = tmp_path.name
     assert notes == [
-        f"{name}: links to what is read already, not followed: 1 (self)",
-        f"{name}: links that lead nowhere: 1 (ring)",
+        f"{name}: links to files that are read anyway, skipped: 1 (self)",
+        f"{name}: broken links: 1 (ring)",
     ]
 
 
@@ -68,9 +68,9 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     notes: list[str] = []
     assert places(tmp_path / "d", notes) == ["a.jsonl:1"]
     assert notes == [
-        "d: hidden files or folders that were passed over: 3 (.b.jsonl, .git, ~$q.xlsx)",
-        "d: links that lead nowhere: 1 (lost)",
-        "d: files of other kinds that were passed over: 3 (LICENSE, README.md, c.pdf)",
+        "d: hidden files or folders, skipped: 3 (.b.jsonl, .git, ~$q.xlsx)",
+        "d: broken links: 1 (lost)",
+        "d: files of other formats, skipped: 3 (LICENSE, README.md, c.pdf)",
         "d: empty files: 1 (e.jsonl)",
     ]
 
@@ -102,9 +102,9 @@ def test_markdown_is_text(tmp_path: Path) -> None:
 
 def test_a_link_that_leads_nowhere_and_an_empty_folder_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to("gone.jsonl")
-    with pytest.raises(DataError, match=r"a link that leads nowhere: there is no gone\.jsonl"):
+    with pytest.raises(DataError, match=r"a broken link: gone\.jsonl does not exist"):
         places(tmp_path / "a.jsonl", [])
-    with pytest.raises(DataError, match=r"holds no data file(?s:.*)lead nowhere: 1 \(a\.jsonl\)"):
+    with pytest.raises(DataError, match=r"holds no data file(?s:.*)broken links: 1 \(a\.jsonl\)"):
         places(tmp_path, [])
 
 
@@ -123,7 +123,7 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, name: str, data: byte
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     for path in (tmp_path / name, tmp_path):
-        with pytest.raises(DataError, match=rf"{name} is a pointer of Git LFS") as caught:
+        with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer") as caught:
             places(path, [])
         assert "git lfs pull" in caught.value.remedy
 
@@ -152,5 +152,5 @@ def test_a_file_that_may_not_be_read_is_an_error_of_the_users(
 
 def test_a_pipe_is_no_file_to_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(DataError, match="cannot be opened: it is no regular file"):
+    with pytest.raises(DataError, match="cannot be opened: it is not a regular file"):
         places(tmp_path / "a.jsonl", [])

@@ -51,7 +51,7 @@ def test_a_header_of_another_trainer_is_found_below_a_title(
 ) -> None:
     path = make(tmp_path / f"a.{'csv' if make is csv else 'xlsx'}", row, "Mon quiz\n\n")
     records = load_records([path], DataConfig())
-    assert "passed over: 1" in records.notes[0]
+    assert "skipped above it: 1" in records.notes[0]
     [conversation] = records.conversations
     assert [turn.content for turn in conversation.messages] == ["Un ?", "Deux"]
 

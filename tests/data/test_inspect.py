@@ -199,7 +199,7 @@ def test_one_answer_to_most_questions_is_a_warning(tmp_path: Path) -> None:
         row["output"] = "Oui" if row["instruction"].count("1") else "oui."
     finding = found(inspect(config_for(tmp_path, rows)), "dominant_answer")
     assert finding.count == 20
-    assert "50% of the answers are one: 'oui.'" in finding.message
+    assert "50% of the answers are the same: 'oui.'" in finding.message
 
 
 def test_plain_text_is_for_pretraining_unless_a_task_is_given(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_the_limit_is_kept_and_said(tmp_path: Path) -> None:
     config = config_for(tmp_path, questions(30), limit=10)
     survey = Survey().read(config.data.train, config.data)
     assert len(survey) == 10
-    assert survey.notes == ["data.limit=10: what follows was not read"]
+    assert survey.notes == ["data.limit=10 reached: the rest was not read"]
 
 
 def test_places_are_given_back() -> None:

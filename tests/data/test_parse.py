@@ -149,7 +149,10 @@ REJECTED = [
     ({"messages": [USER, message("tool"), ASSISTANT]}, "tool"),
     ({"messages": [USER, message("assistant", "")]}, "is empty"),
     ({"messages": [message("user", " "), ASSISTANT]}, "is empty"),
-    ({"messages": [message("system"), message("system"), USER, ASSISTANT]}, "only the first may"),
+    (
+        {"messages": [message("system"), message("system"), USER, ASSISTANT]},
+        "only the first message may",
+    ),
     ({"messages": [USER, ASSISTANT, USER]}, "ends with user"),
     ({"messages": [USER, USER, ASSISTANT]}, "assistant was expected"),
     ({"messages": [ASSISTANT]}, "user was expected"),
@@ -165,8 +168,8 @@ REJECTED = [
     ({"question": ["x"], "answer": "x"}, "question (instruction) must be text, this is a list"),
     ({"question": "x", "answer": {"a": 7}}, "answer (output) must be text, this is an object"),
     ({"question": "x", "answer": "y", "input": {}}, "context (input) must be text"),
-    ({"question": "x", "answers": [[3]]}, "each of answers must be text, one is a list"),
-    ({"question": "x", "answers": [None]}, "each of answers must be text, one is null"),
+    ({"question": "x", "answers": [[3]]}, "all answers must be text; one is a list"),
+    ({"question": "x", "answers": [None]}, "all answers must be text; one is null"),
     ({"text": ""}, "text is empty"),
     ({"text": None}, "text must be text, this is null"),
     ({"paragraphs": {}}, "paragraphs must be a list, this is an object"),
@@ -239,9 +242,11 @@ def test_the_first_row_of_a_known_shape_tells_the_files(tmp_path: Path) -> None:
 
 
 def test_a_mapped_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such column; the columns are input, instruction,"):
+    with pytest.raises(DataError, match=r"no such column. The columns are input, instruction,"):
         load(tmp_path, [SAME[0]], columns={"question": "Frage"})
-    with pytest.raises(DataError, match=r"data\.columns has no field 'frage'; it has question,"):
+    with pytest.raises(
+        DataError, match=r"data\.columns has no field 'frage'\. Its fields: question,"
+    ):
         load(tmp_path, [SAME[0]], columns={"frage": "instruction"})
 
 

@@ -108,7 +108,7 @@ def test_a_hundred_thousand_mutated_records_are_each_good_or_rejected(tmp_path: 
 
 def test_too_many_bad_records_stop_with_the_first_five(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [*questions(20), *[{"instruction": "x", "output": ""}] * 7])
-    pattern = r"(?s)7 of 27 records cannot be used, 25\.93%; data\.max_bad_fraction allows 1\.00%:"
+    pattern = r"(?s)7 of 27 records cannot be used, 25\.93%\. data\.max_bad_fraction allows 1\.00%:"
     first = r"\n  a\.jsonl:21: answer \(output\) is empty.*a\.jsonl:25: .*\n  and 2 more"
     with pytest.raises(DataError, match=pattern + first) as caught:
         load_records([str(path)], DataConfig(), tmp_path)
@@ -133,7 +133,7 @@ def test_limit_takes_the_first_good_records_and_says_so(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", questions(10))
     records = load_records([str(path)], DataConfig(limit=4))
     assert [item.source for item in records.conversations] == [f"a.jsonl:{n}" for n in (1, 2, 3, 4)]
-    assert records.notes[-1] == "data.limit=4: what follows was not read"
+    assert records.notes[-1] == "data.limit=4 reached: the rest was not read"
 
 
 def grouped(*groups: str) -> Records:
@@ -160,7 +160,7 @@ def test_the_holdout_depends_on_the_seed_and_not_on_the_order() -> None:
 def test_the_smallest_holdout_is_one_group_on_each_side() -> None:
     assert [len(part) for part in holdout(grouped("a", "b"), 0.01, 0)] == [1, 1]
     assert [len(part) for part in holdout(grouped("a", "b"), 0.99, 0)] == [1, 1]
-    with pytest.raises(DataError, match=r"needs two groups at least .* the data has 1"):
+    with pytest.raises(DataError, match=r"needs at least two groups .* the data has 1"):
         holdout(grouped("a", "a"), 0.5, 0)
 
 
@@ -307,7 +307,9 @@ def test_long_conversations_are_set_aside_whole_and_named(tmp_path: Path) -> Non
 def test_too_many_long_conversations_stop_with_a_block_size_that_works(tmp_path: Path) -> None:
     long = {"question": "Long ?", "answer": "très " * 40}
     path = write(tmp_path / "t.jsonl", [*questions(10), long])
-    with pytest.raises(DataError, match=r"answers would be cut: 1 of 11 .* t\.jsonl:11") as caught:
+    with pytest.raises(
+        DataError, match=r"1 of 11 conversations .* would lose part of .* t\.jsonl:11"
+    ) as caught:
         load_and_prepare_french_data(config_for(tmp_path, path))
     assert not (tmp_path / "run/data/train").exists()
     assert (tmp_path / "run/data/too_long.jsonl").exists()
@@ -319,14 +321,18 @@ def test_too_many_long_conversations_stop_with_a_block_size_that_works(tmp_path:
 
 def test_data_in_which_no_answer_survives_is_an_error(tmp_path: Path) -> None:
     config = config_for(tmp_path, block_size=16, max_cut_fraction=1.0)
-    with pytest.raises(DataError, match=r"no answer token survives data\.block_size=16: 40") as e:
+    with pytest.raises(
+        DataError, match=r"no answer token fits in data\.block_size=16\. Of 40"
+    ) as e:
         load_and_prepare_french_data(config)
     assert e.value.code == "Q303"
 
 
 def test_plain_text_in_sft_is_an_error_that_names_pretraining(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Il pleut.\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"1 records are plain text \(the first: a\.txt:1\)") as e:
+    with pytest.raises(
+        DataError, match=r"1 records are plain text without answers \(the first: a\.txt:1\)"
+    ) as e:
         load_and_prepare_french_data(config_for(tmp_path, tmp_path / "a.txt"))
     assert "quatrain pretrain" in e.value.remedy
 
@@ -434,7 +440,7 @@ def prepared_twice(config: Config, caplog: pytest.LogCaptureFixture) -> tuple[bo
     caplog.clear()
     with caplog.at_level(logging.INFO):
         _, data = load_and_prepare_french_data(config)
-    return "prepared data is used again" in caplog.text, data
+    return "using the data prepared earlier" in caplog.text, data
 
 
 def test_prepared_data_is_used_again_and_is_equal(
@@ -519,7 +525,7 @@ def test_another_byte_tokenizer_or_chat_format_is_another_preparation(
     with caplog.at_level(logging.INFO):
         load_and_prepare_french_data(config, chat=ChatFormat(assistant_role="user"))
         load_and_prepare_french_data(config, train_bpe([TEXT], 400))
-    assert "used again" not in caplog.text
+    assert "prepared earlier" not in caplog.text
 
 
 def test_removing_the_holdout_removes_its_rows(tmp_path: Path) -> None:
@@ -543,7 +549,7 @@ def test_damaged_rows_are_found_named_and_made_again(
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     used, _ = prepared_twice(config, caplog)
     assert not used
-    assert "made anew" in caplog.text
+    assert "preparing the data again" in caplog.text
     assert Path(name).name in caplog.text
     assert all_bytes(tmp_path / "run/data") == before
 

@@ -190,7 +190,7 @@ SEVERAL = [
 def test_several_readings_are_an_error_that_says_how_to_choose(
     tmp_path: Path, row: dict[str, Any], choices: list[str]
 ) -> None:
-    with pytest.raises(DataError, match=r"its columns can be read in \d ways") as caught:
+    with pytest.raises(DataError, match=r"the columns can be read in \d ways") as caught:
         load(tmp_path, row)
     assert caught.value.code == "Q322"
     for choice in choices:
@@ -253,7 +253,7 @@ def test_reasons_name_the_column_of_the_file(tmp_path: Path) -> None:
 
 def test_a_later_row_of_several_readings_is_a_bad_row(tmp_path: Path) -> None:
     records = load(tmp_path, PAIR, {**PAIR, "input": "a", "output": "b"}, max_bad_fraction=0.5)
-    assert "its columns can be read in several ways: prompt + completion" in (
+    assert "the columns can be read in several ways: prompt + completion" in (
         records.rejected[0].reason
     )
 
@@ -321,7 +321,7 @@ def test_parts_of_another_type_than_text_are_refused_by_name(tmp_path: Path) -> 
     ]:
         turns = [{"role": "user", "content": [{"type": "text", "text": "Que vois-tu ?"}, part]}]
         row = {"messages": [*turns, TURNS[1]]}
-        assert f"a part of the type {named}: only text is learnt" in reason(tmp_path, row)
+        assert f"a part of type {named}, but only text is learnt" in reason(tmp_path, row)
     row = {"messages": [{"role": "user", "content": ["Que vois-tu ?"]}, TURNS[1]]}
     assert "a part of content must be an object, this is text" in reason(tmp_path, row)
 
@@ -330,7 +330,7 @@ def test_parts_of_another_type_than_text_are_refused_by_name(tmp_path: Path) -> 
 def test_a_text_that_points_to_what_is_no_text_is_refused(tmp_path: Path, column: str) -> None:
     asked = [{"role": "user", "content": f"<{column.rstrip('s')}>Que vois-tu ?"}, TURNS[1]]
     row = {"messages": asked, column: ["a.png"]}
-    assert f"a turn has {column}: only text is learnt" in reason(tmp_path, row)
+    assert f"a turn has {column}, but only text is learnt" in reason(tmp_path, row)
     assert only(tmp_path, {"messages": asked, column: []})[1] == "A: Deux"
     assert only(tmp_path, {"messages": TURNS, column: ["a.png"]})[1] == "A: Deux"
 
@@ -355,7 +355,7 @@ def test_a_templated_text_is_noted(tmp_path: Path) -> None:
                       ("<start_of_turn>", {"text": "<start_of_turn>user\nUn ?"}),
                       ("<s>", {"prompt": "<s>Un ?", "completion": "Deux"})]:  # fmt: skip
         [note] = [n for n in load(tmp_path, row, row).notes if "control tokens" in n]
-        assert "2 records hold what looks like control tokens" in note
+        assert "2 records contain what looks like control tokens" in note
         assert mark in note
 
 
@@ -400,7 +400,7 @@ def test_calls_of_another_form_are_refused(tmp_path: Path) -> None:
         said = reason(tmp_path, {"messages": turns}, tools="text")
         assert "a call must be JSON with a name and arguments" in said
     apart = [TURNS[0], {**TURNS[1], "weight": 0}, {"role": "tool_call", "content": '{"name": "f"}'}]
-    assert "only one of them is learnt" in reason(tmp_path, {"messages": apart}, tools="text")
+    assert "only one of the two is learnt" in reason(tmp_path, {"messages": apart}, tools="text")
 
 
 def test_two_turns_of_one_speaker_without_tools_stay_an_error(tmp_path: Path) -> None:

@@ -78,11 +78,11 @@ def test_an_answer_that_is_not_switched_off_is_learnt(keys: dict[str, Any], colu
         ({"train": 0}, "train is 0; it must be true or false"),
         ({"masked": 1}, "masked is 1; it must be true or false"),
         ({"weight": 1, "train": False}, "weight and train contradict each other"),
-        ({"mask": 1}, "a turn has mask, which programs read in different ways"),
+        ({"mask": 1}, "a turn has mask, which different programs read differently"),
         ({"train_detail": [{"begin_offset": 0}]}, "a turn has train_detail, which"),
-        ({"tool_calls": [{"id": "1"}]}, "a turn has tool_calls: tool calls are not learnt"),
-        ({"function_call": {"name": "f"}}, "a turn has function_call: tool calls are not"),
-        ({"images": ["a.png"]}, "a turn has images: only text is learnt"),
+        ({"tool_calls": [{"id": "1"}]}, "a turn has tool_calls, but tool calls are not learnt"),
+        ({"function_call": {"name": "f"}}, "a turn has function_call, but tool calls are not"),
+        ({"images": ["a.png"]}, "a turn has images, but only text is learnt"),
     ],
     ids=str,
 )
@@ -105,14 +105,14 @@ def test_a_key_that_holds_nothing_is_as_if_it_were_not_there(key: str, value: An
 def test_roles_of_tools_are_refused_by_name(role: str, column: str) -> None:
     row = dialogue({}, {}, column=column)
     row[column][2][KEYS[column][0]] = role
-    assert f"a turn of the role {role}: tool calls are not learnt; take" in one(row).reason
+    assert f"a turn has the role {role}, but tool calls are not learnt" in one(row).reason
 
 
 @pytest.mark.parametrize("column", KEYS)
 def test_a_conversation_that_teaches_nothing_is_a_bad_row(column: str) -> None:
     outcome = one(dialogue({"weight": 0}, {"train": False}, column=column))
     assert isinstance(outcome, Rejection)
-    assert "no answer is learnt" in outcome.reason
+    assert "no answer would be learnt" in outcome.reason
 
 
 def test_what_follows_the_last_learnt_answer_is_left_out_and_said(tmp_path: Path) -> None:
@@ -122,7 +122,9 @@ def test_what_follows_the_last_learnt_answer_is_left_out_and_said(tmp_path: Path
     assert conversation.answers == ("Réponse 1.",)
     assert any("2 turns are left out, since no answer to learn follows" in n for n in records.notes)
     listed = one({**dialogue({}, {"weight": 0}), "answers": ["Oui"]})
-    assert "answers lists what is right for the last turn, which is not learnt" in listed.reason
+    assert (
+        "answers lists the right answers for the last turn, but that turn is not" in listed.reason
+    )
 
 
 def test_unused_keys_and_columns_are_said_once_a_file_with_their_counts(tmp_path: Path) -> None:
@@ -133,16 +135,16 @@ def test_unused_keys_and_columns_are_said_once_a_file_with_their_counts(tmp_path
     path = str(tmp_path / "d.jsonl")
     assert notes == [
         f"{path}: read as messages",
-        f"{path}: columns kept beside, and not learnt: weight (1x), id (1x)",
-        f"{path}: keys of turns that are not used: reasoning_content (4x), name (2x)",
-        f"{path}: 2 turns of users or of the system ask to be learnt, and only answers are",
+        f"{path}: other columns, kept but not learnt: weight (1x), id (1x)",
+        f"{path}: keys of turns that are ignored: reasoning_content (4x), name (2x)",
+        f"{path}: 2 user or system turns are marked to be learnt; only answers are learnt",
     ]
     assert all(isinstance(note, Sentence) for note in notes)
 
 
 def test_answers_that_are_context_are_counted_in_a_note(tmp_path: Path) -> None:
     notes = load(tmp_path, dialogue({"weight": 0}, {"weight": 0}, {}), dialogue({})).notes
-    assert any("2 answers are context alone, as the file says" in note for note in notes)
+    assert any("2 answers are marked as context only" in note for note in notes)
 
 
 def config_for(tmp_path: Path, *rows: dict[str, Any], **data: Any) -> Config:
@@ -227,7 +229,7 @@ def test_a_system_column_and_a_system_turn_must_say_the_same() -> None:
     said = [m.content for m in one({"conversations": turns, "system": SYSTEM}).messages]
     assert said == [SYSTEM, "Question 1 ?", "Réponse 1."]
     other = one({"conversations": turns, "system": "Sois long."})
-    assert "the system column and the system turn say different things" in other.reason
+    assert "the system column and the system turn differ" in other.reason
     turns[0]["value"] = ""
     filled = one({"conversations": turns, "system": SYSTEM})
     assert [m.content for m in filled.messages] == said

@@ -38,13 +38,16 @@ FORMS = [
     {**ASKED, "context": CONTEXT, "answer": None, "is_impossible": True},
 ]
 CONTRADICTIONS = [
-    (article({**ANSWERED, "is_impossible": True}), "is_impossible is true and there is an answer"),
-    (article({**ASKED, "answers": [], "is_impossible": False}), "is_impossible is false and there"),
-    (article({**ASKED, "answers": None}), "no answer: the question cannot be answered"),
+    (article({**ANSWERED, "is_impossible": True}), "is_impossible is true, but there is an answer"),
+    (
+        article({**ASKED, "answers": [], "is_impossible": False}),
+        "is_impossible is false, but there",
+    ),
+    (article({**ASKED, "answers": None}), "there is no answer: the context does not"),
     (article({**ASKED, "answers": [], "is_impossible": "peut-être"}), "must be true or false"),
-    (article({**ASKED, "answers": {}}), "no answer: the question cannot be answered"),
-    (article({**ASKED, "answers": {"text": None}}), "no answer: the question cannot be answered"),
-    (article({**ASKED, "answers": [{"text": " "}]}), "no answer: the question cannot be answered"),
+    (article({**ASKED, "answers": {}}), "there is no answer: the context does not"),
+    (article({**ASKED, "answers": {"text": None}}), "there is no answer: the context does not"),
+    (article({**ASKED, "answers": [{"text": " "}]}), "there is no answer: the context does not"),
 ]
 
 
@@ -64,7 +67,7 @@ def test_a_question_without_an_answer_learns_the_sentence(
     assert not conversation.has_answer
     assert conversation.messages[0].content == f"Quel âge a Ada ?\n\n{CONTEXT}"
     assert conversation.messages[-1].content == NONE
-    assert any("1 question has no answer: what data.no_answer says" in n for n in records.notes)
+    assert any("1 question has no answer; the text of data.no_answer" in n for n in records.notes)
     [other] = load(tmp_path, row, no_answer="Aucune idée.").conversations
     assert (other.messages[-1].content, other.answers) == ("Aucune idée.", ())
 
@@ -75,7 +78,7 @@ def test_an_empty_sentence_rejects_as_before(tmp_path: Path, row: dict[str, Any]
     records = load(tmp_path, good, row, no_answer="", max_bad_fraction=0.9, shape="alpaca")
     if "paragraphs" in row:
         records = load(tmp_path, article(ANSWERED), row, no_answer="", max_bad_fraction=0.9)
-    assert "no answer: the question cannot be answered from its context" in (
+    assert "there is no answer: the context does not answer the question" in (
         records.rejected[0].reason
     )
 

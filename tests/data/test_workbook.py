@@ -110,7 +110,7 @@ def test_a_formula_is_its_result_and_without_one_a_bad_row(tmp_path: Path) -> No
 
     rewritten(path, member, change)
     first, *others = answers(path)
-    assert first.startswith("cell B2 has a formula without a result")
+    assert first.startswith("cell B2 has a formula without a stored result")
     assert others == ["4", ""]
 
 
@@ -120,7 +120,7 @@ def test_a_merged_block_is_read_in_each_of_its_rows(tmp_path: Path) -> None:
     path = made(tmp_path / "a.xlsx", rows, lambda sheet: sheet.merge_cells("A2:A3"))
     notes: list[str] = []
     assert [row.value["context"] for row in read(path, notes)] == ["Texte", "Texte", ""]
-    assert notes == ["a.xlsx: cells that took the text of the merged cell they belong to: 1"]
+    assert notes == ["a.xlsx: cells filled with the text of their merged cell: 1"]
 
 
 def test_hidden_rows_and_columns_are_read_and_said(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_hidden_rows_and_columns_are_read_and_said(tmp_path: Path) -> None:
 
     notes: list[str] = []
     assert answers(made(tmp_path / "a.xlsx", qa(["un", "deux"]), hide), notes) == ["un", "deux"]
-    assert notes == ["a.xlsx: hidden rows: 1, hidden columns: 1; they were read"]
+    assert notes == ["a.xlsx: hidden rows: 1, hidden columns: 1; they were read too"]
 
 
 def test_the_first_sheet_that_is_shown_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_the_first_sheet_that_is_shown_is_read_or_the_one_that_is_named(tmp_path
     book.save(tmp_path / "a.xlsx")
     notes: list[str] = []
     assert answers(tmp_path / "a.xlsx", notes) == ["Un"]
-    assert notes == ["a.xlsx: sheet Un was read; not read: Listes, Deux"]
+    assert notes == ["a.xlsx: read the sheet Un; not read: Listes, Deux"]
     assert answers(tmp_path / "a.xlsx", sheet="Deux") == ["Deux"]
-    with pytest.raises(DataError, match=r"has no sheet 'Trois'; it has Listes, Un, Deux"):
+    with pytest.raises(DataError, match=r"has no sheet 'Trois'. Its sheets: Listes, Un, Deux"):
         read(tmp_path / "a.xlsx", sheet="Trois")
 
 
@@ -182,7 +182,7 @@ def test_an_unknown_format_is_counted_and_the_value_read_plainly(tmp_path: Path)
 
     notes: list[str] = []
     assert answers(made(tmp_path / "a.xlsx", qa([42]), change), notes) == ["42"]
-    shown = "number formats that are not known: 1 cells were read as plain values (;;;)"
+    shown = "1 cells have unknown number formats and were read as plain values (;;;)"
     assert notes == [f"a.xlsx: {shown}"]
 
 
@@ -198,14 +198,12 @@ def test_empty_rows_and_columns_around_a_table_are_not_read(tmp_path: Path) -> N
             ["", "  "], [None, None, None], ["Ici ?", "Oui", None, None]]  # fmt: skip
     notes: list[str] = []
     assert answers(made(tmp_path / "a.xlsx", rows), notes) == ["Là", "Oui"]
-    assert notes == [
-        "a.xlsx: the columns are named in line 4; lines above it that were passed over: 1"
-    ]
+    assert notes == ["a.xlsx: line 4 names the columns; lines skipped above it: 1"]
     path = made(tmp_path / "b.xlsx", [["question", "answer"], ["Où ?", "Là", None, "hors"]])
     assert answers(path) == ["a cell beyond the 2 named columns"]
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     path = made(tmp_path / "a.xlsx", [["question", "answer", "answer "], ["Où ?", "Là", "Ici"]])
-    with pytest.raises(DataError, match="two columns have one name: answer, answer"):
+    with pytest.raises(DataError, match="several columns of the same name: answer, answer"):
         read(path)

@@ -238,7 +238,8 @@ def _shortened(text: str) -> str:
 
 def _finding(finding: Finding) -> RenderableType:
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, min_width=7)
+    widest = max(len(say(f"inspect.{level}")) for level in _STYLES)
+    table.add_column(no_wrap=True, min_width=widest)
     table.add_column(overflow="fold")
     code = f" [{finding.code}]" if finding.code else ""
     message = tell(finding.message)
