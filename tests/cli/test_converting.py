@@ -22,9 +22,9 @@ def written(directory: Path, config: ModelConfig | None = None) -> Path:
 
 @pytest.mark.parametrize(
     ("dtype", "english", "french"),
-    [("bf16", "rounding to bf16, beside the unrounded source: logits differ by",
-      "arrondi à bf16, face à la source non arrondie : les logits diffèrent de"),
-     ("f32", "rounding: nothing was rounded", "arrondi : rien n'a été arrondi")],
+    [("bf16", "rounding to bf16, compared with the unrounded source: logits differ by",
+      "arrondi en bf16, comparé à la source non arrondie : écart maximal des logits"),
+     ("f32", "rounding: none", "arrondi : aucun")],
 )  # fmt: skip
 def test_both_figures_are_said_and_in_json(
     dtype: str, english: str, french: str, quatrain: Callable[..., Any], tmp_path: Path
@@ -49,12 +49,12 @@ def test_both_figures_are_said_and_in_json(
 
 @pytest.mark.parametrize(
     ("language", "said"),
-    [("en", ("the conversion itself, on 8 prompts, judged by quatrain: logits differ by",
-             "rounding to q8_0, beside the unrounded source: logits differ by",
-             "llama.cpp reads model-q8_0.gguf alike: log-probabilities differ by")),
-     ("fr", ("la conversion même, sur 8 questions, jugée par quatrain : les logits diffèrent de",
-             "arrondi à q8_0, face à la source non arrondie : les logits diffèrent de",
-             "llama.cpp lit model-q8_0.gguf de même : les log-probabilités diffèrent de"))],
+    [("en", ("conversion, on 8 prompts, checked by quatrain: logits differ by",
+             "rounding to q8_0, compared with the unrounded source: logits differ by",
+             "llama.cpp agrees on model-q8_0.gguf: log-probabilities differ by")),
+     ("fr", ("conversion, sur 8 prompts, vérifiée par quatrain : écart maximal des logits",
+             "arrondi en q8_0, comparé à la source non arrondie : écart maximal des logits",
+             "llama.cpp confirme model-q8_0.gguf : écart moyen des log-probabilités"))],
 )  # fmt: skip
 def test_a_rounded_gguf_file_is_told_by_its_error_its_rounding_and_another_reader(
     language: str, said: tuple[str, ...], quatrain: Callable[..., Any], tmp_path: Path
@@ -72,5 +72,5 @@ def test_a_rounded_gguf_file_is_told_by_its_error_its_rounding_and_another_reade
     assert check["rounding"]["max_logit_difference"] > check["max_logit_difference"]
     assert [(one["by"], one["file"]) for one in check["gguf"]] == [("llama.cpp", "model-q8_0.gguf")]
     card = (made / "README.md").read_text(encoding="utf-8")
-    assert "Judged by quatrain. Rounding moved the source's logits by" in card
-    assert "llama.cpp reads `model-q8_0.gguf` alike" in card
+    assert "Checked by quatrain. Rounding changed the source's logits by" in card
+    assert "llama.cpp agrees on `model-q8_0.gguf`" in card

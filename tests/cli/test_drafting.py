@@ -150,7 +150,7 @@ def test_a_recipe_has_a_recipes_name(
 
 @pytest.mark.parametrize(
     ("lang", "comment"),
-    [("en", "# the share kept for judging"), ("fr", "# la part gardée pour juger")],
+    [("en", "# fraction of the data held out"), ("fr", "# fraction des données mise de côté")],
 )
 def test_comments_are_in_the_language_that_is_spoken(
     lang: str, comment: str, quatrain: Callable[..., Any], tmp_path: Path
@@ -215,7 +215,7 @@ def test_the_schema_takes_every_shipped_recipe_and_refuses_strangers() -> None:
     for wrong in ({"modelx": {}}, {"train": {"epochs": "many"}}, {"model": {"preset": "smalll"}}):
         assert not checker.is_valid(wrong)
     described = schema()["$defs"]["TrainConfig"]["properties"]["budget"]["description"]
-    assert "time box" in described
+    assert "time limit" in described
 
 
 def test_a_written_recipe_obeys_the_schema_beside_it(

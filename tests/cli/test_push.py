@@ -97,7 +97,7 @@ def test_public_opens_it_last_and_a_public_one_is_not_written_to_unasked(
     push(tmp_path, "org/name", public=True)
     assert [name for name, _ in made.asked] == ["create_repo", "upload_folder"]
     made = hub(private=False)
-    with pytest.raises(QuatrainError, match=r"Q416.*org/name is public already") as caught:
+    with pytest.raises(QuatrainError, match=r"Q416.*org/name is already public") as caught:
         push(tmp_path, "org/name", public=False)
     assert "--public" in caught.value.remedy
     assert [name for name, _ in made.asked] == ["create_repo"]
@@ -106,12 +106,12 @@ def test_public_opens_it_last_and_a_public_one_is_not_written_to_unasked(
 @pytest.mark.parametrize(
     ("error", "what", "remedy"),
     [
-        (refused(401), "does not take the token", "hf auth login"),
-        (refused(403), "may not write to org/name", "write"),
-        (refused(404, RepositoryNotFoundError), "may not write to org/name", "write"),
+        (refused(401), "rejected the token", "hf auth login"),
+        (refused(403), "has no write access to org/name", "write"),
+        (refused(404, RepositoryNotFoundError), "has no write access to org/name", "write"),
         (refused(500), "500 for this", "hf upload org/name"),
-        (OfflineModeIsEnabled("offline"), "did not get through: offline", "hf upload org/name"),
-        (TimeoutError(), "did not get through: TimeoutError", "hf upload org/name"),
+        (OfflineModeIsEnabled("offline"), "to org/name failed: offline", "hf upload org/name"),
+        (TimeoutError(), "to org/name failed: TimeoutError", "hf upload org/name"),
     ],
 )
 def test_what_the_hub_refuses_is_told_and_the_directory_stays(
@@ -165,7 +165,7 @@ def test_an_adapter_that_names_a_path_is_not_pushed(
         if pushed:
             push(tmp_path / "adapter", "org/name", public=False)
         else:
-            with pytest.raises(QuatrainError, match="a path of this machine") as caught:
+            with pytest.raises(QuatrainError, match="a local path") as caught:
                 push(tmp_path / "adapter", "org/name", public=False)
             assert "--base ORG/NAME" in caught.value.remedy
         assert bool(made.asked) is pushed

@@ -153,7 +153,7 @@ def test_eval_and_ask_take_settings_with_one_meaning(
     [
         ("max_new_token=2", "Q202", "Did you mean 'generate.max_new_tokens'?"),
         ("max_new_tokens=0", "Q202", "generate.max_new_tokens=0"),
-        ("max_new_tokens", "Q201", "'max_new_tokens' is not an override"),
+        ("max_new_tokens", "Q201", "'max_new_tokens' does not set a field"),
         ("train.seed=3", "Q209", "train.seed would have no effect"),
         ("answer.seed=3", "Q209", "answer.seed would have no effect"),
         ("run_dir.x=3", "Q209", "run_dir.x would have no effect"),
@@ -177,8 +177,11 @@ def test_eval_says_what_it_does_not_examine(
     with caplog.at_level("INFO"):
         found = quatrain("eval", trained, file, "data.max_bad_fraction=1", "--json")
     assert found.json["count"] == 1
-    assert "columns kept beside, and not learnt: theme (1x)" in caplog.text
-    assert "set aside: 1 of 2; the first is exam, 2.jsonl:2: no column answer" in caplog.text
+    assert "other columns, kept but not learnt: theme (1x)" in caplog.text
+    assert (
+        "1 of 2 records cannot be used and were left out; the first is exam, 2.jsonl:2: no column"
+        in caplog.text
+    )
 
 
 def test_every_verb_with_overrides_takes_them_as_options_too(quatrain: Any, tmp_path: Path) -> None:
@@ -225,7 +228,7 @@ def test_report_opens_a_browser_only_when_asked(
     monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
     quatrain("report", trained)
     assert opened == []
-    assert "no browser was found" in quatrain("report", trained, "--open").err
+    assert "no browser found" in quatrain("report", trained, "--open").err
     assert opened == [(trained / "report.html").as_uri()]
 
 
@@ -268,7 +271,7 @@ def test_a_shard_size_is_read_or_refused() -> None:
 
     assert [size_of(text) for text in ("5GB", "500 mb", "7")] == [5 * 10**9, 5 * 10**8, 7]
     for text in ("0GB", "5TB", "-1", ""):
-        with pytest.raises(ConfigError, match="such as 5GB"):
+        with pytest.raises(ConfigError, match="like 5GB"):
             size_of(text)
 
 

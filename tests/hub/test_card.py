@@ -37,7 +37,7 @@ def test_names_of_the_hub_are_linked_and_paths_are_not(tmp_path: Path) -> None:
     plain = card(tmp_path, data={"train": ["q.jsonl"]}, model={"init": "./base"})
     assert plain.data.base_model is None
     assert plain.data.datasets is None
-    assert "| began with | ./base |" in plain.text
+    assert "| started from | ./base |" in plain.text
 
 
 def test_no_licence_is_claimed(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_no_licence_is_claimed(tmp_path: Path) -> None:
 def test_what_was_not_measured_is_not_claimed(tmp_path: Path, row: dict[str, Any] | None) -> None:
     found = card(tmp_path, row)
     assert found.data.eval_results is None
-    assert ("Not judged at this step." in found.text) == (row is None)
+    assert ("Not evaluated at this step." in found.text) == (row is None)
 
 
 def test_a_name_cannot_leave_its_cell(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def test_a_file_that_is_read_as_another_function_is_refused(
     write_gguf(source_of(shape, tokenizer), tmp_path / "m.gguf", kind)
     source = read_gguf(tmp_path / "m.gguf")
     wrong = source.replace(config=source.config.replace(**changes))
-    with pytest.raises(CheckpointError, match=r"\[Q412\] llama.cpp reads .*m.gguf as another func"):
+    with pytest.raises(
+        CheckpointError, match=r"\[Q412\] llama.cpp computes something else from .*m.gguf"
+    ):
         judge(tmp_path / "m.gguf", wrong)
 
 
@@ -75,10 +77,10 @@ def test_a_conversion_from_and_to_gguf_is_judged(
     assert done.agreement is not None
     assert done.agreement.judged_by == "transformers"
     assert [(one.by, one.file) for one in done.agreement.gguf] == [("llama.cpp", "m.gguf")]
-    assert "llama.cpp reads `m.gguf` alike" in (tmp_path / "hf" / "README.md").read_text()
+    assert "llama.cpp agrees on `m.gguf`" in (tmp_path / "hf" / "README.md").read_text()
     run_conversion(str(tmp_path / "hf"), tmp_path / "back", "gguf", None, dtype, None, False, True,
                    "5GB", False, None, False, False)  # fmt: skip
-    assert f"llama.cpp reads model-{dtype}.gguf alike" in capsys.readouterr().out
+    assert f"llama.cpp agrees on model-{dtype}.gguf" in capsys.readouterr().out
 
 
 def test_without_llama_cpp_transformers_judges_dense_models(
@@ -91,7 +93,7 @@ def test_without_llama_cpp_transformers_judges_dense_models(
     assert found is not None
     assert found.by == "transformers"
     assert found.mean_log_probability_difference < 1e-4
-    with pytest.raises(CheckpointError, match="transformers reads"):
+    with pytest.raises(CheckpointError, match="transformers computes something else"):
         judge(tmp_path / "m.gguf", source.replace(config=source.config.replace(rope_theta=100.0)))
 
 
@@ -104,8 +106,8 @@ def test_where_nobody_can_judge_it_is_said(
     run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, False, True,
                    "5GB", False, None, False, False)  # fmt: skip
     said = capsys.readouterr()
-    assert "judged by quatrain" in said.out
-    assert "no other program read the GGUF file" in said.err
+    assert "checked by quatrain" in said.out
+    assert "no other program checked the GGUF file" in said.err
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_crash_of_llama_cpp_loses_nothing(
     monkeypatch.setattr(sys, "path", [str(tmp_path / "fake"), *sys.path])
     with caplog.at_level(logging.WARNING):
         done = convert(tmp_path / "m.gguf", tmp_path / "hf", Conversion(to="hf"))
-    assert "llama.cpp could not judge" in caplog.text
+    assert "llama.cpp could not check" in caplog.text
     assert done.agreement is not None
     assert [one.by for one in done.agreement.gguf] == ["transformers"]
 

@@ -1,4 +1,4 @@
-"""The model card: README.md of a model directory, for people and for the Hub."""
+"""The model card: README.md of a model directory, for users and for the Hub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_card(
         f"Converted by Quatrain {__version__}.",
         {**about, **summary(source.config), **source.notes},
         f"## Check\n\n{_checked(agreement)}\n\n"
-        "## Licence\n\nA conversion changes no licence: that of the source's weights holds.\n",
+        "## Licence\n\nConversion does not change the licence: that of the source applies.\n",
     )
 
 
@@ -65,7 +65,7 @@ def write_run_card(
         front["model-index"] = [{"name": name, "results": [_result(config, evaluation)]}]
     verb = "Fine-tuned" if train.task == "sft" else "Pretrained"
     about = {
-        "began with": config.model.init or "random weights",
+        "started from": config.model.init or "random weights",
         "trained on": ", ".join(config.data.train),
         "steps": f"{step:,} of {train.max_steps:,}" if train.max_steps else f"{step:,}",
         "tokens read": f"{tokens:,}",
@@ -78,9 +78,9 @@ def write_run_card(
         {**about, **summary(config.model)},
         f"## Scores\n\n{_scored(config, evaluation)}\n\n"
         '## Use\n\n```bash\nquatrain ask DIRECTORY "Bonjour !"\n```\n\n'
-        "DIRECTORY is where this file lies; transformers opens it too.\n\n"
-        "## Licence\n\nNot stated. It follows from that of the weights it began with and of the "
-        "data; say it here and as `license` in the front matter before you share this model.\n",
+        "DIRECTORY is the directory of this file. transformers can open it too.\n\n"
+        "## Licence\n\nNot stated. It depends on the licences of the initial weights and of the "
+        "data. Before you share this model, state it here and as `license` in the front matter.\n",
     )
 
 
@@ -131,12 +131,12 @@ def _result(config: Config, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _scored(config: Config, evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
-        return "Not judged at this step."
+        return "Not evaluated at this step."
     loss = evaluation["eval_loss"]
-    parts = [] if loss is None else [f"a loss of {loss:.3f} nats a token"]
+    parts = [] if loss is None else [f"a loss of {loss:.3f} nats per token"]
     if evaluation["f1"] is not None:
         parts.append(f"exact match {evaluation['exact_match']:.1f} %")
-        parts.append(f"F1 {evaluation['f1']:.1f} %, with French normalising")
+        parts.append(f"F1 {evaluation['f1']:.1f} %, after French normalisation")
     most = config.evaluate.questions or 0
     return f"On {_judged_on(config)} ({most:,} questions at most): {', '.join(parts)}."
 
@@ -145,12 +145,12 @@ def _checked(agreement: Agreement | None) -> str:
     if agreement is None:
         return "**Not checked**: converted with `--no-check`."
     return (
-        f"Source and result were compared on {agreement.prompts} prompts, in float32 and on "
-        f"weights rounded alike: the logits differ by {agreement.max_logit_difference:.3g} at "
+        f"Source and result were compared on {agreement.prompts} prompts, in float32 and with "
+        f"equally rounded weights: the logits differ by {agreement.max_logit_difference:.3g} at "
         f"most, and {agreement.greedy_tokens_equal} of {agreement.greedy_tokens} greedy tokens "
-        f"are equal. Judged by {agreement.judged_by}. {_cost(agreement.rounding)}"
+        f"are equal. Checked by {agreement.judged_by}. {_cost(agreement.rounding)}"
         + "".join(
-            f"\n\n{one.by} reads `{one.file}` alike: log-probabilities differ by "
+            f"\n\n{one.by} agrees on `{one.file}`: log-probabilities differ by "
             f"{one.mean_log_probability_difference:.2g} on average, and {one.likeliest_equal} of "
             f"{one.places} likeliest tokens are equal."
             for one in agreement.gguf
@@ -162,6 +162,6 @@ def _cost(rounding: Rounding) -> str:
     if rounding.nothing:
         return "Nothing was rounded."
     return (
-        f"Rounding moved the source's logits by {rounding.max_logit_difference:.3g} at most, and "
+        f"Rounding changed the source's logits by {rounding.max_logit_difference:.3g} at most, and "
         f"left {rounding.greedy_tokens_equal} of {rounding.greedy_tokens} greedy tokens equal."
     )
