@@ -64,13 +64,13 @@ def test_the_headline_compares_the_best_evaluation_with_the_first(tmp_path: Path
     assert "Finished after 4 steps" in text
     assert f'quatrain ask {tmp_path}/main "Est-ce ?"' in text
     assert "is that of step 2 of 4" in text
-    assert "least at step 2 (2.00) and ended at 3.00" in text
+    assert "lowest at step 2 (2.00) and ended at 3.00" in text
 
 
 def test_every_number_of_the_data_report_is_shown(tmp_path: Path) -> None:
     text = page_of(hand_made(tmp_path)).text
-    for shown in ("Records read 12", "Rejected 1", "Duplicates among the training records 2",
-                  "75.00% of the positions hold tokens; 25.00% are padding", "q:3"):  # fmt: skip
+    for shown in ("Records read 12", "Rejected 1", "Duplicates in the training records 2",
+                  "75.00% of the positions hold tokens. 25.00% are padding", "q:3"):  # fmt: skip
         assert shown in text, shown
 
 
@@ -93,7 +93,7 @@ def test_what_was_noted_and_rejected_is_told_in_the_language_of_the_page(tmp_pat
 def test_what_was_fixed_and_what_broke_is_listed(tmp_path: Path) -> None:
     text = page_of(hand_made(tmp_path)).text
     assert "Fixed: 1 Est-ce ? expected Est-ce ? before Est-ce ? after oui" in text
-    assert "Broken: 1 Deux ? expected oui before oui after non" in text
+    assert "Now wrong: 1 Deux ? expected oui before oui after non" in text
 
 
 def test_the_recipe_is_shown_as_what_differs_from_its_defaults(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_scores_that_are_all_zero_stand_on_an_axis_of_percentages(tmp_path: Path
 
 def test_idle_experts_are_counted_and_named(tmp_path: Path) -> None:
     page = page_of(hand_made(tmp_path))
-    assert "the busiest one, in layer 0, got 3.0 times an equal share" in page.text
-    assert "2 of 8 experts got no token at all" in page.text
+    assert "the busiest expert, in layer 0, got 3.0 times an equal share" in page.text
+    assert "2 of 8 experts got no token in those steps" in page.text
     assert "0 3.00 3.00 0.00 2, 3" in page.text
     assert sum(1 for _, attrs in page.elements if attrs.get("class") == "heat") == 2
 
@@ -205,7 +205,7 @@ def test_a_pretraining_without_held_out_text_is_told_of(tmp_path: Path) -> None:
     lines(run_dir / "metrics.jsonl", [train_row(1), train_row(2)])
     text = page_of(run_dir).text
     assert "pretrained on" in text
-    assert "Nothing was held out" in text
+    assert "No data was held out" in text
     assert "experts shared" not in text
 
 
@@ -215,12 +215,12 @@ def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
     state.write_text(json.dumps({"step": 2, "best_step": None, "finished": False}))
     lines(run_dir / "metrics.jsonl", [eval_row(0, 8.0, None, None), train_row(1), train_row(2)])
     text = page_of(run_dir).text
-    assert "At step 2 of 100" in text
+    assert "written at step 2 of 100" in text
     assert "Ask it" not in text
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no run that has begun") as caught:
+    with pytest.raises(CheckpointError, match="holds no run: ") as caught:
         write_report(tmp_path, "en")
     assert caught.value.code == "Q440"
 
