@@ -1,7 +1,7 @@
-"""Config: every number of a run, in frozen sections that say what they mean.
+"""Config: every setting of a run, in frozen sections with documented fields.
 
-A Config knows its own rules and reports all broken ones at once. Not for finding and merging
-recipes (recipe.py) nor for the Hugging Face spelling of a model (model/hf_config.py).
+A Config checks its own rules and reports all problems at once. Not for finding and merging recipes
+(recipe.py), nor for the field names of Hugging Face (model/hf_config.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quatrain.sections import Section, parts, seconds, sources
 from quatrain.words import Sentence
 
 _WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
-"""Bounds on widths, on counts, and on lengths; no tensor within them has 2^63 bytes."""
+"""Bounds on widths, counts and lengths. Within them, no tensor reaches 2^63 bytes."""
 
 MOST_EXPERTS = _MOST
 
@@ -24,7 +24,7 @@ TokenId = Annotated[int, Field(ge=-1, le=_LARGEST)]
 
 
 class RopeScaling(Section):
-    """Llama 3's frequency scaling, which Scout uses (docs/llama4.md section 1.2)."""
+    """Frequency scaling of RoPE as in Llama 3, which Scout uses (docs/llama4.md section 1.2)."""
 
     factor: float = Field(16.0, ge=1, le=_LARGEST)
     low_freq_factor: float = Field(1.0, gt=0)
@@ -43,12 +43,13 @@ def _default_moe_layers(data: dict[str, Any]) -> tuple[int, ...]:
 
 
 class ModelConfig(Section):
-    """The architecture: Llama4TextConfig under the papers' names, and where weights come from."""
+    """The architecture (Llama4TextConfig, with the names of the papers) and the initial weights."""
 
     init: str | None = None
-    """A model directory, a run directory or a Hub id to start from; its architecture is used."""
+    """The model to start from: a model directory, a run directory or a Hub id. It also sets the
+    architecture."""
     preset: str | None = None
-    """A shipped architecture to start from at random."""
+    """A shipped architecture, with random weights."""
 
     vocab_size: int = Field(8192, ge=2, le=_WIDEST)
     d_model: int = Field(256, ge=1, le=_WIDEST)
@@ -59,7 +60,7 @@ class ModelConfig(Section):
     d_k: int = Field(
         default_factory=lambda data: data["d_model"] // data["n_heads"], ge=2, le=_MOST
     )
-    """Width of a head; Llama 4 allows n_heads x d_k != d_model."""
+    """Width of a head. In Llama 4, n_heads x d_k may differ from d_model."""
 
     num_local_experts: int = Field(8, ge=1, le=_MOST)
     num_experts_per_tok: int = Field(1, ge=1, le=_MOST)
@@ -70,22 +71,22 @@ class ModelConfig(Section):
     intermediate_size_shared: int = Field(
         default_factory=lambda data: data["intermediate_size_expert"], ge=1, le=_WIDEST
     )
-    """Inner width of the shared expert; Llama 4 makes it that of a routed one."""
+    """Inner width of the shared expert. In Llama 4, it equals that of a routed expert."""
     intermediate_size_mlp: int = Field(
         default_factory=lambda data: 4 * data["d_model"], ge=1, le=_WIDEST
     )
-    """Inner width of the feed-forward of layers without experts."""
+    """Inner width of the feed-forward network in layers without experts."""
     interleave_moe_layer_step: int = Field(1, ge=0, le=_MOST)
-    """Every how many layers has experts; 0 for none."""
+    """Every n-th layer has experts; 0 for none."""
 
     no_rope_layer_interval: int = Field(4, ge=1, le=_MOST)
     rope_layers: tuple[int, ...] = Field(default_factory=_default_rope_layers)
-    """For each layer 1 where it uses RoPE and chunks, 0 where it is NoPE and global."""
+    """For each layer: 1 for RoPE and chunked attention, 0 for NoPE and global attention."""
     moe_layers: tuple[int, ...] = Field(default_factory=_default_moe_layers)
     """Indices of the layers with experts."""
 
     max_position_embeddings: int = Field(8192, ge=1, le=_LARGEST)
-    """The longest context in tokens."""
+    """The longest context, in tokens."""
     rms_norm_eps: float = Field(1e-5, gt=0, lt=1)
     rope_theta: float = Field(500000.0, gt=0, le=_LARGEST)
     rope_scaling: RopeScaling | None = None
@@ -102,7 +103,7 @@ class ModelConfig(Section):
     eos_token_ids: tuple[TokenId, ...] = ()
     pad_token_id: TokenId | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the checkpoint's config.json that the maths does not read; written back as read."""
+    """Fields of config.json that the model does not use. They are saved unchanged."""
 
     def problems(self) -> list[Sentence]:
         """See Section."""
@@ -133,56 +134,60 @@ class ModelConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """The tokenizer trained for a model that starts at random; ignored when model.init has one."""
+    """The tokenizer for a model with random weights; ignored when model.init has one."""
 
     path: str | None = None
-    """A directory with tokenizer.json, or Meta's tokenizer.model; None trains one on the data."""
+    """A directory with tokenizer.json or Meta's tokenizer.model. By default, one is trained on the
+    data."""
     kind: Literal["bpe", "char"] = "bpe"
     elisions: bool = False
-    """Split l'|eau before merging; such a tokenizer cannot leave as GGUF."""
+    """Split elisions such as l'|eau before merging. Such a tokenizer cannot be exported to GGUF."""
 
 
 DEFAULT_ROW = 512
 
 
 class DataConfig(Section):
-    """What is read, and how it fills rows."""
+    """Which data is read, and how it is packed into rows."""
 
     train: tuple[str, ...] = ("AIffl/Alpaca_french_mixtral",)
-    """Files, or names of datasets on the Hub."""
+    """Training data: files, folders or datasets on the Hub."""
     eval: tuple[str, ...] = ()
-    """Files to judge on; empty with holdout=0 judges nothing. One given on the command line takes
-    the place of the recipe's holdout."""
+    """Held-out data to evaluate on. Without it and with holdout=0, nothing is evaluated. On the
+    command line, it replaces the holdout of the recipe."""
     holdout: float = Field(0.0, ge=0, lt=1)
-    """The share of training groups (a context, a question) kept for judging."""
+    """The fraction of the training data to hold out. Records with the same context or question stay
+    together."""
     shape: Literal["auto", "alpaca", "messages", "sharegpt", "squad", "text"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
-    """Where the file says otherwise: question, context, answer, answers, messages, text, system,
-    history -> the file's column."""
+    """Column names of the file, by meaning: question, context, answer, answers, messages, text,
+    system, history."""
     tools: Literal["refuse", "text"] = "refuse"
-    """What becomes of records that call tools; `text` learns the calls as the text of turns."""
+    """How to treat records with tool calls: `refuse` rejects them, `text` learns the calls as the
+    text of turns."""
     hub_split: str = "train"
     encoding: str | None = None
-    """What text files that are not Unicode are written in: cp1252, mac-roman, cp850 ..."""
+    """The encoding of text files that are not Unicode, such as cp1252, mac-roman or cp850."""
     sheet: str | None = None
-    """The sheet of a workbook to read; by default the first neither hidden nor empty."""
+    """The sheet of a workbook to read. By default, the first that is neither hidden nor empty."""
     sheet_language: Literal["fr", "en"] | None = None
-    """The language in which a workbook shows numbers and dates; by default the workbook's own."""
+    """The language in which a workbook displays numbers and dates. By default, its own."""
     document: Literal["file", "line"] = "file"
-    """For plain text: whether a file or each line is a document."""
+    """For plain text: whether each file or each line is a document."""
     limit: int | None = Field(None, ge=1)
-    """Use the first so many training records."""
+    """Use only the first training records, up to this number."""
     block_size: int | None = Field(None, ge=8)
-    """Tokens in a row; by default 512, and what the longest conversation needs where weights come
-    from model.init."""
+    """Tokens per row. By default 512; with model.init, as many as the longest conversation
+    needs."""
     packing: Literal["best_fit", "padded"] = "best_fit"
     no_answer: str = "Sans réponse dans le texte."
-    """What is learnt and expected where a question has no answer; an empty text rejects it."""
+    """The text to learn and expect as the answer to a question that has none. If empty, such
+    questions are rejected."""
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
-    """The share of unreadable records above which nothing starts; three are set aside anyway,
-    unless it is 0 or they are most of all."""
+    """The fraction of unusable records above which training refuses to start. Up to three are
+    always left out, unless this is 0 or they are most of the records."""
     max_cut_fraction: float = Field(0.05, ge=0, le=1)
-    """The share of conversations longer than a row above which nothing starts."""
+    """The fraction of conversations longer than a row above which training refuses to start."""
 
     @field_validator("train", "eval", mode="before")
     @classmethod
@@ -208,51 +213,51 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """How a run learns; a field left at None is settled from the data and recorded."""
+    """How to train. A field left at None is chosen from the data and recorded."""
 
     task: Literal["sft", "pretrain"] = "sft"
     adapter: Literal["lora"] | None = None
-    """What learns: by default every weight; `lora` trains low-rank adapters beside frozen ones."""
+    """What to train: by default all weights. `lora` trains low-rank adapters on frozen weights."""
     epochs: float | None = Field(None, gt=0)
-    """Passes over the data."""
+    """Passes over the training data."""
     max_steps: int | None = Field(None, ge=1)
     budget: str | None = None
-    """A time box such as 20m or 1h30m, turned once into a number of steps."""
+    """A time limit such as 20m or 1h30m. It is converted once, into a number of steps."""
     batch_size: int | None = Field(None, ge=1)
-    """Rows a step."""
+    """Rows per step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Rows at a time; the gradients of a step are summed over its micro-batches."""
+    """Rows per forward pass. Gradients are accumulated over the micro-batches of a step."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """The peak; by default 0.256 / d_model, 0.7 of that when weights come from model.init, and
-    4 times that for adapters."""
+    """The peak learning rate. By default 0.256 / d_model; 0.7 times this value with model.init, and
+    4 times this value for adapters."""
     min_learning_rate_ratio: float = Field(0.05, ge=0, le=1)
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, le=1)
     decay_ratio: float = Field(0.2, ge=0, le=1)
-    """The share of steps in which WSD's rate falls."""
+    """The fraction of steps in which the learning rate decays, with the wsd schedule."""
     weight_decay: float = Field(0.01, ge=0, le=1)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     adam_eps: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     balance_loss_coef: float | None = Field(None, ge=0)
-    """Weight of the load-balancing loss; by default 0.01 in pretraining, 0 in SFT."""
+    """Weight of the load-balancing loss. By default 0.01 in pretraining, 0 in fine-tuning."""
     precision: Literal["fp32", "bf16"] | None = None
-    """bf16 computes under autocast; the weights stay fp32. By default bf16 where model.init is
-    large and the processor multiplies it by itself, else fp32."""
+    """With bf16, computation uses autocast and the weights stay fp32. By default bf16 if model.init
+    is large and the processor supports bf16 natively, otherwise fp32."""
     activation_checkpointing: bool = False
     loss_chunk_size: int = Field(1024, ge=1)
-    """Positions whose logits exist at one time."""
+    """How many positions have their logits in memory at the same time."""
     eval_interval: int | None = Field(None, ge=1)
     """Steps between evaluations."""
     save_interval: int | None = Field(None, ge=1)
-    """Steps between checkpoints; one is also kept at each evaluation."""
+    """Steps between checkpoints. Each evaluation also saves one."""
     keep_last: int = Field(2, ge=2)
     log_interval: int = Field(1, ge=1)
     sinks: tuple[Literal["tensorboard", "trackio"], ...] = ()
-    """Where rows of metrics go besides metrics.jsonl; the extra `log` brings both."""
+    """Where to send metrics besides metrics.jsonl. Install both with the extra `log`."""
     early_stop: int | None = Field(None, ge=1)
-    """End after so many evaluations without a better one."""
+    """Stop after this many evaluations without improvement."""
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
@@ -285,26 +290,28 @@ LORA_GROUPS = {
     "experts": ("gate_up_proj", "down_proj"),
     "router": ("router",),
 }
-"""What adapters can be given to; dense is the feed-forward of layers without experts."""
+"""The groups of weights that can get adapters. `dense` is the feed-forward network of layers
+without experts."""
 
 
 class LoraConfig(Section):
-    """The low-rank adapters that `train.adapter=lora` trains; every other weight is frozen."""
+    """The low-rank adapters of `train.adapter=lora`. All other weights are frozen."""
 
     targets: tuple[str, ...] | None = None
-    """Groups (attention, shared, dense, experts, router), projections (q_proj), or one of a group
-    (shared.up_proj). By default every group that the model has but the router."""
+    """Which weights get adapters: groups (attention, shared, dense, experts, router), projections
+    (q_proj), or a projection of one group (shared.up_proj). By default, all groups of the model
+    except the router."""
     rank: int = Field(16, ge=1, le=_MOST)
     alpha: float = Field(default_factory=lambda data: 2.0 * data["rank"], gt=0, le=_MOST)
-    """What is added is scaled by alpha / rank, with the rank of its group."""
+    """The output of an adapter is scaled by alpha / rank, with the rank of its group."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """The share of an adapter's inputs that is dropped in training."""
+    """The fraction of the inputs of an adapter that is dropped in training."""
     ranks: dict[str, Annotated[int, Field(ge=1, le=_MOST)]] = Field(default_factory=dict)
-    """Ranks of groups that have another, as `lora.ranks.experts=4`."""
+    """Ranks of single groups, such as `lora.ranks.experts=4`."""
     dropouts: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
-    """Dropouts of groups that have another."""
+    """Dropouts of single groups."""
     train_router: bool = False
-    """Whether the router gets adapters too, besides the targets."""
+    """Whether the router gets adapters too, in addition to the targets."""
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -334,19 +341,20 @@ class LoraConfig(Section):
 
 
 class EvalConfig(Section):
-    """How answers are judged while training."""
+    """How answers are evaluated during training."""
 
     questions: int | None = Field(None, ge=0)
-    """How many held-out questions are answered at each evaluation; by default 200, or as many as a
-    fifth of the run's time allows where weights come from model.init."""
+    """Held-out questions to answer at each evaluation. By default 200; with model.init, as many as
+    fit in a fifth of the training time."""
     rows: int | None = Field(None, ge=1)
-    """How many held-out rows the loss is measured on; by default all, or fewer for that reason."""
+    """Held-out rows to measure the loss on. By default all; with model.init, fewer if time is
+    short."""
     samples: int = Field(5, ge=0)
-    """How many of them are written to samples.jsonl."""
+    """Answers to write to samples.jsonl at each evaluation."""
 
 
 class GenerateConfig(Section):
-    """How answers are drawn; temperature 0 is greedy."""
+    """How answers are generated; temperature 0 is greedy decoding."""
 
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.0, ge=0, le=100)
@@ -354,11 +362,11 @@ class GenerateConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     candidates: int = Field(1, ge=1, le=_MOST)
-    """Answers drawn for each question, of which the one that agrees best with the others is given
-    (generate/consensus.py); more than one need a temperature."""
+    """Answers to sample for each question. The one that agrees best with the others is given
+    (generate/consensus.py). More than one needs a temperature above 0."""
     seed: int = Field(0, ge=0, lt=2**63)
     batch_size: int = Field(32, ge=1)
-    """Prompts answered side by side."""
+    """Prompts per batch."""
 
     def problems(self) -> list[Sentence]:
         """See Section."""
@@ -388,7 +396,7 @@ class Config(Section):
 
     @property
     def row_length(self) -> int:
-        """Tokens in a row; where that is still open, those of a model that starts from nothing."""
+        """Tokens per row; the default for a model with random weights while block_size is None."""
         return self.data.block_size or DEFAULT_ROW
 
     def problems(self) -> list[Sentence]:
