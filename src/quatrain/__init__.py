@@ -1,7 +1,7 @@
-"""Quatrain fine-tunes a pretrained Llama 4 to answer questions, French first.
+"""Quatrain fine-tunes a pretrained Llama 4 to answer questions, in French first.
 
 The names below are the public ones; each is imported when it is first used, so that
-`import quatrain` and the command line stay quick.
+`import quatrain` and the command line start fast.
 """
 
 from __future__ import annotations

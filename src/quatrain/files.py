@@ -1,7 +1,7 @@
-"""Write beside, hash, rename: the only way files and directories get their final names.
+"""Write to a temporary name, hash, rename: the only way files and directories are created.
 
 A directory written here carries `manifest.json`, which names every file with its size and SHA-256,
-and bears its own. A reader that calls `damage` knows whether the directory is whole. Not for
+as well as its own hash. `damage` tells a reader whether the directory is complete. Not for
 knowing what is in it.
 """
 
@@ -35,7 +35,7 @@ def sha256(path: Path) -> str:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS leaves in the place of one that it has not downloaded."""
+    """Whether a file is a Git LFS pointer."""
     if not path.is_file() or path.stat().st_size > _LARGEST_POINTER:
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The language of a person: the one asked for, else that of the system."""
+"""The user's language: the one asked for, else that of the system."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from quatrain.errors import ConfigError
 from quatrain.words import LANGUAGES
 
 _VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
-"""Where a system says its language; the first that is set decides, as POSIX has it."""
+"""The variables that hold the system's language; the first that is set decides, as in POSIX."""
 
 
 def choose_language(asked: str | None, environment: Mapping[str, str]) -> str:
-    """Take the language asked for, else that of the system where we have it, else English.
+    """Choose the language asked for, else the system's if there is a catalogue, else English.
 
     Raises:
-        ConfigError: Q240 for a language that is asked for and has no catalogue.
+        ConfigError: Q240 if there is no catalogue of the language asked for.
     """
     if asked is not None:
         if asked not in LANGUAGES:

@@ -1,7 +1,7 @@
-"""Progress: what is being done at the moment, and how far it is, for whoever watches.
+"""Progress: what is running, and how far it is, for a watcher.
 
-Whatever may take seconds says so with `working`; who shows it to a person (cli/telling.py) watches.
-Without a watcher nothing is shown.
+Whatever may take seconds uses `working`; cli/telling.py watches and shows it to the user. Without
+a watcher, nothing is shown.
 
     with working("progress.answers", total=len(questions)) as work:
         for question in questions:
@@ -20,50 +20,50 @@ from typing import Protocol
 
 @dataclass
 class Work:
-    """One thing that is being done, perhaps within another."""
+    """One task in progress, perhaps inside another."""
 
     key: str
-    """Of the catalogue, with `values`: what is done."""
+    """Key of the catalogue; with `values`, it describes the task."""
     values: dict[str, object]
     total: int | None = None
-    """How many parts there are; None where that is not known."""
+    """The number of parts; None if unknown."""
     done: int = 0
     now: str = field(default="", kw_only=True)
-    """What else is worth saying, such as a loss."""
+    """Further text to show, such as a loss."""
 
     def advance(self, count: int = 1) -> None:
-        """Note that parts are done."""
+        """Count parts as done."""
         self.done += count
 
     def reach(self, done: int, now: str = "") -> None:
-        """Note how many parts are done, and what else is worth saying."""
+        """Set the number of parts done, and the further text."""
         self.done, self.now = done, now
 
 
 class Watcher(Protocol):
-    """Who shows progress; called on the thread that works."""
+    """Receives progress, on the thread that works."""
 
     def begun(self, work: Work) -> None:
-        """Note that a work begins, within those that are not ended."""
+        """Note that a task begins, inside those that have not ended."""
 
     def ended(self, work: Work) -> None:
-        """Note that the innermost work has ended."""
+        """Note that the innermost task has ended."""
 
     def line(self, text: str) -> None:
-        """Show a line that stays."""
+        """Show a line that remains visible."""
 
 
 _WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 def watcher() -> Watcher | None:
-    """Give who watches, if anybody does."""
+    """Return the current watcher, if any."""
     return _WATCHER.get()
 
 
 @contextmanager
 def watched_by(one: Watcher) -> Iterator[None]:
-    """Let somebody watch what is done within the body."""
+    """Set the watcher while the body runs."""
     token = _WATCHER.set(one)
     try:
         yield
@@ -73,12 +73,12 @@ def watched_by(one: Watcher) -> Iterator[None]:
 
 @contextmanager
 def working(key: str, /, total: int | None = None, **values: object) -> Iterator[Work]:
-    """Say that the body is at work on something.
+    """Report the body as a task.
 
     Args:
-        key: of the catalogue: what is done.
-        total: how many parts it has, where that is known.
-        values: for the places of the sentence.
+        key: of the catalogue; describes the task.
+        total: the number of parts, if known.
+        values: fill the sentence.
     """
     work, one = Work(key, values, total), _WATCHER.get()
     if one is None:

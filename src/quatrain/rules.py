@@ -1,6 +1,6 @@
-"""Rules: what pydantic found wrong with a value, said as sentences of the catalogue.
+"""Rules: turn pydantic's errors into sentences of the catalogue.
 
-Not for the rules themselves, which stand where the fields do (config.py, text/chat.py).
+Not for the rules themselves, which are defined beside the fields (config.py, text/chat.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _UNHELPFUL = "default_factory_not_called"  # follows from another error of the s
 
 
 class Broken(ValueError):
-    """Rules that a validator found broken, each as one sentence with its remedy."""
+    """Broken rules that a validator found, each as one sentence with its remedy."""
 
     def __init__(self, problems: Iterable[Sentence]) -> None:
         self.problems = tuple(problems)
@@ -28,12 +28,12 @@ class Broken(ValueError):
 def problems_of(
     error: ValidationError, names: Mapping[str, str] | None = None
 ) -> tuple[Sentence, ...]:
-    """Say each error in one line; `names` are those that a file has for our fields."""
+    """Describe each error in one line; `names` are the file's own names of the fields."""
     return tuple(problem for one in error.errors() for problem in problems_in(one, names))
 
 
 def problems_in(one: ErrorDetails, names: Mapping[str, str] | None = None) -> Iterator[Sentence]:
-    """Say one error: a rule of ours at its place, or what pydantic expects there."""
+    """Describe one error: one of our rules, or what pydantic expects there."""
     place = ".".join((names or {}).get(str(part), str(part)) for part in one["loc"])
     broken = one.get("ctx", {}).get("error")
     if isinstance(broken, Broken):
@@ -47,7 +47,7 @@ def problems_in(one: ErrorDetails, names: Mapping[str, str] | None = None) -> It
 
 
 def _why(one: ErrorDetails) -> str:
-    """Take the catalogue's sentence for a kind of error, or pydantic's own where it has none."""
+    """Return the catalogue's sentence for a kind of error, or pydantic's own if there is none."""
     key = f"why.{one['type']}"
     if key not in catalogue("rules", "en"):
         return one["msg"][:1].lower() + one["msg"][1:]

@@ -1,4 +1,4 @@
-"""What the files of a run directory are called, and how those that grow by lines are read."""
+"""The names of the files in a run directory, and a reader for its JSON lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCK, HOLDER = "run.lock", "holder.json"
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Read a file of JSON lines one at a time; one that a kill or a full disk cut is said."""
+    """Read a file of JSON lines one at a time; an incomplete line is reported."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -33,5 +33,5 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a whole file of JSON lines, as `rows_of` does."""
+    """Read all lines of a JSON lines file, as `rows_of` does."""
     return list(rows_of(path))

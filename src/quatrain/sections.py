@@ -1,4 +1,4 @@
-"""What the sections of a Config are made of: frozen fields, lists of names, lengths of time."""
+"""Building blocks of a Config: frozen sections, lists of names, lengths of time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quatrain.words import Sentence
 
 
 class Section(BaseModel):
-    """A frozen group of fields; unknown names are refused."""
+    """A frozen group of fields; unknown fields are refused."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -28,7 +28,7 @@ class Section(BaseModel):
         return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
 
     def problems(self) -> list[Sentence]:
-        """List every rule between fields that is broken, each as one sentence with its remedy."""
+        """List all broken rules between fields, each as one sentence with its remedy."""
         return []
 
     @model_validator(mode="after")
@@ -46,7 +46,7 @@ def parts(value: Any) -> Any:
 
 
 def sources(value: Any) -> Any:
-    """Split a text at its commas, but for those in the name of a file or folder that is there."""
+    """Split a text at its commas, except those in the name of an existing file or folder."""
     if not isinstance(value, str):
         return value
     names, parts = list[str](), value.split(",")

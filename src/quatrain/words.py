@@ -1,4 +1,4 @@
-"""Words: what is said to a person, in each language, from one catalogue.
+"""Words: the messages to the user, in each language, from one catalogue.
 
 The catalogue is a file for each area and language, `catalogue/report.fr.json` and so on, from
 dotted keys to sentences with named places: `words("report.records", count=3)`. A key that has the
@@ -25,42 +25,42 @@ _NARROW, _WIDE = "\u202f", "\u00a0"
 
 
 def speak(language: str) -> None:
-    """Say everything in a language from now on; a library that is not told speaks English."""
+    """Set the language of all messages from now on; the default is English."""
     assert language in LANGUAGES, language
     _SPOKEN.set(language)
 
 
 def spoken() -> Words:
-    """Give the catalogue in the language that is spoken."""
+    """Return the catalogue in the current language."""
     return Words(_SPOKEN.get())
 
 
 def say(key: str, /, **values: object) -> str:
-    """Say a sentence of the catalogue in the language that is spoken."""
+    """Return a sentence of the catalogue in the current language."""
     return spoken()(key, **values)
 
 
 class Sentence(str):
-    """A sentence in English, as files and programs get it, that can be said in another language."""
+    """A sentence in English, for files and programs, that can be translated for the user."""
 
     key: str
     values: Mapping[str, object]
 
     @classmethod
     def of(cls, key: str, /, **values: object) -> Sentence:
-        """Make one of the catalogue."""
+        """Make a sentence from the catalogue."""
         made = cls(Words("en")(key, **values))
         made.key, made.values = key, values
         return made
 
 
 def tell(text: str) -> str:
-    """Say a sentence in the language that is spoken; any other text stays as it is."""
+    """Return a sentence in the current language; any other text stays as it is."""
     return say(text.key, **text.values) if isinstance(text, Sentence) else text
 
 
 RECORDED = ("notes", "reasons")
-"""Areas whose sentences files of a run hold."""
+"""Areas whose sentences are saved in files of a run."""
 
 
 def recorded(text: str) -> dict[str, Any]:

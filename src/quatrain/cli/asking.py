@@ -24,14 +24,14 @@ def run_asking(
     as_json: bool,
     never_abstain: bool = False,
 ) -> None:
-    """Answer a question, streamed; or talk until the input ends."""
+    """Answer a question as a stream, or converse until the input ends."""
     if as_json and question is None:
         raise ConfigError("Q208.json_without_a_question")
     settings = load_config(None, of_answering("ask", options)).generate.model_dump(
         exclude_unset=True
     )
     context = _read(context_file) if context_file else None
-    # Threads that wait while they spin take the cores from each other where others work too.
+    # Spinning threads take cores from other processes while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from quatrain.generate.answer import Answer, Answerer
 

@@ -1,10 +1,11 @@
-"""What a shell offers where a word is begun: recipes, fields of a recipe and their values.
+"""Shell completion: recipes, fields of a recipe and their values.
 
     sft op        openquizz
     train.dev     train.device=auto  train.device=cpu ...
     train.device=c    train.device=cpu  train.device=cuda
 
-typer completes verbs and options, and has the scripts. Nothing is imported before it is needed.
+typer completes commands and options, and provides the scripts. Nothing is imported before it is
+needed.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from quatrain.words import LANGUAGES, say
 
 FORMATS = ("llama4", "hf", "hf-multimodal", "gguf")
 DTYPES = ("bf16", "f16", "f32", "q8_0")
-"""Those of hub/convert.py, which imports torch."""
+"""Copies of those in hub/convert.py, which imports torch."""
 
 _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _INSTALL, _SHOW = "--install-completion", "--show-completion"
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Offer the shipped recipes, and those that lie where the word leads."""
+    """Offer the shipped recipes, and recipe files under the path typed so far."""
     from quatrain.recipe import shipped
 
     folder = Path(incomplete if incomplete.endswith("/") else os.path.dirname(incomplete))
@@ -37,14 +38,14 @@ def recipes(incomplete: str) -> list[str]:
 
 
 def overrides(incomplete: str) -> list[str]:
-    """Offer fields of a recipe, and behind the sign their values."""
+    """Offer the fields of a recipe and, after the equals sign, their values."""
     from quatrain.config import Config
 
     return _offered(incomplete, dict(_fields(Config, "")))
 
 
 def settings(incomplete: str) -> list[str]:
-    """Offer fields as verbs that answer take them: those of generate by themselves."""
+    """Offer fields for commands that answer: those of generate without their section."""
     from quatrain.config import Config, DataConfig, GenerateConfig
 
     every = dict(_fields(Config, ""))
@@ -69,7 +70,7 @@ def languages(incomplete: str) -> list[str]:
 
 
 def with_shells(command: Any) -> Any:
-    """Let the options that show and install a script speak as all others do."""
+    """Give the options for completion scripts messages from the catalogue."""
     for parameter in command.params:
         if parameter.opts == [_INSTALL]:
             parameter.callback = _install
@@ -98,10 +99,10 @@ def _show(context: typer.Context, parameter: Any, value: Any) -> None:
 
 
 def _shell(value: Any) -> str:
-    """Find the shell that calls, unless it is named.
+    """Detect the current shell, unless one is named.
 
     Raises:
-        ConfigError: Q209 for one without a script.
+        ConfigError: Q209 for a shell without a script.
     """
     import shellingham
 
@@ -160,7 +161,7 @@ def _field_before(incomplete: str) -> tuple[str, str] | None:
 
 
 def _values(name: str, field: Any) -> Sequence[str]:
-    """List what a field may be, or where that is without end, what it is by itself."""
+    """List the possible values of a field; of a number, only its default."""
     from quatrain.recipe import shipped
 
     if name == "model.preset":

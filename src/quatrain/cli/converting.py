@@ -35,7 +35,7 @@ def run_conversion(
     public: bool,
     as_json: bool,
 ) -> None:
-    """Convert MODEL, upload it where asked, and say how near it is to its source."""
+    """Convert MODEL, upload it if asked, and report how close it is to the source."""
     if public and repository is None:
         raise ConfigError("Q208.public")
     shard_bytes = size_of(shard_size)
@@ -79,7 +79,7 @@ def run_conversion(
 
 
 def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:
-    """Print the conversion's own error, what rounding costs, and who else read a GGUF file."""
+    """Print the error of the conversion, the cost of rounding, and checks by other programs."""
     if found is None:
         print(say("cli.convert.unchecked"), file=sys.stderr)
         return
@@ -100,7 +100,7 @@ def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:
 
 
 def size_of(text: str) -> int:
-    """Read a size such as 5GB or 500MB, in bytes of ten's powers, as the Hub counts."""
+    """Read a size such as 5GB or 500MB in decimal units, like the Hub."""
     found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
     if not found or int(found[1]) == 0:
         raise ConfigError("Q208.shard_size", text=text)

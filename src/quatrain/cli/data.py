@@ -1,4 +1,4 @@
-"""`quatrain data inspect` and `quatrain data prepare`: what a run would read, before it runs."""
+"""`quatrain data inspect` and `quatrain data prepare`: the data of a run, before it runs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def inspect(
     options: Options = None,
     json: Json = False,
 ) -> None:
-    """Say what a run would find in its data: shape, lengths, duplicates, leaks, bad records.
+    """Show what training would find in the data: shape, lengths, duplicates, leaks, bad records.
 
-    Exits with 3 when training would stop at it.
+    Exits with code 3 when training would stop.
     """
     fixed: dict[str, Any] = {"train": files, "eval": held_out or ()}
     if block_size is not None:
@@ -67,9 +67,9 @@ def prepare(
     options: Options = None,
     json: Json = False,
 ) -> None:
-    """Do what training does first, alone: rows on disk, and a report.
+    """Prepare the data without training: write the rows to disk, and report.
 
-    Training with the same recipe finds them done.
+    Training with the same recipe reuses them.
     """
     from quatrain.recipe import load_config
 

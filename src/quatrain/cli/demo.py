@@ -1,10 +1,10 @@
 """`quatrain demo`: the main job on the embedded questions, end to end.
 
-    RUN/pretrain/    a short pretraining on French text of our own, with its tokenizer
+    RUN/pretrain/    a short pretraining on embedded French text, with its tokenizer
     RUN/             the fine-tuning; RUN is the MODEL to ask
     RUN/exam-*.json  scores by family: before, after on held-out questions, after on unseen facts
 
-Killed anywhere and run again, it goes on: each part is resumed, or found done.
+After an interruption, the same command resumes: finished parts are not repeated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`quatrain init`: a short recipe for a file, which trains as it is.
+"""`quatrain init`: write a short recipe that is ready to train on a file.
 
     look at the file (data/inspect.py)  ->  settle what follows from it  ->  write, with comments
 
-Not for what training settles by itself: what is left out of a recipe is in config.yaml of the run.
+Not for fields that training chooses by itself: the run records those in config.yaml.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from quatrain.words import say
 
 _HELD_OUT, _PRESET = 0.1, "small"
 _ANSWER_STEP, _UNSEEN = 8, 1.25
-"""Answers' lengths are rounded up to so many tokens; those not encoded may be so much longer."""
+"""Answer lengths are rounded up to a multiple of the first number of tokens. Answers that were not
+encoded may be longer by the second factor."""
 
 
 def run_drafting(
@@ -41,7 +42,7 @@ def run_drafting(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a recipe for FILES, or say what would stop training and leave with 3."""
+    """Write a recipe for FILES, or show what would stop training and exit with code 3."""
     values = _asked(files, overrides, held_out, base)
     config = load_config(None, [], **deepcopy(values))
     values["data"]["train"] = list(config.data.train)
@@ -75,7 +76,7 @@ def run_drafting(
 def _asked(
     files: str, overrides: list[str], held_out: str | None, base: str | None
 ) -> dict[str, Any]:
-    """Give what the command line itself says, as a recipe."""
+    """Turn the command line into nested values of a recipe."""
     values = read_overrides(overrides)
     for section in ("model", "data"):
         values[section] = dict(values.get(section) or {})
@@ -119,7 +120,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _look(start: Start) -> tuple[Inspection, int | None]:
-    """Look through the data with rows that hold it; give the rows' length where it is not usual."""
+    """Inspect the data with rows that hold it; return their length if it is not the default."""
     config = start.config
     found = inspect(config, start.tokenizer, start.chat)
     longest = max((_longest(one.tokens) for one in found.sides.values()), default=0)
@@ -151,7 +152,7 @@ def _leave(found: Inspection, as_json: bool) -> None:
 def _complete(
     values: dict[str, Any], config: Config, found: Inspection, row: int | None, name: str
 ) -> dict[str, str]:
-    """Add to a recipe what follows from the data; give the comments of its fields."""
+    """Complete a recipe from the data; return the comments of its fields."""
     data, notes = values["data"], dict[str, str]()
     values.setdefault("run_dir", _free(name))
     if not config.data.eval and "holdout" not in data:

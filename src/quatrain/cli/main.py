@@ -1,7 +1,8 @@
-"""The `quatrain` command: its verbs, how errors are shown, and exit codes.
+"""The `quatrain` command: its subcommands, error messages and exit codes.
 
-Every verb imports what it needs when it runs, so that help and errors in a recipe come at once.
-A `help=` here is a key of the catalogue; main() puts the sentence there, in a person's language.
+Every subcommand imports what it needs when it runs, so that help and errors in a recipe appear at
+once. A `help=` here is a key of the catalogue; main() replaces it with the sentence in the user's
+language.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _options(
 
 @app.command(help="help.demo")
 def demo(overrides: Overrides = None, options: Options = None, json: Json = False) -> None:
-    """Run the main job on the embedded questions: pretrain, fine-tune, exam, answers."""
+    """Run the whole demo on the embedded questions."""
     from quatrain.cli.demo import run_demo
 
     run_demo([*(overrides or []), *(options or [])], json)
@@ -90,7 +91,7 @@ def init(
     options: Options = None,
     json: Json = False,
 ) -> None:
-    """Look at a file, and write a recipe that trains on it."""
+    """Inspect a data file and write a recipe to train on it."""
     from quatrain.cli.drafting import run_drafting
 
     asked = [*(overrides or []), *(options or [])]
@@ -101,7 +102,7 @@ def init(
 def pretrain(
     recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False
 ) -> None:
-    """Train on text. The same command again resumes."""
+    """Train on text, or resume."""
     from quatrain.cli.training import run_training
 
     run_training(recipe, [*(overrides or []), *(options or [])], "pretrain", json)
@@ -111,7 +112,7 @@ def pretrain(
 def sft(
     recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False
 ) -> None:
-    """Fine-tune on questions and answers. The same command again resumes."""
+    """Fine-tune on questions and answers, or resume."""
     from quatrain.cli.training import run_training
 
     run_training(recipe, [*(overrides or []), *(options or [])], "sft", json)
@@ -130,7 +131,7 @@ def plan(
     bases: Annotated[bool, typer.Option("--bases", help="help.plan.bases")] = False,
     json: Json = False,
 ) -> None:
-    """Say what a run will take: memory by part, steps, time, disk; refuse what cannot fit."""
+    """Estimate the memory, time and disk space of a run; refuse one that cannot fit."""
     from quatrain.cli.planning import list_bases, run_planning
 
     if bases or recipe is None:
@@ -150,7 +151,7 @@ def evaluate(
     options: Settings = None,
     json: Json = False,
 ) -> None:
-    """Score a model's answers: loss, exact match and F1 with French normalising."""
+    """Score a model's answers: loss, exact match and F1, after French normalisation."""
     from quatrain.cli.evaluating import run_evaluation
 
     settings = [*(overrides or []), *(options or [])]
@@ -166,7 +167,7 @@ def ask(
     options: Settings = None,
     json: Json = False,
 ) -> None:
-    """Answer one question, or hold a conversation; the answer streams."""
+    """Answer one question, or hold a conversation."""
     from quatrain.cli.asking import run_asking
 
     run_asking(model, question, context, options or [], json, never_abstain)
@@ -193,7 +194,7 @@ def convert(
     public: Annotated[bool, typer.Option("--public", help="help.convert.public")] = False,
     json: Json = False,
 ) -> None:
-    """Write a model in another format, and prove that it is the same function."""
+    """Convert a model to another format and check the result."""
     from quatrain.cli.converting import run_conversion
 
     run_conversion(
@@ -211,14 +212,14 @@ def report(
     browse: Annotated[bool, typer.Option("--open", help="help.report.open")] = False,
     json: Json = False,
 ) -> None:
-    """Write RUN/report.html: what was learnt, by which experts, from which data."""
+    """Write the report of a run to RUN/report.html."""
     from quatrain.cli.reporting import run_report
 
     run_report(run, lang, json, browse)
 
 
 def main() -> None:
-    """Run the command line; every error that a user can mend is one short message."""
+    """Run the command line; show each user error as one short message."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")

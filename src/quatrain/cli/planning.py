@@ -1,4 +1,4 @@
-"""`quatrain plan`: what a run will take, and the models to start from."""
+"""`quatrain plan`: what a run needs, and the base models."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from quatrain.words import say, spoken, tell
 _BAR = 30
 _PIPED_WIDTH, _BASES_WIDTH = 100, 150
 _FORWARD = 1 / 3
-"""The share of a step that its forward pass takes: the gradient takes twice as long."""
+"""The share of the forward pass in the time of a step; the backward pass takes twice as long."""
 _SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 141, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Memories that machines and GPUs have, in GB."""
+"""Common memory sizes of machines and GPUs, in GB."""
 
 
 def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) -> None:
-    """Prepare the data, plan, take a few steps where they fit, and show all this.
+    """Prepare the data, plan, time a few steps if they fit, and show the result.
 
     Raises:
-        ResourceError: Q603 or Q604 after the plan is shown, when it cannot be.
+        ResourceError: Q603 or Q604 after the plan is shown, if the run cannot fit.
     """
     config = load_config(recipe, overrides)
     with telling():
@@ -40,7 +40,7 @@ def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) 
 
 
 def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
-    """Describe the plan, and say why it cannot be, if it cannot."""
+    """Describe the plan, with the error if the run cannot fit."""
     from quatrain.data.prepare import load_and_prepare_french_data
     from quatrain.train.start import locked, resolve
 
@@ -120,7 +120,7 @@ def describe(
 
 
 def _time(plan: Any, timed: Any, data: Any, tried: list[float] | None) -> dict[str, Any]:
-    """Say how many steps there are, and how long they and the evaluations take."""
+    """Estimate the number of steps, and the time of steps and evaluations."""
     from quatrain.sections import seconds
 
     train = plan.config.train
@@ -143,7 +143,7 @@ def _time(plan: Any, timed: Any, data: Any, tried: list[float] | None) -> dict[s
 
 
 def _evaluation(plan: Any, timed: Any, data: Any) -> float:
-    """Say what an evaluation takes, from one batch of answers and the time of a step."""
+    """Estimate the time of an evaluation from one batch of answers and the time of a step."""
     train = plan.config.train
     questions = min(plan.config.evaluate.questions, len(data.questions))
     batches = -(-questions // plan.config.generate.batch_size)
@@ -224,7 +224,7 @@ def _memory(memory: dict[str, Any]) -> Table:
 
 
 def list_bases(as_json: bool) -> None:
-    """Show the models that a fine-tuning may start from, and what training them takes here."""
+    """List the base models, and what training them takes on this machine."""
     from quatrain.train.machine import free_memory
     from quatrain.train.plan import gigabytes, needs
 
@@ -265,6 +265,6 @@ def billions(number: int) -> str:
 
 
 def machine_for(memory: int) -> str:
-    """Name the least memory, of RAM or of a GPU, that suffices."""
+    """Name the smallest common memory size, RAM or GPU, that is enough."""
     least = next((size for size in _SIZES if size * 1e9 >= memory), None)
     return say("plan.machine.what", size=str(least)) if least else say("plan.machine.beyond")

@@ -15,7 +15,7 @@ from quatrain.words import say, spoken
 
 
 def run_report(directory: Path, language: str | None, as_json: bool, in_browser: bool) -> None:
-    """Write the page of a run, and say where it is."""
+    """Write the report of a run, and print its path."""
     language = spoken().language if language is None else choose_language(language, os.environ)
     from quatrain.report.page import write_report
 
@@ -30,7 +30,7 @@ def run_report(directory: Path, language: str | None, as_json: bool, in_browser:
 
 
 def _described(run: Any, page: Path) -> dict[str, Any]:
-    """Give the figures of the headline to a program."""
+    """Return the headline figures as plain values."""
     from quatrain.report.heat import heat_maps
 
     series = run.series

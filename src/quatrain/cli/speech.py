@@ -1,4 +1,4 @@
-"""The language of the command line: which one is asked for, and helps that are said in it."""
+"""The language of the command line: find it, and translate the help texts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _OF_TYPER = {
     "--install-completion": "help.install_completion",
     "--show-completion": "help.show_completion",
 }
-"""Options that typer adds, and their helps."""
+"""Options that typer adds, and the keys of their help texts."""
 
 
 def take_language(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Take the language out of a command line, wherever it stands; the last one counts.
+    """Remove --lang from a command line, wherever it is; the last one counts.
 
     ["sft", "openquizz", "--lang", "fr"]  ->  "fr", ["sft", "openquizz"]
     """
@@ -38,7 +38,7 @@ def take_language(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def in_words(command: Any) -> Any:
-    """Put sentences in the place of the catalogue's keys in a command's helps, and all below it."""
+    """Replace catalogue keys by sentences in the help texts of a command and its subcommands."""
     command.help = say(command.help)
     for parameter in [*command.params, command.get_help_option(typer.Context(command))]:
         opts = getattr(parameter, "opts", None) or [""]

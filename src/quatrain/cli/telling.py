@@ -1,7 +1,7 @@
-"""Show a person what is being done: a bar that lives on a terminal, lines where output is piped.
+"""Show progress: a live bar on a terminal, lines of text when output is piped.
 
-A piped line comes when a work begins after a silence, and then whenever nothing was said for some
-seconds: nobody has to wonder whether a long run is alive.
+Piped, a line appears when work begins after a silence, and then whenever nothing was printed for
+some seconds, so that nobody wonders whether a long run is alive.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from quatrain.progress import Work, watched_by
 from quatrain.words import say, speak, spoken
 
 _SILENCE = 3.0
-"""Seconds without a word after which one is said."""
+"""Seconds without output after which a line is printed."""
 _LOOKS = 4
-"""How often in that time it is looked whether one is due."""
+"""How many times in that period to check whether a line is due."""
 
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Show on stderr what the body is at."""
+    """Show the progress of the body on stderr."""
     teller = Teller()
     try:
         with watched_by(teller):
@@ -70,7 +70,7 @@ class Teller:
             self._bar.close()
 
     def _watch(self) -> None:
-        speak(self._language)  # which each thread is told for itself
+        speak(self._language)  # the language is set per thread
         while not self._over.wait(_SILENCE / _LOOKS):
             with self._lock:
                 self._tell_if_due()
@@ -90,7 +90,7 @@ class Teller:
 
 
 def _described(work: Work, begun: float) -> str:
-    """Say what is done, how far it is, and for how long it has been going on."""
+    """Describe a work: what it is, how far it is, and for how long it has been running."""
     text = say(work.key, **work.values)
     if work.total:
         text += " " + say("progress.of", done=work.done, total=work.total)
@@ -101,7 +101,7 @@ def _described(work: Work, begun: float) -> str:
 
 
 class _Bar:
-    """A live display with a bar for each work, the outermost first; gone when all is done."""
+    """A live display with a bar for each work, the outermost first; removed at the end."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -15,14 +15,14 @@ from quatrain.words import say
 
 
 def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) -> None:
-    """Build the Config, train, and say where the model is."""
+    """Build the Config, train, and report the result."""
     started = time.monotonic()
     config = load_config(recipe, overrides, train={"task": task})
     with telling():
         with working("progress.starting", task=task, run_dir=config.run_dir):
             from quatrain.train.start import resolve
 
-            resolve(config)  # what a recipe gets wrong is said before torch is imported
+            resolve(config)  # errors in a recipe are reported before torch is imported
             from quatrain.train.run import run
 
         result = run(config, started=started)
@@ -34,7 +34,7 @@ def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) ->
 
 
 def leave_if_stopped(result: Any, command: list[str]) -> None:
-    """After a signal, say how to go on and exit as shells expect."""
+    """After a signal, print how to resume, and exit with the code that shells expect."""
     if result.stopped_by is not None:
         print(say("cli.train.stopped", command=shlex.join(command)), file=sys.stderr)
         sys.exit(128 + result.stopped_by)

@@ -1,7 +1,7 @@
-"""What the verbs share: options, and mistakes told as every error is: a code, a rule, a remedy.
+"""What the subcommands share: options, and usage errors with a code, a rule and a remedy.
 
-typer prints mistakes in English, whatever language is spoken. A group of this class raises them as
-ConfigError instead, wherever in its verbs they were found.
+typer prints usage errors in English only. A group of this class raises them as ConfigError
+instead, for all its subcommands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--set", metavar=_FIELD, help="help.set", autocompletion=overrides),
 ]
-"""The same as Overrides, for those who like options better."""
+"""The same as Overrides, written as an option."""
 Answering = Annotated[
     list[str] | None,
     typer.Argument(
@@ -39,22 +39,22 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="help.settings", autocompletion=settings),
 ]
-"""Both likewise, of a verb that answers: see `of_answering`."""
+"""The same two for commands that answer: see `of_answering`."""
 
 _GENERATE = "generate"
 _UsageError: Any = typer.BadParameter.__base__
-"""What all mistakes of usage are; typer has no public name for it."""
+"""The base class of usage errors; typer has no public name for it."""
 
 
 def of_answering(verb: str, settings: Sequence[str], others: tuple[str, ...] = ()) -> list[str]:
-    """Read the settings of a verb that answers: a field without a section is one of generate.
+    """Read the settings of a command that answers: a field without a section belongs to generate.
 
     ["max_new_tokens=2"]  ->  ["generate.max_new_tokens=2"]
 
     Args:
         verb: its name.
         settings: fields and their values.
-        others: sections that the verb reads besides.
+        others: further sections that the command reads.
 
     Raises:
         ConfigError: Q209 for a field of a section that would have no effect.
@@ -73,15 +73,15 @@ def of_answering(verb: str, settings: Sequence[str], others: tuple[str, ...] = (
 
 
 class Verbs(TyperGroup):
-    """A group of verbs that tells a mistake in a person's language."""
+    """A group of commands that reports usage errors in the user's language."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
-        """Read the words before the verb."""
+        """Read the words before the command."""
         with _told():
             return super().make_context(*args, **more)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb.
+        """Find the command.
 
         Raises:
             ConfigError: Q209.
@@ -92,7 +92,7 @@ class Verbs(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Read the verb's words, and run it."""
+        """Read the arguments of the command, and run it."""
         with _told():
             return super().invoke(ctx)
 
@@ -102,13 +102,13 @@ def _told() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # no mistake: it prints the help
+        if type(error).__name__ == "NoArgsIsHelpError":  # not an error: it prints the help
             raise
         raise _as_ours(error) from None
 
 
 def _as_ours(error: Any) -> ConfigError:
-    """Say a mistake by what typer knows of it; one that it only has a sentence of, in its words."""
+    """Translate a usage error of typer; one of an unknown kind keeps typer's own sentence."""
     command = error.ctx.command_path if error.ctx else "quatrain"
     kind, parameter = type(error).__name__, getattr(error, "param", None)
     if kind == "NoSuchOption":
@@ -119,7 +119,7 @@ def _as_ours(error: Any) -> ConfigError:
         return ConfigError("Q209.value", command=command, given=error.option_name)
     if kind == "MissingParameter" and parameter is not None:
         return ConfigError("Q209.missing", command=command, name=_name(parameter))
-    if kind == "BadParameter" and parameter is not None:  # of text and paths, none is bad to typer
+    if kind == "BadParameter" and parameter is not None:  # typer accepts any text and any path
         return ConfigError("Q209.integer", name=_name(parameter))
     return ConfigError("Q209.usage", command=command, why=error.format_message())
 

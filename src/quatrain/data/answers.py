@@ -1,10 +1,10 @@
-"""Answers: what a row lists as right, and whether it says that nothing answers its question.
+"""Answers: the gold answers of a row, and whether its question is marked as unanswerable.
 
     ["Paris", "Lutèce"], [{"text": ...}], {"text": [...], ...}    gold answers
     [], {"text": [], ...}, is_impossible: true                    no answer
-    null, {}, [" "]                                               one is missing
+    null, {}, [" "]                                               the answer is missing
 
-Not for what is learnt where there is none (parse.py).
+Not for the text that is learnt when there is no answer (parse.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def golds_of(value: Any) -> tuple[str, ...]:
 
 
 def listed(value: Any) -> list[Any]:
-    """List the answers that a cell holds, whatever they are."""
+    """List the answers in a cell, of any type."""
     value = decoded(value)
     if isinstance(value, dict):
         value = value.get("text", [])
@@ -39,15 +39,15 @@ def listed(value: Any) -> list[Any]:
 
 
 def unique(texts: list[str]) -> tuple[str, ...]:
-    """Keep each text once, in their order."""
+    """Remove repeated texts, keeping the order."""
     return tuple(dict.fromkeys(texts))
 
 
 def has_no_answer(row: Row, golds: tuple[str, ...]) -> bool:
-    """Say whether a question has no answer: it says so, or lists none.
+    """Tell whether a question has no answer: it is marked so, or lists none.
 
     Raises:
-        Unfit: it says one thing and lists another.
+        Unfit: the mark and the list contradict each other.
     """
     if "is_impossible" not in row and row.get("answers") is None:
         return False

@@ -1,6 +1,6 @@
-"""Aside: what a file holds and fine-tuning does not learn, counted, and said once a file.
+"""Aside: count what a file holds but fine-tuning does not learn, and report it once per file.
 
-Not for records that are not used at all (Rejection in parse.py).
+Not for rejected records (Rejection in parse.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from quatrain.words import Sentence
 
 CONTROL_LIKE = re.compile(r"<\|[^|\s]{1,64}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
-"""What looks like a control token of some model; as content it is encoded as the text it is."""
+"""Matches text that looks like a control token of some model. Inside content, it is encoded as
+ordinary text."""
 _MOST_NAMES, _MOST_SHOWN, _MOST_MARKS = 1000, 12, 4
 
 
@@ -22,31 +23,31 @@ class Aside:
     """Counts over the good records of one source."""
 
     columns: Counter[str] = field(default_factory=Counter)
-    """Records that have a column which is kept beside."""
+    """Records that have a column which is kept but not learnt."""
     keys: Counter[str] = field(default_factory=Counter)
-    """Turns that have a key which means nothing here."""
+    """Turns that have a key which is ignored."""
     context: int = 0
-    """Answers that are context alone, as their turns say."""
+    """Answers that are marked as context only."""
     left_out: int = 0
-    """Turns behind the last answer that is learnt."""
+    """Turns after the last answer that is learnt."""
     asking: int = 0
-    """Turns of a user or of the system that ask to be learnt."""
+    """User or system turns that are marked to be learnt."""
     typed: int = 0
     """Questions and answers that are numbers or booleans."""
     unanswered: int = 0
     """Questions without an answer."""
     templated: int = 0
-    """Records whose text holds what looks like control tokens."""
+    """Records with text that looks like control tokens."""
     marks: Counter[str] = field(default_factory=Counter)
-    """What these look like."""
+    """Examples of such text."""
 
     def see(self, columns: Iterable[str] = (), keys: Iterable[str] = ()) -> None:
-        """Count what one record has."""
+        """Add the counts of one record."""
         for counter, names in ((self.columns, columns), (self.keys, keys)):
             counter.update(n for n in names if n in counter or len(counter) < _MOST_NAMES)
 
     def look(self, texts: Iterable[str]) -> None:
-        """Look for control tokens in what one record says."""
+        """Look for control tokens in the text of one record."""
         for text in texts:
             if ("<" in text or "[" in text) and (found := CONTROL_LIKE.findall(text)):
                 self.templated += 1
@@ -54,7 +55,7 @@ class Aside:
                 return
 
     def notes(self, source: str) -> Iterator[Sentence]:
-        """Say what was counted, a sentence for each kind."""
+        """Report the counts, one sentence per kind."""
         if self.columns:
             yield Sentence.of("notes.columns", source=source, names=_listed(self.columns))
         if self.keys:

@@ -1,6 +1,6 @@
-"""Batches: which rows a step learns from, as a pure function of seed, step and rank.
+"""Batches: the rows of a training step, as a pure function of seed, step and rank.
 
-There is no state to save: a run that stops anywhere and starts again asks for the next step.
+There is no state to save: a resumed run simply asks for the next step.
 
     sample g = step * batch_size + i      epoch = g // R      row = order(seed, epoch)[g % R]
 
@@ -21,22 +21,22 @@ from quatrain.errors import ConfigError, DataError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows side by side."""
+    """A batch of rows."""
 
     ids: npt.NDArray[np.int64]
     """Token ids, [B, T]."""
     mask: npt.NDArray[np.bool_]
     """True on target tokens, [B, T]; not shifted."""
     segments: list[list[int]]
-    """For each row its documents' lengths; what they leave of T is padding."""
+    """For each row, the lengths of its documents; the rest of T is padding."""
     indices: npt.NDArray[np.int64]
-    """Which rows these are, [B]."""
+    """The numbers of the rows, [B]."""
     epoch: float
-    """Passes over the rows completed once the whole step, on all ranks, is learnt."""
+    """Epochs completed after this step, over all ranks."""
 
 
 class Batches:
-    """The order in which rows are learnt."""
+    """The order of the rows in training."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
         """Read `rows` in an order that `seed` fixes, `batch_size` rows a step on all ranks."""
@@ -49,7 +49,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in one pass over the rows; need not be whole, a step may straddle two epochs."""
+        """Steps per epoch; may be a fraction, since a step may span two epochs."""
         return len(self.rows) / self.batch_size
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:

@@ -1,4 +1,4 @@
-"""Cells: what a spreadsheet shows for a value, by the number format of its cell.
+"""Cells: what a spreadsheet displays for a value, given the number format of its cell.
 
     25 %            0.25     "0 %"              36 013      36013    "#,##0"
     01001           1001     "00000"            13 juil. 98 35989    "d mmm yy"
@@ -42,7 +42,7 @@ _SYSTEM = {
 }
 _SYSTEM |= {"x-sysdate": _SYSTEM["f800"], "x-systime": _SYSTEM["f400"]}
 _BUILT_IN = {"mm-dd-yy": "", "m/d/yy h:mm": " h:mm"}
-"""What the file calls the short date of whoever looks at it."""
+"""The format name for the reader's short date."""
 _SIGNS = {"fr": (",", "\u202f"), "en": (".", ",")}
 _EPOCH = datetime.datetime(1899, 12, 30)
 _NAMES = {
@@ -62,7 +62,7 @@ _NAMES = {
 
 
 class _Unknown(Exception):
-    """A format that is not known here."""
+    """A number format that is not supported."""
 
 
 class _Token(NamedTuple):
@@ -98,7 +98,7 @@ def shown(value: Value, code: str, language: Language) -> str | None:
 
 
 def plain(value: Value, language: Language) -> str:
-    """Write a value by no format: a number with its digits, a date as ISO 8601 does."""
+    """Write a value without a format: a number with its digits, a date in ISO 8601."""
     if isinstance(value, int | float):
         return _general(Decimal(repr(value)), language)
     if isinstance(value, datetime.datetime) and value.time() == datetime.time():
@@ -133,7 +133,7 @@ def _holds(number: Decimal, condition: re.Match[str]) -> bool:
 
 
 def _tokens(section: str) -> list[_Token]:
-    """Cut a section into what it consists of; a colour, a filling and a width say nothing."""
+    """Split a section into its parts; colours, fillings and widths are ignored."""
     found: list[_Token] = []
     for match in _TOKEN.finditer(section):
         kind, text = str(match.lastgroup), match[0]
@@ -245,7 +245,7 @@ def _name(moment: datetime.datetime, kind: str, size: int, place: str, language:
 
 
 def _language_of(place: str, language: Language) -> str:
-    """Tell the language that a format names, by its number or its code, or take the sheet's."""
+    """Find the language that a format names by number or code; by default, that of the sheet."""
     code = place.split(",")[0]
     if not code or code.startswith("x-"):
         return language()

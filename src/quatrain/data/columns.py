@@ -1,8 +1,8 @@
-"""Columns: what a file's columns mean, by their names or by data.columns, and as which shape.
+"""Columns: the meaning of a file's columns, from their names or data.columns, and the shape.
 
     instruction, input, output     one reading: alpaca
-    prompt, completion, messages   two readings, and no program may choose: an error says which
-    instruction, output, text      one reading: text is what the others were made into
+    prompt, completion, messages   two readings: an error asks the user to choose
+    instruction, output, text      one reading: text was made from the others
 
 Not for what the cells hold (values.py, turns.py).
 """
@@ -41,7 +41,7 @@ _TURNS = {
     "dialogue": "messages",
     "dialog": "messages",
 }
-"""Columns of turns, and the shape that each is."""
+"""Columns that hold turns, and the shape of each."""
 _USED = {
     "alpaca": ("question", "context", "answer", "answers", "system", "history"),
     "messages": ("messages", "answers", "system"),
@@ -49,14 +49,14 @@ _USED = {
     "squad": ("question", "context", "answers", "system"),
     "text": ("text",),
 }
-"""What each shape reads; all else is kept as fields."""
+"""The meanings that each shape reads; other columns are kept as fields."""
 _TALK = {"conversation", "dialogue", "dialog"}
 _TOGETHER = {
     ("question", "answer"), ("question", "réponse"), ("question", "reponse"),
     ("question", "response"), ("instruction", "output"), ("instruction", "response"),
     ("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("input", "output"),
 }  # fmt: skip
-"""Names that programs write beside each other."""
+"""Column names that programs write together."""
 _PREFERENCES = (("chosen", "rejected"), ("rejected_response",), ("rejected_messages",),
                 ("kto_tag",))  # fmt: skip
 _MARKED = ("prompt", "completion", "label")
@@ -74,7 +74,7 @@ class Reading:
     """Pairs of a meaning and the file's column."""
 
     def told(self) -> str:
-        """Name the columns, and what to ask for to have them read so."""
+        """Name the columns, and the setting that selects this reading."""
         if self.shape == "squad":
             return "context, question, answers (data.shape=squad)"
         names = " + ".join(column for _, column in self.columns)
@@ -85,7 +85,7 @@ class Reading:
 
 
 class Named(dict[str, Any]):
-    """A row whose columns have the names of their meanings, and that knows the file's own."""
+    """A row with columns named by meaning, which also knows the file's own names."""
 
     def __init__(self, names: Iterable[str], row: Row) -> None:
         """Name the columns of `row`, in their order."""
@@ -95,7 +95,7 @@ class Named(dict[str, Any]):
 
 
 def check_columns(columns: Mapping[str, str], seen: set[str]) -> None:
-    """Refuse a mapping of columns that means nothing, or that names a column the file lacks."""
+    """Refuse a mapping with an unknown meaning or a missing column."""
     if unknown := set(columns) - set(MEANINGS):
         raise DataError("Q325.meaning", given=sorted(unknown)[0], known=", ".join(MEANINGS))
     for meaning, column in columns.items():
@@ -106,7 +106,7 @@ def check_columns(columns: Mapping[str, str], seen: set[str]) -> None:
 
 
 def refuse_preferences(source: str, rows: Iterable[Row], columns: Mapping[str, str]) -> None:
-    """Refuse a file that says which of two answers is better, or which are good.
+    """Refuse a file of preferences between answers.
 
     One of whose columns data.columns names the answers is read.
 
@@ -126,7 +126,7 @@ def refuse_preferences(source: str, rows: Iterable[Row], columns: Mapping[str, s
 
 
 def readings(row: Row, columns: Mapping[str, str], shape: str = "auto") -> list[Reading]:
-    """List the ways in which a row can be read, those of one shape where it is named.
+    """List the possible readings of a row, limited to `shape` if one is named.
 
     Columns that hold nothing make no second way, and text is no dialogue of turns.
     """
@@ -139,7 +139,7 @@ def readings(row: Row, columns: Mapping[str, str], shape: str = "auto") -> list[
 
 
 def is_known(names: Iterable[str]) -> bool:
-    """Say whether columns of these names are of a known shape."""
+    """Tell whether columns of these names have a known shape."""
     return bool(_of_shape(tuple(names), {}, "auto"))
 
 
@@ -186,7 +186,7 @@ def meanings(
 
 
 def named(value: Row | str, columns: Mapping[str, str], shape: str) -> Named:
-    """Give columns the names of their meanings; other columns keep theirs.
+    """Rename columns to their meanings; other columns keep their names.
 
     Raises:
         Unfit: the row lacks a column of data.columns, or can be read in several ways.

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files: the delimiter is found out, and a record may run over lines.
+"""Rows of CSV and TSV files: the delimiter is detected, and a record may span lines.
 
 Not for finding the header (headers.py) nor for encodings (encodings.py).
 """
@@ -20,10 +20,10 @@ from quatrain.errors import DataError
 from quatrain.words import Sentence
 
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
-"""By the ending of a file's name, the likeliest first."""
+"""Delimiters to try for each file extension, most likely first."""
 _SAMPLE, _PEEK = 50, 10
 _SAID = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-"""A first line by which Excel is told the delimiter."""
+"""A first line that tells Excel the delimiter."""
 
 
 def csv_rows(
@@ -37,7 +37,7 @@ def csv_rows(
 
 
 def sniff_delimiter(path: Path, encoding: Encoding, config: DataConfig) -> str:
-    """Choose the delimiter that gives a known header, and most records of one width.
+    """Choose the delimiter that gives a known header and the most records of equal width.
 
     A single column needs none, and gets the first.
     """
@@ -66,7 +66,7 @@ def _said_delimiter(path: Path, encoding: Encoding) -> str | None:
 
 
 def _records(path: Path, encoding: Encoding, delimiter: str) -> Iterator[Record]:
-    """Cut a file into records: the line where each starts, its cells, and what is wrong with it."""
+    """Split a file into records: first line, cells, and any error."""
     flaws: list[Any] = []
 
     def texts() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The embedded questions: French, ours, and dealt out so that an exam means something.
+"""The embedded French questions, split so that the exams are meaningful.
 
     train     what a model may learn from
     heldout   known facts in wordings not seen for them: about 12 % of the other questions
@@ -8,11 +8,11 @@ A held-out question occurs in `train` under no seed; each of its facts keeps at 
 phrasings there. A strict fact is absent in every order and every family: with 2 + 6 goes 8 - 2.
 Sums, differences, products, numbers, verbs, plurals and feminines follow from rules, so their
 strict questions can be answered. Opposites, capitals and most of the calendar cannot be guessed:
-a model from scratch scores near zero on those, and that is right.
+a model trained from scratch scores near zero on those, as it should.
 
     python -m quatrain.data.demo --split train --count 1000 --seed 0 > questions.jsonl
 
-Not for question files of others (data/read.py), nor for plain text (data/demo_text.py).
+Not for other question files (data/read.py), nor for plain text (data/demo_text.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def questions(split: Split, count: int | None = None, seed: int = 0) -> list[dic
 
 
 def lessons(least: int, seed: int = 0) -> list[dict[str, str]]:
-    """Give what a model is to learn from: every question of `train`, in mixed order.
+    """Give the training questions: every question of `train`, in mixed order.
 
     A family that has fewer than `least` gives its own again until it has as many: to learn by
     heart few questions and many takes about as long.
@@ -106,7 +106,7 @@ def _never_strict(fact: Fact) -> bool:
 
 @cache
 def _splits() -> dict[Split, dict[str, list[dict[str, str]]]]:
-    """Deal every question to its split and family."""
+    """Assign every question to its split and family."""
     dealt: dict[Split, dict[str, list[dict[str, str]]]] = {
         split: {family: [] for family in FAMILIES} for split in get_args(Split)
     }

@@ -1,4 +1,4 @@
-"""How each kind of embedded question is worded, from the schoolbook to the keyboard in haste.
+"""Wordings of each kind of embedded question, from textbook style to hasty typing.
 
 No phrasing is the beginning of a statement that data/demo_text.py makes: a held-out question must
 not be read there word for word.

@@ -1,4 +1,4 @@
-"""Short French texts of our own for a first pretraining, on the themes of the embedded questions.
+"""Short embedded French texts for a first pretraining, on the themes of the questions.
 
 Only facts of the train split are stated, and no question is asked, so that neither exam is given
 away: a strict sum, spelling, plural or capital is told nowhere, even in a story. Not for questions

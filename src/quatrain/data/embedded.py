@@ -1,4 +1,4 @@
-"""The embedded data under names that stand where a file's path would: demo:train and its like."""
+"""The embedded data, under names such as demo:train that take the place of a file's path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quatrain.errors import DataError
 
 _PREFIX, _TEXT = "demo:", "text"
 LEAST_LEARNT = 4000
-"""Of each family demo:train has at least so many, questions that come again included."""
+"""The least number of questions of each family in demo:train, repeats included."""
 
 
 def is_embedded(source: str) -> bool:

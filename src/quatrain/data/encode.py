@@ -1,6 +1,6 @@
-"""Encode: records become token ids and masks, a block at a time, and everything is counted.
+"""Encode: turn records into token ids and masks, in blocks, with statistics.
 
-A conversation longer than a row is set aside whole, so that no answer is ever cut; a document
+A conversation longer than a row is left out completely, so that no answer is ever cut; a document
 longer than a row becomes pieces. Not for the prompt's wording (text/chat.py) nor for rows.
 
     document  "Un. Deux. Trois."  block_size 6   ->   bos Un.   bos Deux.   bos Trois. end
@@ -31,17 +31,17 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _BOUNDARIES = (r"(?<=\n)", r"(?<=[.!?…»])(?=\s)", r"(?<=\s)(?=\S)", r"(?<=.)(?=.)")
-"""Where a document may be cut, best first: after a line, a sentence, a word, a character."""
+"""Where a document may be split, best first: after a line, a sentence, a word, a character."""
 _ROUNDING = 64
 _BLOCK = 1 << 18
-"""Characters whose token lists exist at one time: a token takes some 200 bytes meanwhile."""
+"""Characters to encode at a time: a token takes some 200 bytes meanwhile."""
 _LONG = 16
-"""Characters a token; a document with more than so many is taken for longer than a row."""
+"""Characters per token above which a document is assumed to be longer than a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A conversation that is set aside, since its answer would be cut."""
+    """A conversation that is left out because its answer would be cut."""
 
     index: int
     """Its place among the conversations."""
@@ -60,18 +60,18 @@ class Counts:
     tokens: int = 0
     targets: int = 0
     duplicates: int = 0
-    """Records that say what an earlier one says, typography left aside."""
+    """Records that repeat an earlier one, apart from typography."""
     unanswered: int = 0
     """Conversations whose last question has no answer."""
     control_like: int = 0
-    """Records whose text looks like a control token; it is encoded as the text that it is."""
+    """Records with text that looks like a control token; it is encoded as ordinary text."""
     longest: int = 0
     """Tokens of the longest conversation, set aside or not."""
     too_long: list[TooLong] = field(default_factory=list)
 
 
 class Encoder:
-    """Turns records into ids and masks, counting."""
+    """Encodes records into ids and masks, and keeps statistics."""
 
     def __init__(
         self,
@@ -235,7 +235,7 @@ def _units(text: str, room: int, tokenizer: Tokenizer, level: int = 0) -> Iterat
 
 
 def _encoded(units: list[str], room: int, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Encode units joined; should they have more tokens joined than apart, halve them."""
+    """Encode units joined; if that gives more tokens than apart, halve them."""
     ids = tokenizer.encode("".join(units))
     if len(ids) <= room:
         yield ids

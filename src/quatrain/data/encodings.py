@@ -1,4 +1,4 @@
-"""Encodings: in which one a text file is written, told from its bytes or said by the user.
+"""Encodings: detect the encoding of a text file, or take the user's word.
 
     a byte order mark     UTF-8, UTF-16 or UTF-32
     valid UTF-8           UTF-8
@@ -23,14 +23,14 @@ from quatrain.errors import DataError
 from quatrain.words import Sentence
 
 _PRIORS = {"cp1252": 0.0, "iso8859-15": -1.5, "mac-roman": -1.5, "cp850": -1.5, "cp437": -2.0}
-"""How much rarer than Windows-1252 an encoding is, as a logarithm."""
+"""How rare each encoding is compared with Windows-1252, as a logarithm."""
 _MARGIN = 2.0
-"""By how much one reading must be more plausible than any other that differs."""
+"""How much more plausible a reading must be than any different one."""
 _LEAST = -3.2
 """What a character beyond ASCII weighs at least, on average, in a text."""
 _REPEATS, _LONGEST_WORD, _LONGEST_SHOWN = 3, 200, 80
 _MOST_LINES, _MOST_WORDS = 20_000, 20_000
-"""Of those that are not UTF-8, as many as are looked at."""
+"""How many lines that are not UTF-8 to examine."""
 _WORD = re.compile(rb"\S*[\x80-\xff]\S*")
 _START = 4096
 
@@ -74,12 +74,12 @@ class _Unreadable:
 
 
 def encoding_of(path: Path, chosen: str | None, notes: list[str]) -> Encoding:
-    """Tell a file's encoding, and note one that is not Unicode.
+    """Detect a file's encoding, and note one that is not Unicode.
 
     Args:
         path: a text file.
-        chosen: what the user says that files are which are not Unicode.
-        notes: gets what was found out.
+        chosen: the user's encoding for files that are not Unicode.
+        notes: receives what was detected.
 
     Raises:
         DataError: Q329 where the bytes are a text in two encodings.

@@ -1,6 +1,6 @@
-"""Findings: what is wrong with data, or doubtful, or good to know, in one sentence and a remedy.
+"""Findings: problems, doubts and facts about the data, each with a sentence and a remedy.
 
-Whatever would stop training is a `stop` and bears the code with which training would end. Not for
+A finding that would stop training is a `stop`, and has the error code of that stop. Not for
 reading data (survey.py).
 """
 
@@ -30,7 +30,7 @@ _DOMINANT, _FEWEST_ANSWERS = 0.2, 20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found, on one side."""
+    """One finding, about one side of the data."""
 
     level: Level
     what: str
@@ -41,7 +41,7 @@ class Finding:
     remedy: str = ""
     places: tuple[str, ...] = ()
     code: str = ""
-    """Of the error with which training would end."""
+    """The code of the error that training would raise."""
 
 
 def judge_side(

@@ -17,10 +17,10 @@ from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
 VERSION = 4
-"""Raised when the same inputs come to give other rows."""
+"""To be raised when the same inputs give different rows."""
 _MOVE_BITS = {"shape", "columns", "hub_split", "encoding", "sheet", "sheet_language", "document"}
 _MOVE_BITS |= {"limit", "holdout", "block_size", "packing", "tools", "no_answer"}
-"""Fields of the data section that rows depend on; how a path is spelt and tolerances are not."""
+"""Fields of the data section that affect rows; the spelling of paths and tolerances do not."""
 
 
 def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -> str:

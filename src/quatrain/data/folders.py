@@ -1,6 +1,6 @@
-"""Folders: which files lie in one, wherever its links lead, each once.
+"""Folders: list the files in a folder, each once, following links.
 
-What is left out is noted, with how many there are and the first names. Not for reading files.
+Skipped files are noted with their number and the first names. Not for reading files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Listing:
     """The files under a folder, and what was left out on the way."""
 
     def __init__(self, folder: Path) -> None:
-        """Walk through a folder; what is there itself comes before what links lead to."""
+        """Walk through a folder; its own files come before those behind links."""
         self.folder = folder
         self.files: list[Path] = []
         self._hidden: list[Path] = []

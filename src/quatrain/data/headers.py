@@ -1,4 +1,4 @@
-"""Headers: where a table names its columns, and what its rows are by those names.
+"""Headers: find the header of a table, and name the cells of its rows.
 
 Used for every table that is laid out by hand, CSV and Excel. Not for what a name means
 (columns.py).

@@ -1,4 +1,4 @@
-"""Inspect: what a run would find in its data, told beforehand, with `file:line` for each finding.
+"""Inspect: what a run would find in its data, before it runs, with `file:line` per finding.
 
     read       one pass over the held-out side, then one over the training side (survey.py)
     encode     the sample, with the tokenizer given or one trained on the sample; then, read again,

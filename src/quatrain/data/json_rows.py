@@ -1,4 +1,4 @@
-"""Rows of JSON and JSON Lines files, refusing what JSON lets pass: duplicate keys, NaN, half pairs.
+"""Rows of JSON and JSON Lines files; strict about duplicate keys, NaN and half surrogate pairs.
 
 Not for what a row means (parse.py).
 """

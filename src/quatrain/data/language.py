@@ -1,6 +1,6 @@
-"""Language: what a sample of texts is written in, and text that was decoded wrongly once.
+"""Language: recognise the languages of a sample, and wrongly decoded text.
 
-Not for reading files (encodings.py tells their encoding) nor for mending them.
+Not for reading files (encodings.py detects their encoding) nor for repairing it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from quatrain.words import Sentence, catalogue
 
 TOO_SHORT, UNSURE = "short", "unsure"
-"""What stands for a language where none can be told."""
+"""Codes for texts whose language cannot be recognised."""
 
 _FEWEST_LETTERS = 20
 _SURE = 0.5

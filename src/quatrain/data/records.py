@@ -42,10 +42,10 @@ _PEEK = 100
 """Rows among which the first of a known shape tells the file's."""
 _SHOWN = 5
 _FEW = 3
-"""Bad records that are set aside however small the file."""
+"""How many bad records are tolerated however small the file is."""
 _TABLES = (".csv", ".tsv", ".xlsx")
 TOLD_EVERY = 100_000
-"""Records after which the log says how far it is."""
+"""The number of records between two progress messages in the log."""
 
 logger = logging.getLogger(__name__)
 

@@ -84,14 +84,14 @@ def _dataset_rows(name: str, dataset: Any) -> Iterator[RawRow]:
 
 
 def _refuse_twice(source: Path | str, columns: Sequence[str]) -> None:
-    """Refuse a table of which a row cannot be an object: two of its columns have one name."""
+    """Refuse a table with duplicate column names."""
     stripped = [column.strip() for column in columns]
     if twice := [name for name in stripped if stripped.count(name) > 1]:
         raise DataError("Q321.header", path=source, columns=", ".join(twice))
 
 
 def needed(module: str, source: Path | str) -> Any:
-    """Import an optional library, or say which extra brings it."""
+    """Import an optional library, or say which extra installs it."""
     try:
         return importlib.import_module(module)
     except ImportError:

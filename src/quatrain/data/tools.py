@@ -1,4 +1,4 @@
-"""Tools: calls of tools and what tools say, as the text of turns (data.tools=text).
+"""Tools: tool calls and tool responses as the text of turns (data.tools=text).
 
     a call       <tool_call>{"name": "météo", "arguments": {"ville": "Lyon"}}</tool_call>
     an answer    <tool_response>12 °C</tool_response>

@@ -33,7 +33,7 @@ class Unfit(ValueError):
 
 
 def is_nothing(value: Any) -> bool:
-    """Say whether a value is as if it were not there."""
+    """Tell whether a value counts as missing."""
     return value is None or value in ("", [], {})
 
 

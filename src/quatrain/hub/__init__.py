@@ -1,1 +1,1 @@
-"""Foreign checkpoints in and out: Llama 4 of the Hub, dense Llamas, PEFT adapters, GGUF."""
+"""Import and export of checkpoints: Llama 4 from the Hub, dense Llamas, PEFT adapters, GGUF."""

@@ -1,4 +1,4 @@
-"""Adapters on their way out: merged into their base, or alone as a PEFT directory or GGUF file.
+"""Export of adapters: merged into their base, or alone as a PEFT directory or GGUF file.
 
 Merging is a change of the base's Source: a weight is read, its adapter multiplied out in float32
 and added, one weight at a time. Not for adapters in a model that runs (model/lora.py).

@@ -1,4 +1,4 @@
-"""Does a converted model say what its source says? Golden prompts through both.
+"""Compare a converted model with its source on golden prompts.
 
 The logits of a few French and English prompts are compared, and a greedy continuation. Everything
 is computed in float32, on weights rounded as the result's are, so that what remains is the error
@@ -51,7 +51,7 @@ class Rounding:
 
     @property
     def nothing(self) -> bool:
-        """Whether the rounded weights say the very same."""
+        """Whether rounding changed nothing."""
         return not self.max_logit_difference and self.greedy_tokens_equal == self.greedy_tokens
 
 
@@ -60,7 +60,7 @@ NOTHING_ROUNDED = Rounding(0.0, 0, 0)
 
 @dataclass(frozen=True)
 class Judgement:
-    """How near another program's reading of a file is to ours."""
+    """How close another program's output for a file is to ours."""
 
     by: str
     """llama.cpp or transformers."""
@@ -75,7 +75,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near the result is to its source, over all golden prompts."""
+    """How close the result is to its source, over all golden prompts."""
 
     prompts: int
     max_logit_difference: float

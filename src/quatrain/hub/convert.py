@@ -1,4 +1,4 @@
-"""`convert`: a model from one format into another, checked before it gets its name.
+"""`convert`: convert a model to another format, and check it before it gets its final name.
 
     open  ->  upcycle, round  ->  write beside  ->  check  ->  rename
 
@@ -81,7 +81,7 @@ class Conversion:
     check: bool = True
     shard_bytes: int = SHARD_BYTES
     force: bool = False
-    """Whether a directory that is there already is replaced."""
+    """Whether to replace an existing directory."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _refuse_used(directory: Path, force: bool) -> None:
 
 
 def _refuse_to_replace(directory: Path, *needed: Path | None) -> None:
-    """Keep --force from deleting what is being read.
+    """Keep --force from deleting the source.
 
     Raises:
         CheckpointError: Q413.

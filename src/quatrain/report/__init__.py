@@ -1,1 +1,1 @@
-"""The report of a run: its directory read and told as one page of HTML."""
+"""The report of a run: its directory as one HTML page."""

@@ -1,4 +1,4 @@
-"""Write report.html: one page that asks no other host for anything and runs no script.
+"""Write report.html: a single page without scripts or external resources.
 
 What people and models wrote is hostile text: the template escapes everything, and `visible` shows
 what could reorder, hide or command (control characters, marks of writing direction) as signs.

@@ -1,4 +1,4 @@
-"""What the page says of a run: every sentence and number of the template, in one language."""
+"""The content of the report: every sentence and number of the template, in one language."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quatrain.words import Words
 
 _EVEN, _SHOWN_SOURCES, _CUT = 2.0, 3, 600
 _WORSE = 1.02
-"""A held-out loss that ends so far above its least has risen."""
+"""How far above its minimum a held-out loss must end to count as rising."""
 
 Facts = list[tuple[str, str]]
 
@@ -53,7 +53,7 @@ def told(run: Run, words: Words) -> dict[str, Any]:
 
 
 def lede(run: Run, words: Words) -> str:
-    """Say in a sentence or two what was trained on what."""
+    """Summarise in a sentence or two what was trained on which data."""
     size = run.num_parameters
     subject = words("report.model_of", count=size) if size else words("report.model")
     train = run.data.get("train") or {}
@@ -129,7 +129,7 @@ def _quoted(text: str) -> str:
 
 
 def _findings(run: Run, words: Words) -> list[str]:
-    """Say what the curves show that a newcomer might not see."""
+    """Point out what a newcomer might miss in the curves."""
     found, held_out = list[str](), run.series.measured("eval_loss")
     if run.best_step:
         found.append(words("report.best_at", step=run.best_step, total=run.series.last_step))
