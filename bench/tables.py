@@ -19,7 +19,7 @@ from typing import Any
 from saving import RESULTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "en", "README.fr.md": "fr", "docs/performance.md": "en"}
+PAGES = {"docs/guide.md": "en", "docs/guide.fr.md": "fr", "docs/performance.md": "en"}
 MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
 NOT_YET = {"en": "not measured yet", "fr": "pas encore mesuré"}
 

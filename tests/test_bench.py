@@ -218,7 +218,7 @@ def test_a_slow_phase_is_discarded(
     assert run["gemm_gflops"] == {"fp32": [150.0, 160.0]}
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.fr.md", "docs/performance.md"])
+@pytest.mark.parametrize("page", ["docs/guide.md", "docs/guide.fr.md", "docs/performance.md"])
 def test_each_table_is_the_one_that_the_results_make(
     bench: dict[str, ModuleType], page: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""README.md is true: its paths exist, and its commands parse, like those of two other pages."""
+"""What README.md and the guide show is true: paths exist, commands parse, code runs."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from quatrain.hub.convert import Dtype, Format
 from quatrain.recipe import load_config, shipped
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DATA, BASES = (
-    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "bases.md")
-)
+README, GUIDE, *OTHERS = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/guide.md", "docs/data.md", "docs/bases.md",
+                 "examples/faq/README.md", "examples/lecture/README.md")
+)  # fmt: skip
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = {"d_model": 32, "n_layers": 2, "n_heads": 2, "num_local_experts": 2, "vocab_size": 300}
 
 
-def _blocks(language: str, page: str = README) -> list[str]:
+def _blocks(language: str, page: str = GUIDE) -> list[str]:
     return [text for name, text in BLOCK.findall(page) if name == language]
 
 
 def _commands() -> Iterator[list[str]]:
-    for block in _blocks("bash") + _blocks("bash", DATA) + _blocks("bash", BASES):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["quatrain"]:
-                yield words[1:]
+    for page in (README, GUIDE, *OTHERS):
+        for block in _blocks("bash", page):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["quatrain"]:
+                    yield words[1:]
 
 
 COMMANDS = list(_commands())
@@ -46,7 +48,7 @@ COMMANDS = list(_commands())
 
 @pytest.fixture
 def at_a_users_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a directory with the files that README's YAML blocks name in their first line."""
+    """Make a directory with the files that the guide's YAML blocks name in their first line."""
     for block in _blocks("yaml"):
         name = block.splitlines()[0].removeprefix("# ")
         (tmp_path / name).write_text(block, encoding="utf-8")
@@ -79,12 +81,12 @@ def test_each_command_parses_and_its_fields_exist(at_a_users_desk: Path, words: 
 
 
 def test_the_table_of_verbs_is_that_of_the_command_line() -> None:
-    table = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
+    table = re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE)
     assert sorted(table) == sorted(_verbs())
 
 
 def test_every_shipped_recipe_is_named() -> None:
-    assert all(f"`{name}`" in README for name in shipped())
+    assert all(f"`{name}`" in GUIDE for name in shipped())
 
 
 def test_each_record_shown_is_of_a_known_shape() -> None:
@@ -93,19 +95,20 @@ def test_each_record_shown_is_of_a_known_shape() -> None:
     for record in records:
         shape = guess_shape(record, {})
         assert shape is not None
-        for outcome in parse_row(RawRow("README.md", record), shape, {}):
+        for outcome in parse_row(RawRow("guide.md", record), shape, {}):
             assert not isinstance(outcome, Rejection)
 
 
 def test_each_make_target_exists() -> None:
     targets = set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
-    shown = {words.split()[1] for block in _blocks("bash") for words in _lines(block, "make")}
+    blocks = _blocks("bash", README) + _blocks("bash", GUIDE)
+    shown = {words.split()[1] for block in blocks for words in _lines(block, "make")}
     assert shown | set(re.findall(r"`make (\w+)`", README)) <= targets
 
 
 def test_each_path_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
-    named = re.findall(r"`((?:src|docs|tests|bench|\.ci)/[\w./-]*|\w+\.(?:txt|toml|md))`", README)
+    named = re.findall(r"`((?:src|docs|tests|bench|\.ci)/[\w./-]*|\w+\.(?:txt|toml))`", README + GUIDE)
     assert links, named
     for path in [*links, *named]:
         if "://" not in path:
@@ -117,14 +120,14 @@ def test_python_blocks_run_and_the_run_directory_is_as_drawn(at_a_users_desk: Pa
 
     run(_tiny(at_a_users_desk), quiet=True)
     for block in _blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "guide.md", "exec"), {})
     (tree,) = (text for text in _blocks("") if text.startswith("runs/"))
     for line in tree.splitlines()[1:]:
         assert Path("runs/demo", line.split()[0]).exists(), line
 
 
 def _tiny(directory: Path) -> Config:
-    """Stand in for runs/demo: two steps on the records that README shows."""
+    """Stand in for runs/demo: two steps on a few sums."""
     rows = [{"instruction": f"Combien font {n} et 1 ?", "output": str(n + 1)} for n in range(20)]
     file = directory / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

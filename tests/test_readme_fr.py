@@ -1,4 +1,4 @@
-"""README.fr.md agrees with README.md: the same commands, figures, headings and links."""
+"""The French pages say what the English ones say: commands, figures, headings and links."""
 
 from __future__ import annotations
 
@@ -11,51 +11,63 @@ import pytest
 from typography import typographic_faults
 
 ROOT = Path(__file__).parents[1]
-ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
-FRENCH = (ROOT / "README.fr.md").read_text(encoding="utf-8")
+PAIRS = {
+    name: ((ROOT / f"{name}.md").read_text("utf-8"), (ROOT / f"{name}.fr.md").read_text("utf-8"))
+    for name in ("README", "docs/guide")
+}
+both = pytest.mark.parametrize(("english", "french"), PAIRS.values(), ids=PAIRS)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|<!--.*?-->", re.DOTALL)
 
 
-def test_both_have_the_same_commands() -> None:
+@both
+def test_both_have_the_same_commands(english: str, french: str) -> None:
     def commands(page: str) -> list[tuple[str, str]]:
         return [(name, _without_comments(name, text)) for name, text in BLOCK.findall(page)]
 
-    assert len(commands(ENGLISH)) > 8
-    assert commands(FRENCH) == commands(ENGLISH)
+    assert len(commands(english)) > 1
+    assert commands(french) == commands(english)
 
 
-def test_both_have_the_same_figures_section_by_section() -> None:
-    english = [_figures(part, ",", ".") for part in _sections(ENGLISH)]
-    french = [_figures(part, "\u00a0", ",") for part in _sections(FRENCH)]
-    assert sum(map(len, english)) > 30
-    assert french == english
+@both
+def test_both_have_the_same_figures_section_by_section(english: str, french: str) -> None:
+    figures = [_figures(part, ",", ".") for part in _sections(english)]
+    assert sum(map(len, figures)) > 20
+    assert [_figures(part, "\u00a0", ",") for part in _sections(french)] == figures
 
 
-def test_both_have_the_same_headings_and_points() -> None:
+@both
+def test_both_have_the_same_headings_and_points(english: str, french: str) -> None:
     def outline(page: str) -> list[str]:
         return re.findall(r"^(#+|-|\d\.) ", CODE.sub("", page), re.MULTILINE)
 
-    assert outline(FRENCH) == outline(ENGLISH)
+    assert outline(french) == outline(english)
 
 
-def test_both_name_the_same_files_and_fields() -> None:
+@both
+def test_both_name_the_same_files_and_fields(english: str, french: str) -> None:
     def names(page: str) -> Counter[str]:
         return Counter(re.findall(r"`([^`\n]+)`", BLOCK.sub("", page)))
 
-    assert names(FRENCH) == names(ENGLISH)
+    assert names(french) == names(english)
 
 
-def test_both_lead_to_the_same_pages_and_to_each_other() -> None:
+@both
+def test_both_lead_to_the_same_pages_in_their_language(english: str, french: str) -> None:
     def links(page: str) -> Counter[str]:
         return Counter(re.findall(r"\]\(([^)]+)\)", page))
 
-    assert links(FRENCH) - links(ENGLISH) == Counter(["README.md"])
-    assert links(ENGLISH) - links(FRENCH) == Counter(["README.fr.md"])
+    def in_english(link: str) -> str:
+        return link.replace(".fr.md", ".md")
+
+    of_french = Counter(map(in_english, links(french).elements()))
+    assert of_french == Counter(map(in_english, links(english).elements()))
+    assert sum(link.endswith(".fr.md") for link in links(english)) == 1
 
 
-def test_french_signs_have_their_unbreakable_space() -> None:
-    assert not typographic_faults(CODE.sub("", FRENCH))
+@both
+def test_french_signs_have_their_unbreakable_space(english: str, french: str) -> None:
+    assert not typographic_faults(CODE.sub("", french))
 
 
 @pytest.mark.parametrize("text", ["Pourquoi ?", "« oui»", "l'eau", "2 748 questions", "5 %"])
