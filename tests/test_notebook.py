@@ -19,10 +19,13 @@ from typography import typographic_faults
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "NLP - Llama 4 - SFT.ipynb"
 SECTIONS = ["Config", "tokenizer", "données", "modèle", "fine-tuning", "checkpoint et inférence"]
+SECTIONS += ["un modèle qui existe"]
 SHOWN = ORIGIN[3:]
 LARGEST = 1_000_000
 """Bytes: what a reviewer can still open on the web."""
 DRAWINGS = 5
+LAST_OF_SIX = -3
+"""The cell that ends section 6; section 7 trains only where there is a base."""
 QUESTION = "Quel est le produit de 6 et 2 ?"
 
 
@@ -47,7 +50,7 @@ def _printed(cell: dict[str, Any]) -> str:
 def test_the_sections_stand_in_their_order() -> None:
     text = "\n".join(_source(cell) for cell in _cells("markdown"))
     titles = re.findall(r"^## (\d)\. (.+)$", text, re.MULTILINE)
-    assert [int(number) for number, _ in titles] == list(range(1, 7))
+    assert [int(number) for number, _ in titles] == list(range(1, 8))
     assert [title.lower() for _, title in titles] == [section.lower() for section in SECTIONS]
 
 
@@ -90,7 +93,13 @@ def test_its_outputs_are_stored_whole_small_and_without_errors() -> None:
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == DRAWINGS
     assert not [cell for cell in cells if "\x1b" in _printed(cell)], "no bars, no colours"
-    assert _printed(cells[-1]) == "12"
+    assert _printed(cells[LAST_OF_SIX]) == "12"
+
+
+def test_without_a_base_its_last_section_says_so() -> None:
+    chosen, answered = _cells("code")[-2:]
+    assert _printed(chosen) == "il manque : smollm2, examples/faq/questions.csv"
+    assert _printed(answered) == "sans modèle, pas de réponse"
 
 
 @pytest.mark.slow
@@ -102,4 +111,4 @@ def test_it_runs_from_top_to_bottom_and_answers(tmp_path: Path) -> None:
         [*command, "--without-network"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert _printed(_cells("code", executed)[-1]) == "12"
+    assert _printed(_cells("code", executed)[LAST_OF_SIX]) == "12"
