@@ -13,7 +13,7 @@ from typography import typographic_faults
 ROOT = Path(__file__).parents[1]
 PAIRS = {
     name: ((ROOT / f"{name}.md").read_text("utf-8"), (ROOT / f"{name}.fr.md").read_text("utf-8"))
-    for name in ("README", "docs/guide")
+    for name in ("README", "docs/guide", "examples/faq/README", "examples/lecture/README")
 }
 both = pytest.mark.parametrize(("english", "french"), PAIRS.values(), ids=PAIRS)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -25,14 +25,14 @@ def test_both_have_the_same_commands(english: str, french: str) -> None:
     def commands(page: str) -> list[tuple[str, str]]:
         return [(name, _without_comments(name, text)) for name, text in BLOCK.findall(page)]
 
-    assert len(commands(english)) > 1
+    assert commands(english)
     assert commands(french) == commands(english)
 
 
 @both
 def test_both_have_the_same_figures_section_by_section(english: str, french: str) -> None:
     figures = [_figures(part, ",", ".") for part in _sections(english)]
-    assert sum(map(len, figures)) > 20
+    assert sum(map(len, figures)) > 5
     assert [_figures(part, "\u00a0", ",") for part in _sections(french)] == figures
 
 
