@@ -89,7 +89,7 @@ def theirs(options: argparse.Namespace, rate: str) -> dict[str, Any]:
     """Train with TRL in a process of its own, then bring its model into our form."""
     dense, made = options.work / "dense", options.work / f"trl-{rate}"
     if not dense.exists():
-        quatrain("convert", options.base, dense, "--to", "hf", "--dtype", "fp32")
+        quatrain("convert", options.base, dense, "--to", "hf", "--dtype", "f32")
     if not (made / "dense").exists():
         made.mkdir(exist_ok=True)
         child = [sys.executable, __file__, str(made), "--base", str(dense), "--child", rate,
