@@ -133,11 +133,16 @@ def train_with_trl(made: Path, files: Path, rate: float, seconds: float) -> None
         trainer.train()
         return trainer
 
-    trained(2)
-    tried = time.monotonic()
-    trained(TRIED)
-    a_step = (time.monotonic() - tried) / TRIED
-    steps = int((seconds - (time.monotonic() - began)) / a_step)
+    def time_of(steps: int) -> float:
+        tried = time.monotonic()
+        trained(steps)
+        return time.monotonic() - tried
+
+    time_of(1)  # allocates
+    beside, more = time_of(2), time_of(2 + TRIED)
+    a_step = (more - beside) / TRIED
+    left = seconds - (time.monotonic() - began) - (beside - 2 * a_step)
+    steps = int(left / a_step)
     print(f"TRL at {rate}: {a_step:.2f} s a step, {steps} steps", flush=True)
     trainer = trained(steps)
     trainer.model.to(torch.float32).save_pretrained(made / "dense")
