@@ -12,16 +12,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-from quatrain.words import catalogue
+from transcript import CLONED, ROOT, Desk, Step
 
-ROOT = Path(__file__).parents[1]
 CAPITALS = (
     "Österreich=Wien Belgien=Brüssel Bulgarien=Sofia Dänemark=Kopenhagen Estland=Tallinn "
     "Finnland=Helsinki Frankreich=Paris Griechenland=Athen Irland=Dublin Italien=Rom "
@@ -38,15 +32,6 @@ LEARNT = (
 )
 EXAMINED = ("Weißt du, wie die Hauptstadt von {} heißt?",)
 COLUMNS = "data.columns.question=Frage data.columns.answer=Antwort"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is said, and the command that follows; `fails` where an error is the lesson."""
-
-    words: str
-    command: str
-    fails: bool = False
 
 
 STEPS = (
@@ -78,22 +63,11 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "first-run.md")
     options = parser.parse_args()
-    work = options.work.resolve()
-    clone = work / "clone"
-    if not clone.exists():
-        (work / "home").mkdir(parents=True)
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    write_csv(clone / "fragen.csv", LEARNT)
-    write_csv(clone / "pruefung.csv", EXAMINED)
-    parts = [
-        HEAD,
-        "\n".join(("```console", "$ git clone REPOSITORY quatrain", "$ cd quatrain", "```")),
-    ]
-    for number, step in enumerate(STEPS):
-        said = printed(work, number, step)
-        activated = "$ . .venv/bin/activate\n" if number == 1 else ""
-        shown = f"```console\n{activated}$ {step.command}\n{shortened(said, work)}\n```"
-        parts += [step.words, shown] if step.words else [shown]
+    desk = Desk(options.work.resolve())
+    desk.set_up()
+    write_csv(desk.clone / "fragen.csv", LEARNT)
+    write_csv(desk.clone / "pruefung.csv", EXAMINED)
+    parts = [HEAD, CLONED, *desk.blocks(STEPS, installs=True)]
     options.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -115,56 +89,6 @@ def write_csv(path: Path, wordings: tuple[str, ...]) -> None:
             for pair in CAPITALS.split():
                 country, capital = pair.split("=")
                 rows.writerow([wording.format(country), capital])
-
-
-def printed(work: Path, number: int, step: Step) -> str:
-    """Run a command where that is not done, and give what it printed."""
-    log = work / f"{number:02d}.txt"
-    if log.exists():
-        return log.read_text(encoding="utf-8")
-    python = Path(getattr(sys, "_base_executable", sys.executable)).resolve().parent
-    environment = {
-        "PATH": os.pathsep.join([str(python), "/usr/bin", "/bin"]),
-        "HOME": str(work / "home"),
-        "LANG": "C.UTF-8",
-    }
-    command = step.command if number == 0 else f". .venv/bin/activate && {step.command}"
-    print(f"$ {step.command}", flush=True)
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=work / "clone", env=environment, encoding="utf-8",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
-    if (done.returncode != 0) != step.fails:
-        sys.exit(f"{done.stdout}\n{step.command}: ended with {done.returncode}")
-    log.write_text(done.stdout, encoding="utf-8")
-    return done.stdout
-
-
-PROGRESS = re.compile(
-    "|".join(
-        ".*" + re.escape(text.rpartition("}")[2]) if text.startswith("{")
-        else re.escape(text) + r"( \d| \(|$| ·)"
-        for text in (*catalogue("progress", "en").values(), catalogue("train", "en")["bar"])
-        if not text.startswith("{done}")
-    )
-)  # fmt: skip
-"""Lines that say what is being done, when nothing else was said for a while."""
-
-
-def shortened(text: str, work: Path) -> str:
-    """Leave out installation, and progress but for its ends; take out where it was run."""
-    text = text.replace(str(work / "clone"), "quatrain").rstrip()
-    text = re.sub(
-        r"(-m pip install .*\n)(?:.*\n)*?(?=\S+quatrain demo$)", r"\1...\n", text, flags=re.M
-    )
-    lines, kept = [line for line in text.splitlines() if not PROGRESS.match(line)], list[str]()
-    for place, line in enumerate(lines):
-        around = lines[max(0, place - 1) : place + 2]
-        if len(around) == 3 and all(re.match(r"step \d+/\d+  loss", one) for one in around):
-            kept += [] if kept[-1] == "..." else ["..."]
-        else:
-            kept.append(line.rstrip())
-    return "\n".join(kept)
 
 
 if __name__ == "__main__":
