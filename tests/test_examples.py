@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,3 +66,20 @@ def test_answers_of_the_passages_stand_where_the_file_says(
             assert bool(question["answers"]) != question["is_impossible"]
     assert len(paragraphs(name)) == passages
     assert (found[False], found[True]) == (answerable, not_answerable)
+
+
+def test_make_demo_installs_what_examples_need() -> None:
+    root = EXAMPLES.parent
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    rule = r"^\$\(FOR_USE\):.*\n\t\$\(PIP_INSTALL\) -e '\.\[(.*)\]'$"
+    (extras,) = re.findall(rule, makefile, re.MULTILINE)
+    known = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = known["project"]["optional-dependencies"]
+    installed = {re.split(r"\W", one)[0] for extra in extras.split(",") for one in needed[extra]}
+    assert {"openpyxl", "gguf", "transformers"} <= installed  # base.py converts a GGUF file
+
+
+def test_transformers_can_judge_a_gguf_file_with_the_extra_for_conversions() -> None:
+    known = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    extra = known["project"]["optional-dependencies"]["convert"]
+    assert {"accelerate", "gguf", "transformers"} <= {re.split(r"\W", one)[0] for one in extra}

@@ -47,6 +47,15 @@ def test_a_dense_model_is_the_same_function(kind: str, tmp_path: Path) -> None:
     assert set(fields["layer_types"]) == {"full_attention"}
 
 
+def test_the_judge_draws_no_bars_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dense(tmp_path / "dense")
+    capfd.readouterr()
+    convert(tmp_path / "dense", tmp_path / "result", Conversion(to="llama4"))
+    assert "%|" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("dtype", ["bf16", None])
 def test_what_rounding_a_dense_model_costs_is_told_apart(
     dtype: Dtype | None, tmp_path: Path

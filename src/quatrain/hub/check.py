@@ -7,6 +7,8 @@ of the conversion; what the rounding costs is a figure of its own. One model is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,9 +175,10 @@ def _short(error: Exception) -> str:
 def _run_in(
     transformers: Any, directory: Path, source: Source, dtype: torch.dtype
 ) -> list[Observation]:
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    ).eval()
+    with without_bars(transformers):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        ).eval()
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
 
@@ -189,6 +192,19 @@ def _run_in(
             ids.append(int(out.logits[0, -1].argmax()))
         seen.append((logits_TV, ids))
     return seen
+
+
+@contextmanager
+def without_bars(transformers: Any) -> Iterator[None]:
+    """Keep transformers from drawing bars where our own say what is done."""
+    logging = transformers.utils.logging
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _new_tokens(source: Source) -> int:

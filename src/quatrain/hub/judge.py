@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quatrain.errors import CheckpointError
-from quatrain.hub.check import Judgement, Observation, float_model, observe, prompts_of
+from quatrain.hub.check import Judgement, Observation, float_model, observe, prompts_of, without_bars
 from quatrain.hub.gguf_write import library
 from quatrain.hub.llama_cpp import TOP, Likeliest, likeliest
 from quatrain.hub.source import Source
@@ -103,18 +103,19 @@ def _in_transformers(
     if source.config.moe_layers or source.config.rope_scaling:
         return None
     try:
-        from transformers import AutoModelForCausalLM
+        import transformers
 
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
-        ).eval()
+        with without_bars(transformers):
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
+            ).eval()
         best = _along(model, source, observed).topk(min(TOP, source.config.vocab_size))
     except ImportError:
         return None
     except MemoryError:
         raise
     except Exception as error:  # of any kind: it knows fewer files than llama.cpp
-        logger.warning(say("log.no_judge", by="transformers", path=path, why=str(error)[:300]))
+        logger.warning(say("log.no_judge", by="transformers", path=path.name, why=str(error)[:300]))
         return None
     return [
         list(zip(map(int, tokens), map(float, values), strict=True))

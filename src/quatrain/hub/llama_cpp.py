@@ -69,7 +69,7 @@ def likeliest(
             why = f"{status}: {''.join(last)[:_LONGEST_REASON]}"
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             why = str(error)[:_LONGEST_REASON]
-    logger.warning(say("log.no_judge", by="llama.cpp", path=path, why=why))
+    logger.warning(say("log.no_judge", by="llama.cpp", path=path.name, why=why))
     return None
 
 
