@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from quatrain.files import at_home
 from quatrain.rules import Broken
-from quatrain.sections import Section, parts, seconds, sources
+from quatrain.sections import Place, Section, parts, seconds, sources
 from quatrain.words import Sentence
 
 _WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
@@ -45,7 +46,7 @@ def _default_moe_layers(data: dict[str, Any]) -> tuple[int, ...]:
 class ModelConfig(Section):
     """The architecture (Llama4TextConfig, with the names of the papers) and the initial weights."""
 
-    init: str | None = None
+    init: Place | None = None
     """The model to start from: a model directory, a run directory or a Hub id. It also sets the
     architecture."""
     preset: str | None = None
@@ -136,7 +137,7 @@ class ModelConfig(Section):
 class TokenizerConfig(Section):
     """The tokenizer for a model with random weights; ignored when model.init has one."""
 
-    path: str | None = None
+    path: Place | None = None
     """A directory with tokenizer.json or Meta's tokenizer.model. By default, one is trained on the
     data."""
     kind: Literal["bpe", "char"] = "bpe"
@@ -389,10 +390,10 @@ class Config(Section):
 
     @field_validator("run_dir", mode="before")
     @classmethod
-    def _refuse_an_empty_name(cls, value: Any, info: ValidationInfo) -> Any:
+    def _settle_run_dir(cls, value: Any, info: ValidationInfo) -> Any:
         if value == "":
             raise Broken([Sentence.of("rules.run_dir")])
-        return value
+        return at_home(value) if isinstance(value, str) else value
 
     @property
     def row_length(self) -> int:

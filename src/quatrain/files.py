@@ -25,6 +25,14 @@ _OWN_HASH = "sha256"
 _LFS_POINTER, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/v1\n", 1024
 
 
+def at_home(path: str) -> str:
+    """Put the home directory in the place of a leading `~`, unless something is called so.
+
+    A `~` alone stays: in a recipe it is nothing, or a text.
+    """
+    return path if path == "~" or os.path.lexists(path) else os.path.expanduser(path)
+
+
 def sha256(path: Path) -> str:
     """Hash a file's bytes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

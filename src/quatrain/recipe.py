@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
+import shlex
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -26,6 +28,7 @@ from pydantic import ValidationError
 
 from quatrain.config import Config, ModelConfig
 from quatrain.errors import ConfigError
+from quatrain.files import at_home
 from quatrain.rules import problems_in
 from quatrain.sections import Section
 from quatrain.words import Sentence, say
@@ -89,6 +92,8 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         text = (resources.files("quatrain") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
     elif path.suffix in (".yaml", ".yml") and path.is_file():
         text = _read_text(path)
+    elif path.exists():
+        raise ConfigError("Q201.data", recipe=recipe, given=shlex.quote(recipe))
     else:
         near = _nearest(recipe, shipped())
         raise ConfigError("Q201.recipe", recipe=recipe, known=", ".join(shipped()), near=near)
@@ -188,6 +193,9 @@ def _read_yaml(text: str, name: str, section: type[Section]) -> dict[str, Any]:
 def _parse_override(override: str) -> dict[str, Any]:
     """Turn `a.b=1` into {"a": {"b": 1}}."""
     path, equals, text = override.partition("=")
+    if override and not equals and os.path.exists(at_home(override)):
+        given = shlex.quote(override)
+        raise ConfigError("Q201.override_path", given=override, quoted=given)
     if not equals or not path.strip():
         raise ConfigError("Q201.override", given=override)
     names = path.strip().split(".")

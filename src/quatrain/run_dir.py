@@ -19,6 +19,12 @@ STATE, PAGE = "state.json", "report.html"
 LOCK, HOLDER = "run.lock", "holder.json"
 
 
+OURS = (LOCK, SETTLED, f"{PREPARED}/{DATA_REPORT}")
+"""Any of these is in a directory in which a run has begun, or its data was prepared."""
+BEFORE = (".", "pretrain", "exam-")
+"""How names begin of what a run directory may hold before its run begins."""
+
+
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """Read a file of JSON lines one at a time; an incomplete line is reported."""
     if not path.exists():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from quatrain.files import at_home
 from quatrain.rules import Broken
 from quatrain.words import Sentence
+
+Place = Annotated[str, AfterValidator(at_home)]
+"""A path, or the name of something elsewhere."""
 
 
 class Section(BaseModel):
@@ -52,7 +56,7 @@ def sources(value: Any) -> Any:
     names, parts = list[str](), value.split(",")
     while parts:
         joined = (",".join(parts[:size]).strip() for size in range(len(parts), 1, -1))
-        name = next((one for one in joined if os.path.exists(os.path.expanduser(one))), parts[0])
+        name = next((one for one in joined if os.path.exists(at_home(one))), parts[0])
         parts = parts[1 + name.count(",") :]
         names.append(name.strip())
     return tuple(name for name in names if name)

@@ -22,7 +22,7 @@ from quatrain import __version__
 from quatrain.cli.completing import dtypes, formats, languages, recipes, with_shells
 from quatrain.cli.data import data_app
 from quatrain.cli.speech import in_words, take_language
-from quatrain.cli.usage import Answering, Json, Options, Overrides, Settings, Verbs
+from quatrain.cli.usage import Answering, Json, Options, Overrides, Settings, Verbs, place
 from quatrain.errors import QuatrainError, ResourceError
 from quatrain.locale import choose_language
 from quatrain.words import say, speak
@@ -41,8 +41,8 @@ app.add_typer(data_app, name="data")
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, getattr(errno, "EDQUOT", -1)}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
-Recipe = Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes)]
-Model = Annotated[str, typer.Argument(help="help.model")]
+Recipe = Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes, callback=place)]
+Model = Annotated[str, typer.Argument(help="help.model", callback=place)]
 NeverAbstain = Annotated[bool, typer.Option("--never-abstain", help="help.never_abstain")]
 
 
@@ -85,8 +85,12 @@ def init(
     held_out: Annotated[
         str | None, typer.Option("--eval", metavar="FILE[,FILE]", help="help.init.eval")
     ] = None,
-    base: Annotated[str | None, typer.Option(metavar="MODEL", help="help.init.base")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="NAME.yaml", help="help.init.out")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="help.init.base", callback=place)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="NAME.yaml", help="help.init.out", callback=place)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="help.init.force")] = False,
     options: Options = None,
     json: Json = False,
@@ -121,7 +125,7 @@ def sft(
 @app.command(help="help.plan")
 def plan(
     recipe: Annotated[
-        str | None, typer.Argument(help="help.recipe", autocompletion=recipes)
+        str | None, typer.Argument(help="help.recipe", autocompletion=recipes, callback=place)
     ] = None,
     overrides: Overrides = None,
     options: Options = None,
@@ -162,7 +166,9 @@ def evaluate(
 def ask(
     model: Model,
     question: Annotated[str | None, typer.Argument(help="help.ask.question")] = None,
-    context: Annotated[str | None, typer.Option(metavar="FILE", help="help.ask.context")] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="FILE", help="help.ask.context", callback=place)
+    ] = None,
     never_abstain: NeverAbstain = False,
     options: Settings = None,
     json: Json = False,
@@ -175,8 +181,12 @@ def ask(
 
 @app.command(help="help.convert")
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="help.convert.source")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="help.convert.destination")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="help.convert.source", callback=place)
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="help.convert.destination", callback=place)
+    ],
     to: Annotated[str, typer.Option(help="help.convert.to", autocompletion=formats)],
     experts: Annotated[int | None, typer.Option(help="help.convert.experts")] = None,
     dtype: Annotated[
@@ -184,7 +194,7 @@ def convert(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(help="help.convert.base"),
+        typer.Option(help="help.convert.base", callback=place),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="help.convert.merge")] = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="help.convert.no_check")] = False,
@@ -205,7 +215,7 @@ def convert(
 
 @app.command(help="help.report")
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="help.report.run")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="help.report.run", callback=place)],
     lang: Annotated[
         str | None, typer.Option(help="help.report.lang", autocompletion=languages)
     ] = None,

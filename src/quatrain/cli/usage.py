@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from quatrain.cli.completing import overrides, settings
 from quatrain.errors import ConfigError
+from quatrain.files import at_home
 
 Json = Annotated[bool, typer.Option("--json", help="help.json")]
 _FIELD = "SECTION.FIELD=VALUE"
@@ -44,6 +45,11 @@ Settings = Annotated[
 _GENERATE = "generate"
 _UsageError: Any = typer.BadParameter.__base__
 """The base class of usage errors; typer has no public name for it."""
+
+
+def place(value: Any) -> Any:
+    """Read a path that an option or an argument gives: shells leave `~` where it is quoted."""
+    return value if value is None else type(value)(at_home(str(value)))
 
 
 def of_answering(verb: str, settings: Sequence[str], others: tuple[str, ...] = ()) -> list[str]:

@@ -12,7 +12,7 @@ from quatrain.config import Config
 from quatrain.data.embedded import embedded_rows, is_embedded
 from quatrain.data.read import data_files, is_saved_dataset, refuse_missing
 from quatrain.data.tables import hub_dataset
-from quatrain.files import sha256
+from quatrain.files import at_home, sha256
 from quatrain.text.chat import ChatFormat
 from quatrain.text.tokenizer import Tokenizer
 
@@ -51,7 +51,7 @@ def fingerprint(config: Config, tokenizer: Tokenizer | None, chat: ChatFormat) -
 
 
 def _source(name: str, split: str) -> Any:
-    path = Path(name).expanduser()
+    path = Path(at_home(name))
     if is_embedded(name):
         rows = "\n".join(json.dumps(row.value) for row in embedded_rows(name))
         return [name, hashlib.sha256(rows.encode()).hexdigest()]

@@ -22,6 +22,7 @@ from quatrain.data.lines import RawRow, read_lines, read_whole, refuse_large
 from quatrain.data.tables import hub_rows, parquet_rows, saved_dataset_rows
 from quatrain.data.workbook import xlsx_rows
 from quatrain.errors import DataError
+from quatrain.files import at_home
 from quatrain.words import Sentence
 
 __all__ = ["RawRow", "data_files", "is_saved_dataset", "looks_like_a_path", "read_rows"]
@@ -48,7 +49,7 @@ def read_rows(source: str, config: DataConfig, notes: list[str] | None = None) -
         notes: gets what was assumed on the way (an encoding, a sheet, files passed over).
     """
     notes = [] if notes is None else notes
-    path = Path(source).expanduser()
+    path = Path(at_home(source))
     if is_embedded(source):
         yield from embedded_rows(source)
     elif is_saved_dataset(path):
@@ -189,13 +190,13 @@ def refuse_missing(sources: Sequence[str]) -> None:
         DataError: Q320; of several sources it says how they were parted.
     """
     for source in sources:
-        there = is_embedded(source) or os.path.exists(os.path.expanduser(source))
+        there = is_embedded(source) or os.path.exists(at_home(source))
         if not there and looks_like_a_path(source):
             raise _no_such_file(source, sources)
 
 
 def _no_such_file(source: str, sources: Sequence[str] = ()) -> DataError:
-    path = Path(os.path.expanduser(source))
+    path = Path(at_home(source))
     if path.is_symlink():
         return DataError("Q320.link", source=source, there=os.readlink(path))
     parted: str = ""

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from quatrain.data.parse import Outcome, Rejection, parse_row
 from quatrain.data.read import read_rows, refuse_missing
 from quatrain.data.spool import Spool
 from quatrain.errors import DataError
-from quatrain.files import write_text
+from quatrain.files import at_home, write_text
 from quatrain.progress import working
 from quatrain.text.conversation import Conversation, Document
 from quatrain.words import Sentence, recorded, say, tell
@@ -236,6 +237,7 @@ def outcomes(
         notes: gets what was assumed, and what is not learnt, of each source.
     """
     refuse_missing(sources)
+    notes += twice(sources)
     good = 0
     for name in sources:
         source, aside = open_source(name, config, notes), Aside()
@@ -248,6 +250,16 @@ def outcomes(
                     notes.append(Sentence.of("notes.limit", limit=config.limit))
                     return
         notes += aside.notes(name)
+
+
+def twice(sources: Sequence[str]) -> Iterator[Sentence]:
+    """Say which sources stand for what another has too: a file, or one in a folder."""
+    places = [Path(os.path.realpath(at_home(source))) for source in sources]
+    for number, place in enumerate(places):
+        earlier = places[:number]
+        inside = any(one in place.parents for one in places if one.is_dir())
+        if place.exists() and (place in earlier or inside):
+            yield Sentence.of("notes.twice", source=sources[number])
 
 
 def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from pathlib import Path
 
 from quatrain.errors import CheckpointError
@@ -82,7 +83,10 @@ def llama4_base_of(adapter: Path) -> Path:
     """
     base = base_of(adapter)
     if (kind := model_type_of(str(base))) in DENSE_TYPES:
-        raise CheckpointError("Q415.of_dense", adapter=adapter, base=base, kind=kind)
+        raise CheckpointError(
+            "Q415.of_dense", adapter=adapter, base=base, kind=kind, given=shlex.quote(str(adapter)),
+            dense=shlex.quote(str(base)),
+        )  # fmt: skip
     return base
 
 

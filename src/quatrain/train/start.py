@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from quatrain.model.locate import is_adapter, llama4_base_of, locate, text_tools
 from quatrain.model.peft_config import BASE, read_fields
 from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
-from quatrain.run_dir import DATA, HOLDER, LOCK, REQUESTED, SETTLED
+from quatrain.run_dir import BEFORE, DATA, HOLDER, LOCK, OURS, REQUESTED, SETTLED
 from quatrain.text.chat import LLAMA4, ChatFormat
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
@@ -39,6 +40,8 @@ MAY_CHANGE = (
     "activation_checkpointing", "loss_chunk_size", "sinks",
 )  # fmt: skip
 """Fields of train that a resumed run takes from its new recipe: they change rounding at most."""
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,10 @@ def locked(run_dir: Path) -> Iterator[None]:
     nothing, and is reported and replaced.
 
     Raises:
-        ConfigError: Q204 when another process holds it, naming it.
+        ConfigError: Q204 when another process holds it, naming it; Q211 when it is no directory of
+            a run, in which other files would be replaced.
     """
+    _refuse_other_files(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     holder = run_dir / HOLDER
     try:
@@ -133,6 +138,16 @@ def locked(run_dir: Path) -> Iterator[None]:
         found = _read_holder(holder)
         key = "Q204.held_by" if found else "Q204.held"
         raise ConfigError(key, run_dir=run_dir, **found) from None
+
+
+def _refuse_other_files(run_dir: Path) -> None:
+    if file := next((one for one in (run_dir, *run_dir.parents) if one.is_file()), None):
+        raise ConfigError("Q211.file", run_dir=run_dir, file=file)
+    if not run_dir.exists() or any((run_dir / mark).exists() for mark in OURS):
+        return
+    others = sorted(one.name for one in run_dir.iterdir() if not one.name.startswith(BEFORE))
+    if others:
+        raise ConfigError("Q211.others", run_dir=run_dir, names=tuple(others[:_SHOWN]))
 
 
 def _read_holder(path: Path) -> dict[str, Any]:
@@ -160,7 +175,10 @@ def refuse_another_recipe(config: Config) -> None:
             allowed = section == "train" and name in MAY_CHANGE
             (taken if allowed else refused).append(f"{section}.{name}: {old!r} -> {new!r}")
         if refused:
-            raise ConfigError("Q205.recipe", run_dir=config.run_dir, changed=tuple(refused))
+            init = shlex.quote(f"model.init={config.run_dir}")
+            raise ConfigError(
+                "Q205.recipe", run_dir=config.run_dir, changed=tuple(refused), init=init
+            )
         if taken:
             logger.info(say("log.may_change", run_dir=config.run_dir, changed=tuple(taken)))
 
