@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from quatrain.cli.telling import telling
+from quatrain.cli.training import asking, tuning
 from quatrain.errors import ConfigError
 from quatrain.progress import working
 from quatrain.words import say, tell
@@ -74,8 +77,40 @@ def run_conversion(
         print(f"  {say(f'cli.convert.{name}')}: {tell(value)}")
     has_gguf = _GGUF in (to, done.kind) and (merge or done.kind != _ADAPTER)
     _say_how_near(done.agreement, done.dtype, has_gguf)
+    sys.stdout.flush()  # what comes next comes last, where both go to one file
+    for line in _what_next(done.directory, done.notes.get("base")):
+        print(line, file=sys.stderr)
     if url is not None:
         print(say("cli.convert.pushed_public" if public else "cli.convert.pushed_private", url=url))
+
+
+def _what_next(directory: Path, base: str | None) -> Iterator[str]:
+    """Say what the result is for: to be asked and trained here, or to be opened elsewhere."""
+    from quatrain.model.hf_config import DENSE_TYPES
+    from quatrain.model.locate import is_adapter, model_type_of
+
+    file = next(iter(sorted(directory.glob("*.gguf"))), None)
+    alone = is_adapter(directory) or (file is not None and file.name.startswith(_ADAPTER))
+    kind = model_type_of(str(base if alone else directory))
+    if file is not None:
+        words = ["llama-cli", "-m", *(["BASE.gguf", "--lora"] if alone else []), str(file)]
+        yield say("cli.convert.run", command=shlex.join(words))
+        if alone:
+            making = shlex.join(["quatrain", "convert", str(base), "NEW", "--to", "gguf"])
+            yield say("cli.convert.base_made", command=making)
+        elif (directory / "Modelfile").exists():
+            words = ["ollama", "create", "NAME", "-f", str(directory / "Modelfile")]
+            yield say("cli.convert.run", command=shlex.join(words))
+    elif alone and kind in DENSE_TYPES:
+        yield say(
+            "cli.convert.open", command=f"PeftModel.from_pretrained(BASE, {str(directory)!r})"
+        )
+    elif kind in DENSE_TYPES or kind == "llama4":
+        loader = "AutoModelForImageTextToText" if kind == "llama4" else "AutoModelForCausalLM"
+        yield say("cli.convert.open", command=f"{loader}.from_pretrained({str(directory)!r})")
+    else:
+        yield asking(directory)
+        yield tuning(directory)
 
 
 def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:

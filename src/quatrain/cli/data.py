@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from quatrain.cli.completing import recipes
-from quatrain.cli.usage import Json, Options, Overrides, Verbs
+from quatrain.cli.usage import Json, Options, Overrides, Verbs, place
+from quatrain.words import say
 
 data_app = typer.Typer(cls=Verbs, help="help.data", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,7 +26,7 @@ def inspect(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="DIR|RECIPE", help="help.inspect.tokenizer"),
+        typer.Option(metavar="DIR|RECIPE", help="help.inspect.tokenizer", callback=place),
     ] = None,
     block_size: Annotated[int | None, typer.Option(help="help.inspect.block_size")] = None,
     fail_on_leak: Annotated[
@@ -56,13 +58,23 @@ def inspect(
         print(json_module.dumps(as_dict(found), ensure_ascii=False))
     else:
         show(found)
+        if not found.stops:
+            base = tokenizer if directory and _is_base(directory) else "MODEL"
+            more = ["--eval", held_out] if held_out else []
+            given = [*(overrides or []), *(options or [])]
+            words = ["quatrain", "init", files, *given, *more, "--base", base or "MODEL"]
+            print(say("inspect.next", command=shlex.join(words)))
+            if base == "MODEL":
+                print(say("inspect.bases"))
     if found.stops or (strict and found.warns):
         sys.exit(TROUBLE)
 
 
 @data_app.command(help="help.prepare")
 def prepare(
-    recipe: Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes)],
+    recipe: Annotated[
+        str, typer.Argument(help="help.recipe", autocompletion=recipes, callback=place)
+    ],
     overrides: Overrides = None,
     options: Options = None,
     json: Json = False,
@@ -122,6 +134,17 @@ def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
     tokenizer = Tokenizer.load(path)
     formatted = _is_model(path) or (path / "chat_format.json").is_file()
     return config, tokenizer, chat_format_of(path, tokenizer) if formatted else LLAMA4
+
+
+def _is_base(directory: str) -> bool:
+    """Whether a tokenizer's place is a model to start from too."""
+    from quatrain.errors import QuatrainError
+    from quatrain.model.locate import locate
+
+    try:
+        return locate(directory) is not None
+    except QuatrainError:
+        return False
 
 
 def _is_model(path: Path) -> bool:

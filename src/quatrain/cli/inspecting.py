@@ -121,7 +121,15 @@ def _facts(one: Inspected, found: Inspection) -> Table:
         table.add_row(say("inspect.answers"), _answers(survey.answer_sizes))
     for note in survey.notes:
         table.add_row(say("inspect.note"), tell(note))
+    if any(map(_may_have_a_context, one.sources)):
+        table.add_row(say("inspect.note"), say("inspect.context"))
     return table
+
+
+def _may_have_a_context(source: dict[str, Any]) -> bool:
+    """Whether a column that is kept beside could be the text that its question is about."""
+    read = set(source["columns"].values())
+    return source["shape"] == "alpaca" and "" in read and "context" not in read
 
 
 def _answers(sizes: Any) -> str:

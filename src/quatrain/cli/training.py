@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from quatrain.cli.telling import telling
@@ -30,7 +31,8 @@ def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) ->
         print(json.dumps(summary(result), ensure_ascii=False))
     leave_if_stopped(result, ["quatrain", task, recipe, *overrides])
     if not as_json:
-        _say_what_next(result)
+        print(say("cli.train.best", step=result.state.best_step), file=sys.stderr)
+        print((tuning if task == "pretrain" else asking)(result.run_dir), file=sys.stderr)
 
 
 def leave_if_stopped(result: Any, command: list[str]) -> None:
@@ -53,7 +55,12 @@ def summary(result: Any) -> dict[str, Any]:
     }
 
 
-def _say_what_next(result: Any) -> None:
-    print(say("cli.train.best", step=result.state.best_step), file=sys.stderr)
-    command = f'quatrain ask {shlex.quote(str(result.run_dir))} "..."'
-    print(say("cli.train.ask", command=command), file=sys.stderr)
+def asking(model: Path) -> str:
+    """Say how a model is asked."""
+    return say("cli.train.ask", command=f'quatrain ask {shlex.quote(str(model))} "..."')
+
+
+def tuning(model: Path) -> str:
+    """Say how a model is fine-tuned."""
+    words = ["quatrain", "sft", "questions", "data.train=FILE", f"model.init={model}"]
+    return say("cli.train.tune", command=shlex.join([*words, "run_dir=NEW"]))

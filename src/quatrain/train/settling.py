@@ -128,7 +128,8 @@ def try_out(
         costs = replace(costs, row=time_rows(settled.train, model, batches))
     held_out = len(data.questions), len(data.eval) if data.eval is not None else 0
     number, questions, rows = fit_evaluations(settled, costs, held_out, longest)
-    logger.info(say("train.tried", row=costs.row, question=costs.question, save=costs.save))
+    key = "train.tried" if data.questions else "train.tried_text"
+    logger.info(say(key, row=costs.row, question=costs.question, save=costs.save))
     asked = settled.evaluate.replace(questions=questions, rows=max(1, rows))
     return Tried(settled.replace(evaluate=asked), costs, number)
 
