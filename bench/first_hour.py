@@ -121,10 +121,9 @@ HOURS = (SECRETARY, MUSEUM, CHEMIST)
 HEAD = f"""# Three first hours
 
 Three people start with what they have: a spreadsheet, a folder of texts, and files from another
-trainer. Each has the README, the [guide](guide.md) and a fresh clone. Every command below was run
+trainer. Each has the README, the guide and a fresh clone. Every command below was run
 in this order, and its output stands as it came; `...` stands for progress that was left out.
-`{Path(__file__).relative_to(ROOT).as_posix()}` runs the commands, and writes this page and the
-people's files.
+`{Path(__file__).relative_to(ROOT).as_posix()}` runs them, and writes this page and the files.
 
 The base is SmolLM2-135M, which speaks little French, and no training takes more than three
 minutes. The answers show what that gives. A larger base and more time give better ones

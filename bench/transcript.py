@@ -59,7 +59,8 @@ class Desk:
             activated = not installs or number > 0
             said = self._printed(f"{prefix}{number:02d}", step, activated)
             shown = "$ . .venv/bin/activate\n" if installs and number == 1 else ""
-            console = f"```console\n{shown}$ {step.command}\n{shortened(said, self.work)}\n```"
+            lines = [f"{shown}$ {step.command}", *filter(None, [shortened(said, self.work)])]
+            console = "\n".join(["```console", *lines, "```"])
             blocks += [step.words, console] if step.words else [console]
         return blocks
 

@@ -58,7 +58,7 @@ def test_the_secretarys_workbook_has_what_workbooks_gather(
     bench["newcomers"].write_workbook(tmp_path / "mairie.xlsx")
     records = load_records([str(tmp_path / "mairie.xlsx")], DataConfig())
     answers = [conversation.answers for conversation in records.conversations[-2:]]
-    assert answers == [("4 812",), ("15/01/2027",)]
+    assert answers == [("4\u202f812",), ("15/01/2027",)]
     assert len(records.conversations) == 242
     assert [rejection.location for rejection in records.rejected] == ["mairie.xlsx:246"]
     assert str(records.notes[0]).endswith("not read: Notes")

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from quatrain.errors import CheckpointError
-from quatrain.hub.check import Judgement, Observation, float_model, observe, prompts_of, without_bars
+from quatrain.hub.check import (
+    Judgement,
+    Observation,
+    float_model,
+    observe,
+    prompts_of,
+    without_bars,
+)
 from quatrain.hub.gguf_write import library
 from quatrain.hub.llama_cpp import TOP, Likeliest, likeliest
 from quatrain.hub.source import Source
