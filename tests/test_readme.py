@@ -108,7 +108,9 @@ def test_each_make_target_exists() -> None:
 
 def test_each_path_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
-    named = re.findall(r"`((?:src|docs|tests|bench|\.ci)/[\w./-]*|\w+\.(?:txt|toml))`", README + GUIDE)
+    named = re.findall(
+        r"`((?:src|docs|tests|bench|\.ci)/[\w./-]*|\w+\.(?:txt|toml))`", README + GUIDE
+    )
     assert links, named
     for path in [*links, *named]:
         if "://" not in path:
