@@ -224,3 +224,15 @@ def test_a_written_recipe_obeys_the_schema_beside_it(
     questions_file(tmp_path)
     assert quatrain("init", "questions.jsonl").code == 0
     jsonschema.validate(read("questions.yaml"), json.loads(Path(SCHEMA).read_text("utf-8")))
+
+
+def test_the_look_that_it_proposes_has_the_columns_that_it_was_given(
+    quatrain: Callable[..., Any],
+) -> None:
+    rows = [["Frage", "Antwort"], *([f"Was ist {n}?", "Zahl"] for n in (1, 1, 2, 3, 4, 5))]
+    with Path("fragen.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    columns = ["data.columns.question=Frage", "data.columns.answer=Antwort"]
+    done = quatrain("init", "fragen.csv", *columns)
+    assert done.code == 0, done.err
+    assert f"quatrain data inspect fragen.csv {' '.join(columns)}" in done.out

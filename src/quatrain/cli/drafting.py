@@ -68,7 +68,7 @@ def run_drafting(
     print(say("cli.init.written", path=path, schema=path.parent / SCHEMA))
     if found.warns:
         number = sum(finding.level == "warning" for finding in found.findings)
-        looking = shlex.join(["quatrain", "data", "inspect", files])
+        looking = shlex.join(["quatrain", "data", "inspect", files, *overrides])
         print(say("cli.init.warnings", count=number, command=looking))
     print(say("cli.init.next", command=shlex.join(command)))
 

@@ -94,15 +94,16 @@ class Named(dict[str, Any]):
         """The file's names, by the new ones."""
 
 
-def check_columns(columns: Mapping[str, str], seen: set[str]) -> None:
-    """Refuse a mapping with an unknown meaning or a missing column."""
+def check_columns(source: str, columns: Mapping[str, str], seen: set[str]) -> None:
+    """Refuse a mapping with an unknown meaning, or with a column that a source does not have."""
     if unknown := set(columns) - set(MEANINGS):
         raise DataError("Q325.meaning", given=sorted(unknown)[0], known=", ".join(MEANINGS))
     for meaning, column in columns.items():
         if column not in seen:
             raise DataError(
-                "Q325.column", meaning=meaning, column=column, columns=", ".join(sorted(seen))
-            )
+                "Q325.column", source=source, meaning=meaning, column=column,
+                columns=", ".join(sorted(seen)),
+            )  # fmt: skip
 
 
 def refuse_preferences(source: str, rows: Iterable[Row], columns: Mapping[str, str]) -> None:

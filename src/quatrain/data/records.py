@@ -271,7 +271,7 @@ def _shape(source: str, first: Sequence[RawRow], config: DataConfig) -> str:
     values = [row.value for row in first if row.value is not None]
     rows = [value for value in values if isinstance(value, dict)]
     if values and config.columns:
-        check_columns(config.columns, set[str]().union(*rows))
+        check_columns(source, config.columns, set[str]().union(*rows))
     refuse_preferences(source, rows, config.columns)
     shapes = (_shape_of_row(source, value, config) for value in values)
     shape = next((shape for shape in shapes if shape), None)
