@@ -46,7 +46,7 @@ def test_a_file_of_questions_is_no_recipe_and_the_error_says_where_it_goes(
 
 def test_a_name_that_is_not_there_is_still_looked_for_among_the_recipes(quatrain: Any) -> None:
     said = quatrain("sft", "question")
-    assert "neither shipped nor a YAML file" in said.err
+    assert "is neither a shipped recipe nor a YAML file" in said.err
     assert "'questions'" in said.err
 
 
@@ -186,7 +186,7 @@ def test_a_model_in_our_form_says_how_it_is_asked_and_trained(
     trained: Path, tmp_path: Path, quatrain: Any
 ) -> None:
     said = quatrain("convert", trained, tmp_path / "neu", "--to", "llama4", "--no-check")
-    assert f'ask it: quatrain ask {tmp_path / "neu"} "..."' in said.err
+    assert f'ask the model: quatrain ask {tmp_path / "neu"} "..."' in said.err
     assert "fine-tune it: quatrain sft questions data.train=FILE" in said.err
 
 

@@ -157,7 +157,7 @@ def test_a_question_that_fills_the_context_scores_0_and_is_named(
     assert [graded[0], graded[2]] == grade(small, asked(), options)
     assert total_score([graded[1]]) == scores_by([graded[1]], "theme")["lieux"] == Score(1, 0, 0)
     assert re.search(
-        r"1 of 3 questions .* context \(63 tokens at most\).*: here:7 \(\d+ tokens\)", caplog.text
+        r"1 of 3 questions .* \(63 tokens at most\) .*: here:7 \(\d+ tokens\)", caplog.text
     )
 
 
