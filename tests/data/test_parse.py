@@ -242,7 +242,7 @@ def test_the_first_row_of_a_known_shape_tells_the_files(tmp_path: Path) -> None:
 
 
 def test_a_mapped_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"jsonl has no such column. Its columns are input, instruction,"):
+    with pytest.raises(DataError, match=r"has no such column. Its columns are input, inst"):
         load(tmp_path, [SAME[0]], columns={"question": "Frage"})
     with pytest.raises(
         DataError, match=r"data\.columns has no field 'frage'\. Its fields: question,"
