@@ -61,6 +61,8 @@ def test_the_rate_falls_with_the_width_and_is_higher_for_trained_weights() -> No
     assert settled(300, {"d_model": 256}).learning_rate == pytest.approx(1e-3)
     assert settled(300, {"d_model": 512}).learning_rate == pytest.approx(5e-4)
     assert settled(300, {"d_model": 256, "init": "x"}).learning_rate == pytest.approx(2e-3)
+    on_text = settled(300, {"d_model": 256, "init": "x"}, task="pretrain")
+    assert on_text.learning_rate == pytest.approx(7e-4)
 
 
 def test_some_8192_tokens_are_in_flight() -> None:

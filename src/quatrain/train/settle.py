@@ -3,7 +3,8 @@
     batch_size      a 32nd of the rows, from 1 to 32, a power of two; for a base, eight
                     conversations at least
     epochs          SFT: some 1000 steps, between 2 and 10 passes; pretraining: 1
-    learning_rate   0.256 / d_model, twice that for trained weights, 4 times for adapters
+    learning_rate   0.256 / d_model; for trained weights twice that (0.7 on text), 4 times for
+                    adapters
     precision       bf16 for a large base where the processor multiplies it, else fp32
     eval_interval   a tenth of the steps
 
@@ -27,9 +28,9 @@ _USEFUL_STEPS, _FEWEST_PASSES, _MOST_PASSES = 1000, 2, 10
 _TOKENS_AT_ONCE = 8192
 _WORTH_BF16 = 50 * 10**6
 """Parameters above which products take most of a step, so that rounding them pays."""
-_TRAINED, _ADAPTERS = 2.0, 4.0
-"""Factors of the learning rate for trained weights and for adapters, relative to new weights: from
-SmolLM2 on two files, not yet from a sweep (docs/LOG.md)."""
+_TRAINED, _TRAINED_ON_TEXT, _ADAPTERS = 2.0, 0.7, 4.0
+"""Factors of the learning rate for trained weights that learn answers or text, and for adapters,
+relative to new weights: from SmolLM2 on two files (docs/LOG.md); text forgets more."""
 
 
 def settle(
@@ -114,7 +115,9 @@ def _default_rate(config: Config) -> float:
     fresh = 0.256 / config.model.d_model
     if config.train.adapter:
         return _ADAPTERS * fresh
-    return fresh if config.model.init is None else _TRAINED * fresh
+    if config.model.init is None:
+        return fresh
+    return fresh * (_TRAINED_ON_TEXT if config.train.task == "pretrain" else _TRAINED)
 
 
 def _default_precision(config: Config, halves: bool) -> Literal["fp32", "bf16"]:
