@@ -191,6 +191,12 @@ def test_a_checkpoint_is_compared_with_the_highest_score_and_not_with_the_last_k
     assert (state.best_step, state.best_score) == (3, (50.0,))
 
 
+def test_a_checkpoint_that_kept_no_score_of_each_question_is_gone_on_from() -> None:
+    old = State.model_validate({"step": 5, "best_step": 5, "best_score": [50.0]})
+    later = old.model_copy(update={"step": 9}).after_evaluation((25.0,), (0.0, 50.0))
+    assert (later.best_step, later.evaluations_since_best) == (5, 1)
+
+
 @pytest.mark.parametrize("each", [(), (0.0, 0.0), (1.0, 1.0)])
 def test_answers_that_say_nothing_leave_it_to_the_loss(each: tuple[float, ...]) -> None:
     first = State(step=1).after_evaluation((0.0, -1.0), each)

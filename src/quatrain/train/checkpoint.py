@@ -64,7 +64,7 @@ class State(BaseModel):
     best_score: tuple[float, ...] = ()
     """The highest score; larger is better, compared in order."""
     best_each: tuple[float, ...] = ()
-    """What each question scored at that evaluation."""
+    """What each question scored at that evaluation; empty in checkpoints of before 2026-12."""
     evaluations_since_best: int = 0
     """Evaluations since the highest score."""
     finished: bool = False
@@ -89,7 +89,7 @@ class State(BaseModel):
             }
         else:
             change = {"evaluations_since_best": self.evaluations_since_best + 1}
-            if within_one_error(each, self.best_each):
+            if len(each) == len(self.best_each) and within_one_error(each, self.best_each):
                 change["best_step"] = self.step
         return self.model_copy(update=change)
 
