@@ -64,7 +64,7 @@ class State(BaseModel):
     best_score: tuple[float, ...] = ()
     """The highest score; larger is better, compared in order."""
     best_each: tuple[float, ...] = ()
-    """What each question scored at that evaluation; empty in checkpoints of before 2026-12."""
+    """What each question scored at that evaluation; empty in older checkpoints."""
     evaluations_since_best: int = 0
     """Evaluations since the highest score."""
     finished: bool = False
