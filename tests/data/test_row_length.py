@@ -38,6 +38,15 @@ def test_all_conversations_are_measured_where_they_are_few() -> None:
     assert found == -(-(600 + around) // 64) * 64
 
 
+def test_rows_are_shorter_where_two_conversations_would_not_share_one() -> None:
+    tokenizer = SimpleCharTokenizer("ab")
+    around = len(LLAMA4.encode_conversation(conversation(1), tokenizer).ids) - 1
+    alike = [conversation(300 - around - n % 20) for n in range(60)]
+    assert row_length(alike, tokenizer, LLAMA4, SHORTEST, 8192) == 320
+    mixed = [*alike, *[conversation(150)] * 120]  # a short one fits beside a long one
+    assert row_length(mixed, tokenizer, LLAMA4, SHORTEST, 8192) == 512
+
+
 def test_a_sample_leaves_room_for_those_that_were_not_seen() -> None:
     tokenizer = SimpleCharTokenizer("ab")
     many = [conversation(600)] * 4001

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from quatrain.data.pack import Lengths, pack, used_fraction
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Conversation
 from quatrain.text.tokenizer import Tokenizer
@@ -21,6 +24,8 @@ SHORTEST = 256
 _SHARED, _LONGEST, _STEP = 512, 2048, 64
 _SAMPLED, _UNSEEN = 2000, 1.1
 """Conversations that are encoded, and how much longer those may be that are not."""
+_FULLER = 0.05
+"""The share of positions for which shorter rows are worth having."""
 
 
 def row_length(
@@ -41,11 +46,19 @@ def row_length(
     """
     every = -(-len(conversations) // _SAMPLED)
     sample = [conversations[index] for index in range(0, len(conversations), max(1, every))]
-    longest = max(chat.encode_block(sample, tokenizer).lengths, default=0)
-    return fitted(round(longest * (_UNSEEN if every > 1 else 1)), shortest, context)
+    lengths = np.array(chat.encode_block(sample, tokenizer).lengths, dtype=np.int64)
+    longest = round(int(lengths.max(initial=0)) * (_UNSEEN if every > 1 else 1))
+    shared, alone = (fitted(longest, shortest, context, shares) for shares in (True, False))
+    return alone if _filled(lengths, alone) > _filled(lengths, shared) + _FULLER else shared
 
 
-def fitted(longest: int, shortest: int, context: int) -> int:
-    """Choose a row for a longest conversation."""
-    needed = max(shortest, longest, min(_SHARED, 2 * longest))
+def fitted(longest: int, shortest: int, context: int, shares: bool = True) -> int:
+    """Choose a row for a longest conversation, with room for another one or just for it."""
+    needed = max(shortest, longest, min(_SHARED, 2 * longest) if shares else 0)
     return min(-(-needed // _STEP) * _STEP, _LONGEST, context)
+
+
+def _filled(lengths: Lengths, row: int) -> float:
+    """Say which share of the positions of rows would hold a token; longer ones are set aside."""
+    fitting = lengths[lengths <= row]
+    return used_fraction(fitting, pack(fitting, row), row)
