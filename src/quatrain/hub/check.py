@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +184,14 @@ def _run_in(
         parameter.data = parameter.data.to(dtype).float()
 
     seen = []
+    # the name of the argument since transformers 5.24, and before
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
     for prompt in prompts_of(source):
-        cache = transformers.DynamicCache(config=model.config)
-        logits_TV = model(torch.tensor([prompt]), past_key_values=cache, use_cache=True).logits[0]
+        cached = {name: transformers.DynamicCache(config=model.config)}
+        logits_TV = model(torch.tensor([prompt]), use_cache=True, **cached).logits[0]
         ids = [int(logits_TV[-1].argmax())]
         while len(ids) < _new_tokens(source):
-            out = model(torch.tensor([ids[-1:]]), past_key_values=cache, use_cache=True)
+            out = model(torch.tensor([ids[-1:]]), use_cache=True, **cached)
             ids.append(int(out.logits[0, -1].argmax()))
         seen.append((logits_TV, ids))
     return seen
