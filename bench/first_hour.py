@@ -12,13 +12,12 @@ of two free cores.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import newcomers
-from transcript import CLONED, ROOT, Desk, Step
+from transcript import CLONED, ROOT, Desk, Step, sat_down
 
 BEGINNING = (
     Step(
@@ -134,18 +133,13 @@ PEFT_ANSWERS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "first-hour.md")
-    options = parser.parse_args()
-    desk = Desk(options.work.resolve())
-    desk.set_up()
+    desk, page = sat_down(__doc__, "first-hour.md")
     parts = [HEAD, "## The beginning", CLONED, *desk.blocks(BEGINNING, "beginning-", installs=True)]
     for hour in HOURS:
         parts += [f"## {hour.title}", hour.words, *desk.blocks(hour.steps, f"{hour.name}-")]
     check_peft(desk)
     parts.append(PEFT_ANSWERS)
-    options.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def write_chemistry(folder: Path) -> None:

@@ -10,11 +10,10 @@ Linux (torch with CUDA) and trains: reckon with ten minutes of two free cores.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from pathlib import Path
 
-from transcript import CLONED, ROOT, Desk, Step
+from transcript import CLONED, ROOT, Step, sat_down
 
 CAPITALS = (
     "Österreich=Wien Belgien=Brüssel Bulgarien=Sofia Dänemark=Kopenhagen Estland=Tallinn "
@@ -59,16 +58,11 @@ STEPS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "first-run.md")
-    options = parser.parse_args()
-    desk = Desk(options.work.resolve())
-    desk.set_up()
+    desk, page = sat_down(__doc__, "first-run.md")
     write_csv(desk.clone / "fragen.csv", LEARNT)
     write_csv(desk.clone / "pruefung.csv", EXAMINED)
     parts = [HEAD, CLONED, *desk.blocks(STEPS, installs=True)]
-    options.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 HEAD = f"""# A first run

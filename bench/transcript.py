@@ -6,6 +6,7 @@ a file, so that a stopped script goes on where it was.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -18,6 +19,22 @@ from quatrain.words import catalogue
 
 ROOT = Path(__file__).parents[1]
 CLONED = "```console\n$ git clone REPOSITORY quatrain\n$ cd quatrain\n```"
+
+
+def sat_down(about: str | None, page: str) -> tuple[Desk, Path]:
+    """Read the command line of a script that writes a page, and clone where that is not done.
+
+    Args:
+        about: what the script does.
+        page: of docs/, written where no other is named.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / page)
+    options = parser.parse_args()
+    desk = Desk(options.work.resolve())
+    desk.set_up()
+    return desk, options.page
 
 
 @dataclass(frozen=True)
