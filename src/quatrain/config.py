@@ -225,12 +225,13 @@ class TrainConfig(Section):
     budget: str | None = None
     """A time limit such as 20m or 1h30m. It is converted once, into a number of steps."""
     batch_size: int | None = Field(None, ge=1)
-    """Rows per step."""
+    """Rows per step. By default a 32nd of all rows, from 1 to 32; with model.init, at least as many
+    as hold eight conversations."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows per forward pass. Gradients are accumulated over the micro-batches of a step."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """The peak learning rate. By default 0.256 / d_model; 0.7 times this value with model.init, and
-    4 times this value for adapters."""
+    """The peak learning rate. By default 0.256 / d_model; with model.init twice this value, 0.7
+    times in pretraining, and 4 times for adapters."""
     min_learning_rate_ratio: float = Field(0.05, ge=0, le=1)
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, le=1)
