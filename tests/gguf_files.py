@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 
 from quatrain.config import ModelConfig
+from quatrain.hub.gguf_read import read_file
 from quatrain.hub.source import Source
+from quatrain.model.rope import deinterleave
 from quatrain.model.shards import LazyTensor
 from quatrain.text.chat import LLAMA4
 from quatrain.text.tokenizer import Tokenizer
@@ -36,6 +39,46 @@ def source_of(shape: dict[str, Any], tokenizer: Tokenizer, **changes: Any) -> So
     if config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     return Source(config, tensors, tokenizer, LLAMA4, Path("tiny"), "llama4")
+
+
+KINDS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+_LIKE = {"Q4_K": 1e-3, "Q5_K": 1e-3, "Q6_K": 1e-4}
+"""Kinds that the library cannot write: random blocks, their scales about this large."""
+
+
+def rounded(values: Any, kind: str) -> Any:
+    """Store a float32 array as a GGUF file does; of kinds that cannot be written, draw blocks."""
+    wanted = gguf.GGMLQuantizationType[kind]
+    if kind not in _LIKE:
+        return gguf.quants.quantize(values, wanted)
+    block, size = gguf.GGML_QUANT_SIZES[wanted]
+    generator = np.random.default_rng(values.shape[-1])
+    drawn = generator.integers(0, 256, (values.size // block, size), dtype=np.uint8)
+    scales = generator.uniform(-1, 1, (len(drawn), 2)) * _LIKE[kind]
+    places = slice(-2, None) if kind == "Q6_K" else slice(0, 4)
+    drawn[:, places] = scales.astype(np.float16)[:, : 1 if kind == "Q6_K" else 2].view(np.uint8)
+    return drawn.reshape(*values.shape[:-1], values.shape[-1] // block * size)
+
+
+def with_blocks(path: Path, target: Path, kind: str) -> Path:
+    """Copy a GGUF file in float32 with its matrices stored in blocks."""
+    reader = Reader(path)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[1] if field.types[0] is Types.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        if len(tensor.shape) > 1 and "ffn_gate_inp" not in tensor.name:
+            data = rounded(np.array(tensor.data), kind)
+            writer.add_tensor(tensor.name, data, raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
 
 
 Types, Reader = gguf.GGUFValueType, gguf.GGUFReader
@@ -81,3 +124,14 @@ def rewritten(
     writer.write_tensors_to_file()
     writer.close()
     return target
+
+
+def as_qwen2(path: Path, target: Path, d_k: int, **tensors: Any) -> Path:
+    """Rewrite a llama file with biases as qwen2 has them: in halves, and none of the output."""
+    changed: dict[str, Any] = dict(tensors)
+    for name, tensor in read_file(path)[1].items():
+        if ".attn_q." in name or ".attn_k." in name:
+            changed[name] = deinterleave(tensor.load(), d_k)
+        if name.endswith("attn_output.bias"):
+            changed[name] = None
+    return rewritten(path, target, {}, changed, arch="qwen2")

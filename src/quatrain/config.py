@@ -51,6 +51,8 @@ class ModelConfig(Section):
     architecture."""
     preset: str | None = None
     """A shipped architecture, with random weights."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file stays as it is."""
 
     vocab_size: int = Field(8192, ge=2, le=_WIDEST)
     d_model: int = Field(256, ge=1, le=_WIDEST)
@@ -409,6 +411,8 @@ class Config(Section):
             found.append(Sentence.of("rules.block_size", row=row, context=context))
         if self.train.adapter and self.model.init is None:
             found.append(Sentence.of("rules.adapter_init", adapter=self.train.adapter))
+        if self.model.quantize and self.train.adapter is None:
+            found.append(Sentence.of("rules.quantize", kind=self.model.quantize))
         if self.train.adapter is None and self.lora != LoraConfig():
             found.append(Sentence.of("rules.lora_fields"))
         return found

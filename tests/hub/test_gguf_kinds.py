@@ -10,18 +10,17 @@ import torch
 
 from adapted import adapted_model
 from dense_models import dense
-from gguf_files import DENSE_MODEL, rewritten, source_of
+from gguf_files import DENSE_MODEL, as_qwen2, rewritten, source_of
 from llamacpp import LlamaCpp
 from quatrain.data.demo_text import pretraining_text
 from quatrain.errors import CheckpointError
 from quatrain.hub.check import float_model, observe, prompts_of
 from quatrain.hub.convert import Conversion, convert
-from quatrain.hub.gguf_read import read_file, read_gguf
+from quatrain.hub.gguf_read import read_gguf
 from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.open import open_source
 from quatrain.hub.source import Source
 from quatrain.model.llama import LlamaModel
-from quatrain.model.rope import deinterleave
 from quatrain.text.tokenizer import Tokenizer, train_bpe
 
 BIASED: dict[str, Any] = DENSE_MODEL | {"attention_bias": True, "d_k": 16}
@@ -30,17 +29,6 @@ BIASED: dict[str, Any] = DENSE_MODEL | {"attention_bias": True, "d_k": 16}
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_bpe(pretraining_text(count=300), vocab_size=512)
-
-
-def as_qwen2(path: Path, target: Path, d_k: int, **tensors: Any) -> Path:
-    """Rewrite a llama file with biases as qwen2 has them: in halves, and none of the output."""
-    changed: dict[str, Any] = dict(tensors)
-    for name, tensor in read_file(path)[1].items():
-        if ".attn_q." in name or ".attn_k." in name:
-            changed[name] = deinterleave(tensor.load(), d_k)
-        if name.endswith("attn_output.bias"):
-            changed[name] = None
-    return rewritten(path, target, {}, changed, arch="qwen2")
 
 
 def without_output_biases(source: Source) -> Source:

@@ -34,13 +34,10 @@ def lay(*names: str) -> Callable[[Path], None]:
 
 
 STRANGERS: list[tuple[Callable[[Path], None], str, str, str]] = [
-    (lay("m-q8_0.gguf"), "m-q8_0.gguf", "is a GGUF file",
-     "quatrain convert {at}/m-q8_0.gguf m-q8_0-llama4 --to llama4"),
-    (lay("two words.GGUF"), "two words.GGUF", "is a GGUF file",
-     "quatrain convert '{at}/two words.GGUF' 'two words-llama4' --to llama4"),
     (lay("out/m.gguf", "out/Modelfile"), "out", "holds the GGUF file",
-     "quatrain convert {at}/out/m.gguf m-llama4 --to llama4"),
-    (lay("m.gguf", "config.json"), "m.gguf", "is a GGUF file", "quatrain convert"),
+     "Give the file: {at}/out/m.gguf."),
+    (lay("two words/m.gguf", "two words/mmproj-m.gguf"), "two words", "holds the GGUF file m.gguf",
+     "Give the file: '{at}/two words/m.gguf'."),
     (lay("model.safetensors"), "model.safetensors", "holds only weights", "config.json"),
     (lay("m/config.json", "m/model-00001-of-00002.safetensors"),
      "m/model-00001-of-00002.safetensors", "one file of a model", "Give the directory: {at}/m."),
@@ -81,8 +78,7 @@ def test_what_is_no_model_is_told_for_what_it_is(
 
 def test_a_gguf_file_and_a_pickle_are_known_by_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "sha256-0f").write_bytes(b"GGUF\x03\0\0\0")
-    with pytest.raises(CheckpointError, match="is a GGUF file"):
-        locate(tmp_path / "sha256-0f")
+    assert locate(tmp_path / "sha256-0f") == tmp_path / "sha256-0f"
     (tmp_path / "weights").write_bytes(b"\x80\x02}q\0.")
     with pytest.raises(CheckpointError, match="can run code"):
         locate(tmp_path / "weights")

@@ -38,7 +38,9 @@ def test_bases_stand_smallest_first() -> None:
 
 def test_adapters_need_more_than_the_weights_and_less_than_training_all() -> None:
     for name, need in needs().items():
-        assert 6 * need["parameters"] < need["lora_memory"] < need["memory"], name
+        assert 2 * need["parameters"] < need["lora_memory"] < need["memory"], name
+        assert need["parameters"] / 2 < need["qlora_memory"] < need["lora_memory"], name
+        assert need["offload_memory"] < need["qlora_memory"], name
 
 
 def test_the_page_of_bases_lists_them_and_no_other() -> None:

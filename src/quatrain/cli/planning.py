@@ -15,7 +15,7 @@ from quatrain.recipe import load_config
 from quatrain.words import say, spoken, tell
 
 _BAR = 30
-_PIPED_WIDTH, _BASES_WIDTH = 100, 150
+_PIPED_WIDTH, _BASES_WIDTH = 100, 170
 _FORWARD = 1 / 3
 """The share of the forward pass in the time of a step; the backward pass takes twice as long."""
 _SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 141, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -67,13 +67,13 @@ def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
             device = device_of(config)
             free, disk = memory_of(device), free_disk(config.run_dir)
             settled = by_size(config, config, data, device, free)
-            plan = make_plan(settled, data, free, disk)
+            plan = make_plan(settled, data, free, disk, device.type == "cuda")
             refused, timed, seconds = refusal(plan), None, None
             if times and refused is None:
                 model = build_model(plan.config, start, None)
                 if is_timed(config):
                     settled, *seconds = expect(config, data, model, free)
-                    plan = make_plan(settled, data, free, disk)
+                    plan = make_plan(settled, data, free, disk, device.type == "cuda")
                 timed = calibrate(plan.config, data, model)
     described = describe(plan, timed, data, seconds)
     return {**described, "fits": refused is None, "device": device.type}, refused
@@ -223,6 +223,13 @@ def _memory(memory: dict[str, Any]) -> Table:
     return table
 
 
+_COLUMNS = {
+    "fits_here": "memory", "lora_fits_here": "lora_memory", "qlora_fits_here": "qlora_memory",
+    "offload_fits_here": "offload_memory",
+}  # fmt: skip
+"""Ways to train a base: whether one fits, and its memory."""
+
+
 def list_bases(as_json: bool) -> None:
     """List the base models, and what training them takes on this machine."""
     from quatrain.train.machine import free_memory
@@ -231,7 +238,7 @@ def list_bases(as_json: bool) -> None:
     free = free_memory()
     found: list[dict[str, Any]] = [{"id": name, **need} for name, need in needs().items()]
     for one in found:
-        for fits, memory in (("fits_here", "memory"), ("lora_fits_here", "lora_memory")):
+        for fits, memory in _COLUMNS.items():
             one[fits] = None if free is None else one[memory] <= free
     if as_json:
         print(json.dumps({"free": free, "bases": found}, ensure_ascii=False))
@@ -239,17 +246,18 @@ def list_bases(as_json: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_BASES_WIDTH)
-    heads = ("base", "total", "licence", "french", "file", "all_weights", "lora", "machine")
+    heads = ("base", "total", "licence", "french", "file", "all_weights", "lora", "qlora",
+             "offload", "machine")  # fmt: skip
     table = Table(*(say(f"plan.{head}") for head in heads), box=None)
-    for name in ("total", "file", "all_weights", "lora", "machine"):
+    for name in ("total", *heads[4:]):
         table.columns[heads.index(name)].justify = "right"
     for one in found:
         table.add_row(
             one["id"], billions(one["parameters"]), one["licence"],
             say(f"plan.french.{one['french']}"), tell(gigabytes(one["file"])),
             *(Text(tell(gigabytes(one[memory])), "bold green" if one[fits] else "")
-              for fits, memory in (("fits_here", "memory"), ("lora_fits_here", "lora_memory"))),
-            say("plan.machine.both", lora=machine_for(one["lora_memory"]),
+              for fits, memory in _COLUMNS.items()),
+            say("plan.machine.both", lora=machine_for(one["qlora_memory"]),
                 all=machine_for(one["memory"])),
         )  # fmt: skip
     console.print(table)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quatrain.model.frozen import Weight, has_to_be_decoded, times, times_transposed
 from quatrain.model.layout import Segments
 from quatrain.model.llama import LlamaModel
 
@@ -78,7 +79,7 @@ def count_targets(mask_BT: Any) -> int:
 
 
 def summed_cross_entropy(
-    states_MH: Tensor, weight_VH: Tensor, targets_M: Tensor, chunk_size: int
+    states_MH: Tensor, weight_VH: Weight, targets_M: Tensor, chunk_size: int
 ) -> Tensor:
     """Sum -log p(target) with float32 logits, a chunk of positions at a time.
 
@@ -99,27 +100,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         states_MH: Tensor,
-        weight_VH: Tensor,
+        weight_VH: Weight,
         targets_M: Tensor,
         chunk_size: int,
         dtype: torch.dtype,
         learns: bool,
     ) -> Tensor:
-        weight = weight_VH.to(dtype)
+        weight = weight_VH if has_to_be_decoded(weight_VH, dtype) else weight_VH.to(dtype)
         total = states_MH.new_zeros((), dtype=torch.float32)
         grad_states = torch.empty_like(states_MH) if learns else None
         head_learns = learns and ctx.needs_input_grad[1]  # not with adapters
-        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if head_learns else None
+        grad_weight = (
+            states_MH.new_zeros(weight_VH.shape, dtype=torch.float32) if head_learns else None
+        )
         for start in range(0, len(targets_M), chunk_size):
             part = slice(start, start + chunk_size)
             states, targets = states_MH[part].to(dtype), targets_M[part]
-            log_p = (states @ weight.T).float().log_softmax(-1)
+            log_p = times(states, weight).float().log_softmax(-1)
             total += F.nll_loss(log_p, targets, reduction="sum")
             if grad_states is not None:
                 grad_logits = log_p.exp_()
                 grad_logits[torch.arange(len(targets), device=targets.device), targets] -= 1
                 grad_logits = grad_logits.to(dtype)
-                grad_states[part] = grad_logits @ weight
+                grad_states[part] = times_transposed(grad_logits, weight)
                 if grad_weight is not None:
                     grad_weight += grad_logits.T @ states
         ctx.save_for_backward(grad_states, grad_weight)

@@ -104,7 +104,7 @@ def held_out_loss(
     Raises:
         NonFiniteError: Q502.
     """
-    device = model.lm_head.weight.device
+    device = model.device
     loss_sum, count = 0.0, 0
     with evaluating(model), working("progress.loss", total=total) as work:
         for batch in batches:

@@ -49,7 +49,7 @@ def log_probabilities(
 @torch.inference_mode()
 def _scored(model: LlamaModel, all_ids: Sequence[Sequence[int]], last: int) -> list[float]:
     """Sum the log-probabilities of the last tokens of each row, padded on the right."""
-    device = model.lm_head.weight.device
+    device = model.device
     longest = max(map(len, all_ids))
     ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in all_ids], device=device)
     states_BTH = model.model(ids_BT, [[len(ids)] for ids in all_ids]).states

@@ -14,7 +14,7 @@ from quatrain.generate.consensus import most_agreed
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
-from quatrain.model.locate import locate, text_tools_of
+from quatrain.model.locate import locate, stands_on_gguf, text_tools_of
 from quatrain.text.abstention import Abstention
 from quatrain.text.chat import ChatFormat, user_content
 from quatrain.text.conversation import Message
@@ -48,16 +48,22 @@ class Answerer:
     """How it abstains; None for a model that was not trained to."""
 
     def __init__(self, model: str | Path, device: str | None = None) -> None:
-        """Open MODEL: a run (its best checkpoint), a model or adapter directory, or a Hub id."""
-        directory = locate(model)
+        """Open MODEL: a run (its best checkpoint), a directory, a GGUF file or a Hub id."""
+        place = locate(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = LlamaModel.from_pretrained(directory, device=device).eval()
-        self.abstention = Abstention.load(directory)
-        directory = text_tools_of(directory)
-        self.tokenizer = Tokenizer.load(directory)
+        if stands_on_gguf(place):
+            from quatrain.hub.opened import open_model, text_tools  # what others need not wait for
+
+            self.model = open_model(place, device=device).eval()
+            self.tokenizer, self.chat, where = text_tools(place)
+        else:
+            self.model = LlamaModel.from_pretrained(place, device=device).eval()
+            where = text_tools_of(place)
+            self.tokenizer = Tokenizer.load(where)
+            self.chat = chat_format_of(where, self.tokenizer)
+        self.abstention = Abstention.load(place)
         vocab_size = self.model.config.vocab_size
-        refuse_larger_vocabulary(directory, self.tokenizer.vocab_size, vocab_size)
-        self.chat = chat_format_of(directory, self.tokenizer)
+        refuse_larger_vocabulary(where, self.tokenizer.vocab_size, vocab_size)
 
     @classmethod
     def of(cls, model: LlamaModel, tokenizer: Tokenizer, chat: ChatFormat) -> Answerer:

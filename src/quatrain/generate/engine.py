@@ -102,7 +102,7 @@ def stream(
     rows, ended = list(range(len(history))), set[int]()
     draws = generators(options, len(prompts))
     cache = model.new_cache()
-    ids_BT, segments = pad_left(prompts, model.lm_head.weight.device)
+    ids_BT, segments = pad_left(prompts, model.device)
     states = model.model(ids_BT, segments, cache).states[:, -1:]
     if options.candidates > 1:
         of_prompt = (

@@ -20,7 +20,7 @@ from quatrain.hub.gguf_adapter import read_gguf_adapter, rounded, write_gguf_ada
 from quatrain.hub.gguf_names import architecture
 from quatrain.hub.gguf_read import GGUF, read_file
 from quatrain.hub.source import Source
-from quatrain.model.adapter import Adapter, load_adapter, read_adapter, write_factors
+from quatrain.model.adapter import LLAMA4, Adapter, load_adapter, read_adapter, write_factors
 from quatrain.model.adapter import merged as apply
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import has_tokenizer
@@ -89,8 +89,8 @@ def write_alone(source: Source, base: Source, named: str, directory: Path) -> No
     if base.kind == GGUF:
         raise CheckpointError("Q411.gguf_base", base=base.origin)
     adapter = _alone(source.origin, base)
-    kind = {"model_type": base.kind} if base.kind in DENSE else {}
-    write_factors(adapter.adapters, adapter.factors, source.config, named, directory, **kind)
+    kind = base.kind if base.kind in DENSE else LLAMA4
+    write_factors(adapter.adapters, adapter.factors, source.config, named, directory, kind)
     source.tokenizer.save(directory, model_max_length=source.config.max_position_embeddings)
     source.chat.save(directory)
     copy_abstention(source.origin, directory)

@@ -9,7 +9,7 @@ field's name (docs/design.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from quatrain.config import LORA_GROUPS, ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.dense import dense_type, with_zero_biases
+from quatrain.model.frozen import Matrix
 from quatrain.model.rope import interleave
 from quatrain.model.shards import LazyTensor
 from quatrain.words import Sentence
@@ -100,8 +101,19 @@ def in_pairs(
             continue
         if not tensor.shape or tensor.shape[0] % config.d_k:
             raise CheckpointError("Q404.heads", name=name, shape=list(tensor.shape), d_k=config.d_k)
-        found[name] = tensor.map(partial(interleave, d_k=config.d_k))
+        found[name] = reordered(tensor, partial(interleave, d_k=config.d_k))
     return found
+
+
+def reordered(tensor: LazyTensor, order: Callable[[Tensor], Tensor]) -> LazyTensor:
+    """Change the order of a weight's outputs, where it is stored in blocks too."""
+    import torch
+
+    matrices = tuple(
+        Matrix(one.kind, one.shape, one.parts, order(torch.arange(one.shape[0])[:, None])[:, 0])
+        for one in tensor.matrices
+    )
+    return tensor.map(order, matrices)
 
 
 def from_gguf(
@@ -128,7 +140,7 @@ def from_gguf(
         elif part in theirs:
             found[f"{place}{theirs[part]}.{leaf}"] = tensor
         elif part == "ffn_down_exps" and len(tensor.shape) == 3:
-            found[place + _DOWN] = tensor.map(_turned)
+            found[place + _DOWN] = tensor.map(_turned, tensor.matrices)
         elif part == "ffn_gate_exps" and _alike(tensor, tensors.get(_up_of(name))):
             up = tensors[_up_of(name)]
             experts, inner, width = tensor.shape
@@ -137,7 +149,9 @@ def from_gguf(
                 return torch.cat([gate.load(), up.load()], dim=1).transpose(1, 2)
 
             shape = (experts, width, 2 * inner)
-            found[place + _GATE_UP] = LazyTensor(shape, tensor.dtype, both)
+            parts = (tensor.matrices, up.matrices)
+            matrices = sum(parts, ()) if all(parts) else ()
+            found[place + _GATE_UP] = LazyTensor(shape, tensor.dtype, both, matrices)
         elif part != "ffn_up_exps" or _gate_of(name) not in tensors:
             strange.append(name)
     strange = [name for name in strange if name != "rope_freqs.weight"]

@@ -1,12 +1,14 @@
 """Read a GGUF file of a dense Llama or of Llama 4 as a Source, whatever its weights' types.
 
-Weights are turned into float32 when they are read. llama.cpp rotates queries and keys in adjacent
+Weights are turned into float32 when they are read; those in blocks can also be used as they are,
+mapped (model/frozen.py). llama.cpp rotates queries and keys in adjacent
 pairs, as Llama 4 does, so that their rows stay as they are; Qwen2's change places. Plausible sizes
 are checked before the library is trusted with a file.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from quatrain.hub.gguf_names import from_gguf, has_biases, in_pairs
 from quatrain.hub.gguf_text import tokenizer_of
 from quatrain.hub.gguf_write import SCALING_KEY, frequency_factors, library
 from quatrain.hub.source import Source
+from quatrain.model.frozen import Matrix
+from quatrain.model.kinds import KINDS, fits
 from quatrain.model.shards import LazyTensor
 from quatrain.text.recognise import recognise
 
@@ -50,18 +54,30 @@ def read_gguf(path: Path) -> Source:
             tokenizer.
     """
     keys, tensors = read_file(path)
-    if keys.get("general.type") == "adapter":
-        raise CheckpointError("Q410.gguf_adapter", path=path)
-    tied, arch = "output.weight" not in tensors, str(keys.get("general.architecture"))
-    config = config_of(keys, tied, has_biases(tensors, arch))
-    config = _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
+    config, tensors = _weights(path, keys, tensors)
     tokenizer = tokenizer_of(vocabulary_in(keys, config.vocab_size), token_ids(keys))
     template = template_in(keys)
     if not template:
         raise CheckpointError("Q430.gguf_chat")
     chat = recognise(template, tokenizer)
-    tensors = from_gguf(in_pairs(tensors, arch, config), config, arch)
     return Source(config, tensors, tokenizer, chat, path, GGUF)
+
+
+def read_weights(path: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """Open a file without its tokenizer. Raises as `read_gguf`."""
+    return _weights(path, *read_file(path))
+
+
+def _weights(
+    path: Path, keys: dict[str, Any], tensors: dict[str, LazyTensor]
+) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """Spell a file's architecture and tensors as Llama 4's."""
+    if keys.get("general.type") == "adapter":
+        raise CheckpointError("Q410.gguf_adapter", path=path)
+    tied, arch = "output.weight" not in tensors, str(keys.get("general.architecture"))
+    config = config_of(keys, tied, has_biases(tensors, arch))
+    config = _with_scaling(config, tensors.get("rope_freqs.weight"), keys.get(SCALING_KEY))
+    return config, from_gguf(in_pairs(tensors, arch, config), config, arch)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
@@ -73,7 +89,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
     _refuse_implausible(path)
     gguf = library()
     try:
-        reader = gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path, "c")  # copy on write; nothing is written
         keys = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {str(one.name): _lazy(gguf, one) for one in reader.tensors}
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
@@ -107,7 +123,17 @@ def _lazy(gguf: Any, one: Any) -> LazyTensor:
         values = gguf.quants.dequantize(one.data, one.tensor_type).astype(np.float32, copy=False)
         return torch.from_numpy(np.array(values)).view(shape)
 
-    return LazyTensor(shape, torch.float32, load)
+    return LazyTensor(shape, torch.float32, load, _stored(gguf, one, shape))
+
+
+def _stored(gguf: Any, one: Any, shape: tuple[int, ...]) -> tuple[Matrix, ...]:
+    """Wrap a matrix, or a stack of them, as the file has it, if its kind is known."""
+    kind = KINDS.get(gguf.GGMLQuantizationType(one.tensor_type).name.lower())
+    if kind is None or len(shape) < 2 or not fits(kind, shape[-1]):
+        return ()
+    rows = math.prod(shape[:-1])
+    blocks = torch.from_numpy(one.data.view(np.uint8).reshape(rows, -1))
+    return (Matrix(kind, shape, {"blocks": blocks}),)
 
 
 def _with_scaling(config: ModelConfig, factors: LazyTensor | None, said: Any) -> ModelConfig:

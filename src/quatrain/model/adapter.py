@@ -40,9 +40,12 @@ from quatrain.model.rope import deinterleave, interleave
 from quatrain.model.shards import LazyTensor, check_tensors, notes_of, open_file, write_file
 from quatrain.model.targets import EMBEDDINGS, HEAD, TABLES, Adapters, Site
 
-_TRAINED_ON, _LLAMA4 = "model_type", "llama4_text"
+_TRAINED_ON, LLAMA4 = "model_type", "llama4_text"
 """Metadata of an adapter_model.safetensors written here: the model type of its base, from which the
 names and the order of rows follow."""
+_QUANTISED = "quantize"
+"""Likewise: the kind in which the base's weights were held; absent where they were as in its file.
+"""
 _ROTATED = re.compile(r"model\.layers\.(\d+)\.self_attn\.[qk]_proj\.(?:weight|bias)")
 Order = Callable[[Tensor, int], Tensor]
 
@@ -144,6 +147,12 @@ def read_adapter(directory: Path, config: ModelConfig, of_dense: bool = False) -
     return Adapter(adapters, factors, whole)
 
 
+def quantised_base(directory: Path) -> str | None:
+    """Say in which kind an adapter's base was held when it was trained here, if in another one."""
+    path = directory / ADAPTER_WEIGHTS
+    return notes_of(path).get(_QUANTISED) if path.is_file() else None
+
+
 def _weights_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """List the shapes of a model's weights."""
     with torch.device("meta"):
@@ -159,7 +168,7 @@ def _was_trained_on_dense(
         if said is None and any(part in name for name in given):
             return dense
     kind = said or model_type_of(fields[BASE])
-    return kind in DENSE_TYPES if kind in (*DENSE_TYPES, "llama4", _LLAMA4) else None
+    return kind in DENSE_TYPES if kind in (*DENSE_TYPES, "llama4", LLAMA4) else None
 
 
 def _has_an_order(weights: Iterable[str], config: ModelConfig) -> bool:
@@ -262,7 +271,8 @@ def write_adapter(model: LlamaModel, directory: Path) -> None:
         for site in model.adapters
         for factor in "AB"
     }
-    write_factors(model.adapters, factors, model.config, model.base, directory)
+    notes = {_QUANTISED: model.quantised} if model.quantised else {}
+    write_factors(model.adapters, factors, model.config, model.base, directory, notes=notes)
 
 
 def write_factors(
@@ -271,7 +281,8 @@ def write_factors(
     config: ModelConfig,
     base: str,
     directory: Path,
-    model_type: str = _LLAMA4,
+    model_type: str = LLAMA4,
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors; the directory may be new.
 
@@ -282,6 +293,7 @@ def write_factors(
         base: its path or Hub id.
         directory: to write to.
         model_type: of the base; for a dense one, its names and order of rows are written.
+        notes: further metadata.
     """
     fields, places = to_peft(adapters, config, base), tensor_places(adapters)
     if model_type in DENSE_TYPES:
@@ -295,4 +307,4 @@ def write_factors(
     }
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / ADAPTER_CONFIG, fields)
-    write_file(directory / ADAPTER_WEIGHTS, tensors, {_TRAINED_ON: model_type})
+    write_file(directory / ADAPTER_WEIGHTS, tensors, {_TRAINED_ON: model_type, **notes})

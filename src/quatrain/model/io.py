@@ -7,7 +7,9 @@ twice. Not for the files of weights themselves (shards.py) nor for tokenizers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
+from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.model.adapter import load_adapter, merged, read_adapter, write_adapter
+from quatrain.model.adapter import load_adapter, merged, quantised_base, read_adapter, write_adapter
+from quatrain.model.frozen import Frozen, Matrix, Weight
 from quatrain.model.hf_config import CONFIG, read_config, to_hf
+from quatrain.model.kinds import KINDS, encode, fits
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of
 from quatrain.model.peft_config import BASE, read_fields
@@ -36,7 +41,9 @@ VISION = ("vision_model.", "multi_modal_projector.")
 """Prefixes of tensors in a multimodal directory: the text model's, and those that are not read."""
 
 
-def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> LlamaModel:
+def load_model(
+    directory: Path, dtype: torch.dtype | None, device: str, form: Form | None = None
+) -> LlamaModel:
     """Read a model directory of the Hugging Face form, text-only or multimodal, or an adapter's.
 
     Args:
@@ -44,35 +51,73 @@ def load_model(directory: Path, dtype: torch.dtype | None, device: str) -> Llama
             writes, whose base is read first.
         dtype: of the weights; None keeps the files'.
         device: where the weights go.
+        form: how weights that do not learn are held. Where there is neither a dtype nor a form, the
+            base of an adapter is held as it was when the adapter was trained.
 
     Raises:
         CheckpointError: Q401 for files, Q404 for names, shapes or weights that are not finite, Q410
             or Q415 for the config.
     """
     if is_adapter(directory):
-        return _load_adapted(llama4_base_of(directory), directory, dtype, device)
-    return model_of(*_opened(directory), dtype, device)
+        base = llama4_base_of(directory)
+        return load_adapted(*opened(base), directory, dtype, device, form)
+    return model_of(*opened(directory), dtype, device, form)
 
 
-def _opened(directory: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+def form_to_run(device: str, quantise: str | None = None) -> Form:
+    """Give the form in which stored or quantised weights are held to answer."""
+    return Form(torch.bfloat16 if device.startswith("cuda") else torch.float32, quantise)
+
+
+def opened(directory: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """Open a directory; raises as `load_model`."""
     config = read_config(directory)
     return config, {name: one.finite(name) for name, one in text_tensors(directory).items()}
 
 
-def _load_adapted(
-    base: Path, directory: Path, dtype: torch.dtype | None, device: str
+def load_adapted(
+    config: ModelConfig,
+    tensors: Mapping[str, LazyTensor],
+    directory: Path,
+    dtype: torch.dtype | None,
+    device: str,
+    form: Form | None = None,
 ) -> LlamaModel:
-    """Read a base and its adapter; merge one that changes more than weights of layers."""
-    config, tensors = _opened(base)
+    """Read a base and its adapter; merge one that changes more than weights of layers.
+
+    Args:
+        config: of the base.
+        tensors: of the base.
+        directory: of the adapter.
+        dtype: as for `load_model`.
+        device: as for `load_model`.
+        form: as for `load_model`.
+    """
     adapter = read_adapter(directory, config)
+    if form is None and dtype is None and (kind := quantised_base(directory)):
+        form = form_to_run(device, kind)
     if not adapter.beyond:
-        model = model_of(config, tensors, dtype, device)
+        model = model_of(config, tensors, dtype, device, form)
         load_adapter(model, adapter, read_fields(directory)[BASE])
         return model
     result, changed = merged(config, fitting(config, tensors), adapter)
     of_base = {HEAD: tensors[EMBEDDINGS.weight], **tensors}
     changed = {name: one.to(of_base[name].dtype, name) for name, one in changed.items()}
-    return model_of(result, changed, dtype, device)
+    return model_of(result, changed, dtype, device, form)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the weights of a model are held that do not learn.
+
+    Matrices that multiply stay as the file has them, mapped where it lies on this machine: blocks
+    of a GGUF file, or numbers of any width. Norms, biases and routers are read into `states`.
+    """
+
+    states: torch.dtype
+    """Of the states between layers, and of products outside autocast."""
+    quantise: str | None = None
+    """The kind (kinds.py) in which matrices of layers are stored that are not stored in blocks."""
 
 
 def model_of(
@@ -80,17 +125,57 @@ def model_of(
     tensors: Mapping[str, LazyTensor],
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    form: Form | None = None,
 ) -> LlamaModel:
-    """Build a model and read its weights; see `load_model`."""
+    """Build a model and read its weights; see `load_model`.
+
+    Args:
+        config: the architecture.
+        tensors: by name.
+        dtype: of the weights; None keeps the files'. Not read where there is a form.
+        device: where the weights go.
+        form: how weights are held in a model that does not learn; None makes them parameters.
+    """
     given = fitting(config, tensors)
     with torch.device("meta"):
         model = LlamaModel(config)
     for name, tensor in given.items():
-        _place(model, name, tensor.to(dtype or tensor.dtype, name).load().to(device))
+        if form is None:
+            weight: Weight = tensor.to(dtype or tensor.dtype, name).load()
+        else:
+            weight = _held(name, tensor, form)
+        _place(model, name, weight.to(device), learns=form is None)
     if config.tie_word_embeddings:
+        del model.lm_head.weight
         model.lm_head.weight = model.model.embed_tokens.weight
+    if form is not None:
+        model.model.states_dtype, model.quantised = form.states, form.quantise
     model.model.rotary_emb.to_empty(device=device)
     return model
+
+
+_SMALL = re.compile(r".*norm\.weight|.*\.bias|.*\.router\.weight")
+
+
+def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
+    """Hold a weight that does not learn."""
+    if _SMALL.fullmatch(name):
+        return tensor.to(form.states, name).load()
+    stacked = len(tensor.shape) == 3
+    if tensor.matrices:
+        return Frozen(tensor.matrices, form.states, stacked)
+    if form.quantise is None or name in (EMBEDDINGS.weight, HEAD):
+        return tensor.load()
+    width = tensor.shape[1]
+    kind = KINDS[form.quantise]
+    if not fits(kind, width):
+        raise CheckpointError(
+            "Q411.width", name=name, width=width, kind=kind.name, block=kind.block
+        )
+    weight = tensor.load()
+    weight = weight.mT if stacked else weight
+    parts = encode(kind, weight.flatten(0, -2))
+    return Frozen([Matrix(kind, tuple(weight.shape), parts)], form.states, stacked)
 
 
 HEAD = "lm_head.weight"
@@ -111,9 +196,13 @@ def fitting(config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> dict[str,
     return given
 
 
-def _place(model: LlamaModel, name: str, tensor: Tensor) -> None:
+def _place(model: LlamaModel, name: str, weight: Weight, learns: bool) -> None:
     *path, leaf = name.split(".")
-    setattr(model.get_submodule(".".join(path)), leaf, nn.Parameter(tensor))
+    owner = model.get_submodule(".".join(path))
+    if isinstance(weight, Tensor):
+        weight = nn.Parameter(weight, requires_grad=learns)
+    delattr(owner, leaf)  # a module does not take a parameter's place
+    setattr(owner, leaf, weight)
 
 
 def text_tensors(directory: Path) -> dict[str, LazyTensor]:

@@ -18,11 +18,13 @@ from torch.utils.checkpoint import checkpoint
 from quatrain.config import ModelConfig
 from quatrain.model.attention import Attention
 from quatrain.model.cache import Cache, LayerCache
+from quatrain.model.frozen import Frozen
 from quatrain.model.layout import Layout, Segments
 from quatrain.model.moe import ExpertMLP, MoE, Router, Routing, SharedMLP
 from quatrain.model.norm import RMSNorm
 from quatrain.model.rope import RotaryPositionalEmbedding
 from quatrain.model.targets import Adapters
+from quatrain.model.weights import Embedding, Linear
 
 
 class Hidden(NamedTuple):
@@ -72,8 +74,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.states_dtype: torch.dtype | None = None
+        """Of the states between layers; None takes that of the embeddings."""
         undrawn = torch.empty(config.vocab_size, config.d_model)  # drawing imports torch.compile
-        self.embed_tokens = nn.Embedding.from_pretrained(undrawn, freeze=False)
+        self.embed_tokens = Embedding.from_pretrained(undrawn, freeze=False)
         self.layers = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.rotary_emb = RotaryPositionalEmbedding(
@@ -91,6 +95,7 @@ class Decoder(nn.Module):
         layout = self._layout(ids_BT, segments, cache)
         rotation = self.rotary_emb(layout.positions)
         x_BTH = self.embed_tokens(ids_BT)
+        x_BTH = x_BTH.to(self.states_dtype or x_BTH.dtype)
         routings = {}
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache.layers[index]
@@ -135,9 +140,11 @@ class LlamaModel(nn.Module):
         self.adapters: Adapters = {}
         """What lora.py added, by the weight that it was added to."""
         self.base: str | None = None
-        """Where an adapted model's own weights lie: a directory or a Hub id."""
+        """Where an adapted model's own weights lie: a directory, a GGUF file or a Hub id."""
+        self.quantised: str | None = None
+        """The kind in which its frozen weights are held, if the file has them in another one."""
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         if not self.lm_head.weight.is_meta:
@@ -160,6 +167,17 @@ class LlamaModel(nn.Module):
         """
         logits: Tensor = self.lm_head(self.model(ids_BT, segments, cache).states)
         return logits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.norm.weight.device
+
+    @property
+    def num_weights(self) -> int:
+        """Count the numbers of all weights, those of adapters and frozen ones included."""
+        frozen = (one.shape.numel() for one in self.modules() if isinstance(one, Frozen))
+        return sum(p.numel() for p in self.parameters()) + sum(frozen)
 
     def new_cache(self) -> Cache:
         """Make an empty cache for this model's layers."""

@@ -1,4 +1,4 @@
-"""MODEL to a directory: a run (its best checkpoint), a model or adapter directory, or a Hub id."""
+"""MODEL to a place: a run, a model or adapter directory, a GGUF file, or a Hub id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quatrain.errors import CheckpointError
 from quatrain.files import MANIFEST, damage, is_lfs_pointer, read_manifest
 from quatrain.model.hf_config import CONFIG, DENSE_TYPES, read_json
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
-from quatrain.model.stranger import absence, not_given, refusal
+from quatrain.model.stranger import absence, is_gguf, not_given, refusal
 from quatrain.words import say
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
 def locate(model: str | Path) -> Path:
-    """Find the model directory that MODEL means; check it against its manifest, if it has one.
+    """Find what MODEL means, a directory or a GGUF file; check it against its manifest, if any.
 
     Raises:
         CheckpointError: Q401 when there is none, with what was looked for; Q402 when it is damaged.
@@ -31,6 +31,8 @@ def locate(model: str | Path) -> Path:
     path = Path(model)
     if not _can_be_a_path(path):
         raise CheckpointError("Q401.nothing", model=model, near="")
+    if path.is_file() and is_gguf(path):
+        return path
     if (found := _found(path)) is not None:
         if found.parent == path / CHECKPOINTS and found.name != BEST:
             logger.warning(say("log.newest", path=path, name=found.name))
@@ -88,6 +90,11 @@ def llama4_base_of(adapter: Path) -> Path:
             dense=shlex.quote(str(base)),
         )  # fmt: skip
     return base
+
+
+def stands_on_gguf(place: Path) -> bool:
+    """Whether a place is a GGUF file, or an adapter on one."""
+    return is_gguf(Path(read_fields(place)[BASE]) if is_adapter(place) else place)
 
 
 def text_tools_of(directory: Path) -> Path:

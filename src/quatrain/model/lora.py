@@ -11,28 +11,31 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from quatrain.model.frozen import Weight
 from quatrain.model.llama import LlamaModel
 from quatrain.model.targets import Adapters, Site, shape
 from quatrain.model.weights import Draw, LowRank
 
 
-def add_adapters(model: LlamaModel, adapters: Adapters, seed: int = 0) -> None:
+def add_adapters(
+    model: LlamaModel, adapters: Adapters, seed: int = 0, dtype: torch.dtype | None = None
+) -> None:
     """Freeze a model and give it adapters that add nothing yet.
 
     Args:
         model: without adapters; it is changed.
         adapters: from `targets.choose`, or as a directory names them.
         seed: of the factors' first values.
+        dtype: of the factors; None takes that of each weight.
     """
     model.requires_grad_(False)
     for site, (rank, scale, dropout) in adapters.items():
-        weight = model.get_parameter(site.weight)
-        dtype = weight.dtype
+        weight = weight_at(model, site)
         with torch.device(weight.device):
             lora = LowRank(shape(site, model.config), rank, scale, dropout, site.path)
         lora.initialise(seed)
         owner, _, name = site.adapter.rpartition(".")
-        setattr(model.get_submodule(owner), name, lora.to(dtype))
+        setattr(model.get_submodule(owner), name, lora.to(dtype or weight.dtype))
     model.adapters = dict(adapters)
 
 
@@ -44,6 +47,14 @@ def learning(model: LlamaModel) -> dict[str, int]:
         number = sum(p.numel() for p in parameters if p.requires_grad)
         counts[site.group] = counts.get(site.group, 0) + number
     return counts
+
+
+def weight_at(model: LlamaModel, site: Site) -> Weight:
+    """Give the weight itself: a parameter, or one that is kept as it is stored."""
+    owner, _, name = site.weight.rpartition(".")
+    found = getattr(model.get_submodule(owner), name)
+    assert isinstance(found, Weight)
+    return found
 
 
 def lora_at(model: LlamaModel, site: Site) -> LowRank:

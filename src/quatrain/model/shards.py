@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -21,12 +21,14 @@ from torch import Tensor
 
 from quatrain.errors import CheckpointError
 from quatrain.files import is_lfs_pointer, write_json
+from quatrain.model.frozen import Matrix
 from quatrain.model.hf_config import CONFIG, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Default size of a shard, as on the Hub."""
 _NOTES = "__metadata__"
+_AT_ONCE = 1 << 24
 _LARGEST_INDEX, _LARGEST_HEADER = 64 << 20, 16 << 20
 
 _NAMES = {
@@ -45,6 +47,8 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     load: Callable[[], Tensor]
+    matrices: tuple[Matrix, ...] = ()
+    """The same numbers as the file stores them, if these are blocks; see model/frozen.py."""
 
     @property
     def nbytes(self) -> int:
@@ -56,15 +60,23 @@ class LazyTensor:
         """Wrap a tensor that is in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
-        """Apply a change at each reading; the new shape is found on a tensor without memory."""
+    def map(
+        self, change: Callable[[Tensor], Tensor], matrices: tuple[Matrix, ...] = ()
+    ) -> LazyTensor:
+        """Apply a change at each reading; the new shape is found on a tensor without memory.
+
+        Args:
+            change: of the tensor.
+            matrices: what it makes of the stored ones, if they can follow.
+        """
         with torch.device("meta"):
             result = change(torch.empty(self.shape, dtype=self.dtype))
-        return LazyTensor(tuple(result.shape), result.dtype, lambda: change(self.load()))
+        shape = tuple(result.shape)
+        return LazyTensor(shape, result.dtype, lambda: change(self.load()), matrices)
 
     def finite(self, name: str) -> LazyTensor:
         """Refuse values that are not finite, at each reading, naming the tensor. Raises Q404."""
-        return LazyTensor(self.shape, self.dtype, lambda: _finite(name, self.load()))
+        return replace(self, load=lambda: _finite(name, self.load()))
 
     def to(self, dtype: torch.dtype, name: str = "a tensor") -> LazyTensor:
         """Convert at each reading. Raises as `narrowed`."""
@@ -74,10 +86,11 @@ class LazyTensor:
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
-    is_finite = torch.isfinite(tensor)
-    if not bool(is_finite.all()):
-        number = int((~is_finite).sum())
-        first = float(tensor[~is_finite][0])
+    """Look at a part at a time, so that a mapped tensor takes no memory."""
+    parts = tensor.flatten().split(_AT_ONCE)
+    bad = [part[~torch.isfinite(part)] for part in parts]
+    if number := sum(map(len, bad)):
+        first = float(next(part[0] for part in bad if len(part)))
         raise CheckpointError("Q404.not_finite", name=name, value=first, count=number)
     return tensor
 

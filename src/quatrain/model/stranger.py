@@ -45,16 +45,15 @@ def conversion(source: Path, more: str = "") -> dict[str, str]:
 
     A model in the Hub's cache is named by its Hub id.
 
-        models/m-q8_0.gguf  ->  quatrain convert models/m-q8_0.gguf m-q8_0-llama4 --to llama4
+        models/small  ->  quatrain convert models/small small-llama4 --to llama4
 
     Args:
-        source: a directory or a GGUF file.
+        source: a directory.
         more: further options.
     """
     cached = next((found for part in source.parts if (found := _CACHED.fullmatch(part))), None)
     given = "/".join(cached.groups()) if cached else str(source)
-    name = Path(given).stem if is_gguf(source) else Path(given).resolve().name
-    made = f"{name}-llama4"
+    made = f"{Path(given).resolve().name}-llama4"
     words = shlex.join(["quatrain", "convert", given, made, "--to", "llama4"])
     return {"command": f"{words} {more}".rstrip(), "made": made}
 
@@ -66,8 +65,6 @@ def refusal(path: Path, find: Find) -> CheckpointError:
 
 def _of_file(path: Path, find: Find) -> CheckpointError:
     beside, pickled = [*path.parent.glob("*.safetensors")], _is_pickle(path)
-    if is_gguf(path):
-        return CheckpointError("Q401.gguf", path=path, **conversion(path))
     if find(path.parent) == path.parent and (beside or not pickled):
         return CheckpointError("Q401.file_of", path=path, directory=path.parent)
     if pickled:
@@ -84,7 +81,8 @@ def _of_directory(path: Path, find: Find) -> CheckpointError:
     ggufs = [one for one in files if is_gguf(one)]
     if ggufs:
         file = next((g for g in ggufs if not g.name.lower().startswith(_NO_MODELS)), ggufs[0])
-        return CheckpointError("Q401.holds_gguf", path=path, file=file.name, **conversion(file))
+        given = shlex.quote(str(file))
+        return CheckpointError("Q401.holds_gguf", path=path, file=file.name, given=given)
     if weights := next((one for one in files if one.suffix == ".safetensors"), None):
         config = "adapter_config.json" if weights.name.startswith("adapter") else "config.json"
         return CheckpointError("Q401.no_config", path=path, file=weights.name, config=config)

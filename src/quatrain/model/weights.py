@@ -1,9 +1,9 @@
-"""Weight kinds: how a weight multiplies, ordinary and grouped alike: plain, or plain + low-rank.
+"""Weight kinds: how a weight multiplies, ordinary and grouped alike, with or without an adapter.
 
 `Linear` multiplies every row by one matrix. `grouped_linear` multiplies rows sorted by group, each
-group by its own matrix. A `LowRank` may be added to either: (x A) B beside x W, so no matrix of W's
-size is made. Any other form of a weight (such as a quantised one) belongs here too, so that layers
-need not change. Not for choosing which weights are adapted (lora.py).
+group by its own matrix. Either takes a plain tensor or a `Frozen` one, which stays as it is stored
+(frozen.py). A `LowRank` may be added: (x A) B beside x W, so no matrix of W's size is made. Layers
+know of none of this. Not for choosing which weights are adapted (lora.py).
 
 Shapes: R rows, sorted by group where there are groups, E groups, I input width, O output width,
 K rank.
@@ -17,6 +17,16 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from quatrain.model.frozen import (
+    Frozen,
+    Weight,
+    has_to_be_decoded,
+    multiply,
+    product_dtype,
+    tiles_of,
+    times_transposed,
+)
 
 
 class Draw(NamedTuple):
@@ -129,12 +139,24 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
+        if has_to_be_decoded(self.weight, product_dtype(x)):
+            return plus(multiply(x, self.weight, self.bias), self.lora, x)
         return plus(super().forward(x), self.lora, x)
+
+
+class Embedding(nn.Embedding):
+    """A table of one vector for each id."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids [...] to vectors [..., H]."""
+        if isinstance(self.weight, Frozen):
+            return self.weight.look_up(ids)
+        return super().forward(ids)
 
 
 def grouped_linear(
     x_RI: Tensor,
-    weight_EIO: Tensor,
+    weight_EIO: Weight,
     counts_E: Tensor,
     lora: LowRank | None = None,
     order_R: Tensor | None = None,
@@ -156,14 +178,17 @@ def grouped_linear(
     return plus(_multiply(x_RI, weight_EIO, counts_E), lora, x_RI, counts_E, order_R)
 
 
-def _multiply(x_RI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
-    if torch.is_autocast_enabled(x_RI.device.type):
-        dtype = torch.get_autocast_dtype(x_RI.device.type)
-        x_RI, weight_EIO = x_RI.to(dtype), weight_EIO.to(dtype)
+def _multiply(x_RI: Tensor, weight_EIO: Weight, counts_E: Tensor) -> Tensor:
+    x_RI = x_RI.to(product_dtype(x_RI))
+    if has_to_be_decoded(weight_EIO, x_RI.dtype):
+        decoded: Tensor = _LoopOverGroups.apply(x_RI, None, counts_E.tolist(), weight_EIO)
+        return decoded
+    assert isinstance(weight_EIO, Tensor)
+    weight_EIO = weight_EIO.to(x_RI.dtype)
     if _grouped_kernel_serves(x_RI, weight_EIO):
         bounds = counts_E.cumsum(0).to(torch.int32)
         return F.grouped_mm(x_RI, weight_EIO, offs=bounds)
-    product: Tensor = _LoopOverGroups.apply(x_RI, weight_EIO, counts_E.tolist())
+    product: Tensor = _LoopOverGroups.apply(x_RI, weight_EIO, counts_E.tolist(), None)
     return product
 
 
@@ -182,28 +207,45 @@ class _LoopOverGroups(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_RI: Tensor, weight_EIO: Tensor, counts: list[int]) -> Tensor:
-        learns_x, learns_weight, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any,
+        x_RI: Tensor,
+        weight_EIO: Tensor | None,
+        counts: list[int],
+        frozen: Weight | None,
+    ) -> Tensor:
+        """Multiply by a tensor that autograd knows, or by one that is frozen and decoded."""
+        learns_x, learns_weight, _, _ = ctx.needs_input_grad
         ctx.save_for_backward(x_RI if learns_weight else None, weight_EIO if learns_x else None)
-        ctx.shape, ctx.counts = weight_EIO.shape, counts
+        weight = weight_EIO if frozen is None else frozen
+        assert weight is not None
+        ctx.shape, ctx.counts, ctx.frozen = weight.shape, counts, frozen
         groups = _groups(counts, _rounds(x_RI))
-        out_RO = x_RI.new_empty(_last_taken(groups), weight_EIO.shape[2])
+        out_RO = x_RI.new_empty(_last_taken(groups), weight.shape[2])
         for group, start, _, end in groups:
-            torch.mm(_rows(x_RI, start, end), weight_EIO[group], out=out_RO[start:end])
+            rows = _rows(x_RI, start, end)
+            for outputs, matrix in tiles_of(weight, group, x_RI.dtype):
+                if outputs == slice(None):
+                    torch.mm(rows, matrix, out=out_RO[start:end])
+                else:
+                    out_RO[start:end, outputs] = rows @ matrix
         return out_RO[: x_RI.shape[0]]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x_RI, weight_EIO = ctx.saved_tensors
+        weight = weight_EIO if ctx.frozen is None else ctx.frozen
         grad_RO = grads[0].contiguous()
-        learns_x, learns_weight, _ = ctx.needs_input_grad
+        learns_x, learns_weight, _, _ = ctx.needs_input_grad
         groups = _groups(ctx.counts, _rounds(grad_RO))
         grad_x = grad_RO.new_empty(_last_taken(groups), ctx.shape[1]) if learns_x else None
         grad_weight = grad_RO.new_empty(ctx.shape) if learns_weight else None
         for group, start, own_end, end in groups:
             grad = _rows(grad_RO, start, end)
-            if grad_x is not None:
-                torch.mm(grad, weight_EIO[group].T, out=grad_x[start:end])
+            if grad_x is not None and ctx.frozen is None:
+                torch.mm(grad, weight[group].T, out=grad_x[start:end])
+            elif grad_x is not None:
+                grad_x[start:end] = times_transposed(grad, weight, group)
             if grad_weight is not None:
                 own = _rows(x_RI[:own_end], start, end)
                 torch.mm(own.T, grad, out=grad_weight[group])
@@ -211,10 +253,10 @@ class _LoopOverGroups(torch.autograd.Function):
             for group, count in enumerate(ctx.counts):
                 if not count:
                     grad_weight[group].zero_()
-        return None if grad_x is None else grad_x[: len(grad_RO)], grad_weight, None
+        return None if grad_x is None else grad_x[: len(grad_RO)], grad_weight, None, None
 
 
-def meet_numbers_of_rows(weight_EIO: Tensor, most: int, dtype: torch.dtype) -> None:
+def meet_numbers_of_rows(weight_EIO: Weight, most: int, dtype: torch.dtype) -> None:
     """Multiply a group of each number of rows once, forward and backward, up to `most`.
 
     This makes oneDNN's kernels before the first step. Kernels made during a step stay between
@@ -225,7 +267,7 @@ def meet_numbers_of_rows(weight_EIO: Tensor, most: int, dtype: torch.dtype) -> N
         most: rows; kernels for more are made when needed.
         dtype: of the products.
     """
-    matrix_1IO = torch.zeros_like(weight_EIO[:1], dtype=dtype)
+    matrix_1IO = torch.zeros(1, *weight_EIO.shape[1:], dtype=dtype, device=weight_EIO.device)
     matrix_1IO.requires_grad_(weight_EIO.requires_grad)
     if not _rounds(matrix_1IO):
         return

@@ -14,6 +14,8 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from quatrain.config import Config, LoraConfig
 from quatrain.errors import ConfigError
 from quatrain.hub.adapter import ranks_of
@@ -56,7 +58,7 @@ def add_adapters_of(model: LlamaModel, config: Config, start: Start, newest: Pat
     else:
         read = _read(start.adapter, config)
         adapters, factors = read.adapters, read.factors
-    add_adapters(model, adapters, config.train.seed)
+    add_adapters(model, adapters, config.train.seed, torch.float32)
     if newest is not None:
         factors = adapter_tensors(newest, adapters, config.model)
     if factors is not None:

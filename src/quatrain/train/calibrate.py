@@ -61,7 +61,7 @@ def _calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibra
     batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
     times: list[float] = []
     begun = time.perf_counter()
-    with Watch(model.lm_head.weight.device) as watch:
+    with Watch(model.device) as watch:
         while len(times) < 1 + _FEWEST or (len(times) < _MOST and _left(begun) > times[-1]):
             started = time.perf_counter()
             accumulate(model, batches.batch(len(times)), config.train)

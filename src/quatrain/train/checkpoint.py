@@ -29,19 +29,22 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from quatrain.errors import CheckpointError, ResourceError
+from quatrain.errors import CheckpointError, ConfigError, ResourceError
 from quatrain.files import (
     MANIFEST,
     TEMPORARY_MARK,
     damage,
     new_directory,
+    read_manifest,
     remove_directory,
     remove_leftovers,
     sha256,
     write_json,
 )
+from quatrain.model.hf_config import CONFIG
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import BEST, CHECKPOINTS
+from quatrain.model.shards import weight_files
 from quatrain.run_dir import STATE
 from quatrain.words import say
 
@@ -117,7 +120,12 @@ class Keeper:
     """Writes, finds and deletes the checkpoints of one run."""
 
     def __init__(
-        self, run_dir: Path, keep_last: int, extras: Extras, about: dict[str, Any]
+        self,
+        run_dir: Path,
+        keep_last: int,
+        extras: Extras,
+        about: dict[str, Any],
+        base: dict[str, str] | None = None,
     ) -> None:
         """Prepare the run's checkpoint directory.
 
@@ -126,10 +134,12 @@ class Keeper:
             keep_last: how many of the newest are kept, besides the best.
             extras: writes what else belongs to a model directory (tokenizer, chat format, card).
             about: facts for the manifest that exact resumption depends on (threads, versions ...).
+            base: SHA-256 of the files of an adapter's base; see `files_of_base`.
         """
         self.directory = run_dir / CHECKPOINTS
         self.directory.mkdir(parents=True, exist_ok=True)
         self.keep_last, self.extras, self.about = keep_last, extras, about
+        self.base = base
         remove_leftovers(self.directory)
 
     def save(self, model: LlamaModel, optimizer: torch.optim.Optimizer, state: State) -> Path:
@@ -140,6 +150,8 @@ class Keeper:
         """
         final = self.path(state.step)
         manifest = {"schema": _SCHEMA, "step": state.step, **self.about}
+        if self.base:
+            manifest["base"] = self.base
         try:
             with new_directory(final, manifest) as directory:
                 model.save_pretrained(directory)
@@ -166,6 +178,15 @@ class Keeper:
                 return directory
             logger.warning(say("train.damaged", name=directory.name, found=found))
         return None
+
+    def refuse_another_base(self, directory: Path) -> None:
+        """Compare the base with that of a checkpoint; raises Q203 naming a file that changed."""
+        before = (read_manifest(directory) or {}).get("base") or {}
+        now = self.base or {}
+        changed = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
+        if before and changed:
+            names = ", ".join(sorted(changed)[:5])
+            raise ConfigError("Q203.another_base", checkpoint=directory, names=names)
 
     def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
         """Load a checkpoint's moments into the optimizer; the model is loaded already."""
@@ -214,6 +235,22 @@ class Keeper:
                 logger.warning(
                     say("train.other_bits", name=name, before=str(manifest.get(name)), now=str(now))
                 )
+
+
+def files_of_base(base: Path) -> dict[str, str]:
+    """Hash the files of a base by their names; a manifest is believed, since it was just checked.
+
+    Args:
+        base: a directory that `locate` found, or a GGUF file.
+    """
+    if base.is_file():
+        return {base.name: sha256(base)}
+    named = [*weight_files(base), base / CONFIG]
+    sealed = (read_manifest(base) or {"files": {}})["files"]
+    return {
+        path.name: sealed[path.name]["sha256"] if path.name in sealed else sha256(path)
+        for path in named
+    }
 
 
 def _leads_to(link: Path, target: Path) -> bool:

@@ -167,7 +167,7 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int =
     micro-batches changes nothing but the order of float additions. The dropout of an adapter is a
     function of the step and of the places of rows in the batch.
     """
-    device = model.lm_head.weight.device
+    device = model.device
     num_targets = max(1, count_targets(batch.mask))
     num_tokens = sum(map(sum, batch.segments))
     coefficient = (config.balance_loss_coef or 0.0) / max(1, len(model.config.moe_layers))

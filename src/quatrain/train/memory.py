@@ -8,7 +8,8 @@
     update           weights, gradients and moments
 
 The peak is the largest of these. Elements are float32. Under bf16, products and what they save have
-two bytes, and each weight that multiplies has a second copy of two bytes. Nothing is measured here:
+two bytes, and each weight that multiplies has a second copy of two bytes. Weights that do not learn
+stay in their file, are not counted, and are decoded by tiles. Nothing is measured here:
 see bench/plan.py, and tests/train/test_memory.py, which counts what torch allocates.
 
 Shapes: N tokens of a micro-batch, M targets, H model width.
@@ -34,6 +35,11 @@ _HELD_BACK = 48 * 10**6
 (machine.keep_freed_memory). Chosen to fit what bench/plan.py measured."""
 _SPLIT = 0.12
 """Further unused memory, as a share of what is held; chosen in the same way."""
+TILE, _TILES = 1 << 24, 2
+"""The most numbers of a frozen weight that are decoded at once (model/frozen.py), and how many such
+tiles there are: one, and what makes it."""
+_QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.01}
+"""Bytes a number: codes and the scales of blocks or rows (model/kinds.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,11 @@ class Memory:
 
 
 def predict(
-    config: ModelConfig, train: TrainConfig, work: Work, learning: int | None = None
+    config: ModelConfig,
+    train: TrainConfig,
+    work: Work,
+    learning: int | None = None,
+    mapped: bool = True,
 ) -> Memory:
     """Predict what a step takes.
 
@@ -94,18 +104,43 @@ def predict(
         train: settled; micro_batch_size counts where it is smaller than batch_size.
         work: a micro-batch of it.
         learning: parameters of adapters beside frozen weights; None where all weights learn.
+        mapped: whether frozen weights stay in their file, as on a CPU; else they are taken for
+            bf16, unless quantised.
     """
-    step = _Step(config, train, work, learning)
+    step = _Step(config, train, work, learning, mapped)
     return Memory((step.loss(), step.head(), *step.layers(), step.embedding(), step.update()))
+
+
+def base_bytes(config: ModelConfig, mapped: bool) -> int:
+    """Count what the weights of a base take that does not learn.
+
+    Args:
+        config: its architecture, and whether it is quantised.
+        mapped: see `predict`.
+    """
+    counts = parameters(config)
+    small = config.n_layers * 2 * config.d_model + config.d_model
+    small += len(config.moe_layers) * config.num_local_experts * config.d_model
+    tables = counts.total - sum(counts.layers)
+    held = 0 if mapped else tables * _HALF
+    if config.quantize:
+        return held + round(sum(counts.layers) * _QUANTISED[config.quantize]) + small * _FLOAT
+    return held + (0 if mapped else sum(counts.layers) * _HALF) + small * _FLOAT
 
 
 class _Step:
     def __init__(
-        self, config: ModelConfig, train: TrainConfig, work: Work, learning: int | None
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        work: Work,
+        learning: int | None,
+        mapped: bool,
     ) -> None:
         self.config, self.work = config, work
         self.counts: Parameters = parameters(config)
         self.frozen = learning is not None
+        self.base = base_bytes(config, mapped)
         self.learning = self.counts.total if learning is None else learning
         self.gradient = 0 if self.frozen else _FLOAT
         """Bytes of a weight's gradient; those of adapters are small and counted together."""
@@ -171,7 +206,7 @@ class _Step:
         """Add what is held throughout; `fresh` are gradients that no earlier ones preceded."""
         every, learning = self.counts.total * _FLOAT, self.learning * _FLOAT
         if self.frozen:  # the gradients are of adapters, in any layer
-            every, fresh = every + learning, learning
+            every, fresh = self.base + learning, learning
         held = {
             "weights": every,
             "moments": 2 * learning,
@@ -180,7 +215,9 @@ class _Step:
             "libraries": _LIBRARIES,
             "held back": min(_HELD_BACK, every + self._stored()) + self._holes(),
         }
-        if self.half:
+        if self.frozen:
+            held["tiles"] = _TILES * min(TILE, self.counts.head) * (_HALF if self.half else _FLOAT)
+        elif self.half:
             held["bf16 copies"] = self.counts.total * _HALF
         held["held back"] += round(_SPLIT * sum(held.values()))
         return Moment(name, held)

@@ -72,7 +72,13 @@ class Plan:
         return float(factor * (self.parameters.active - self.parameters.head) * self.tokens_a_step)
 
 
-def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: int) -> Plan:
+def make_plan(
+    config: Config,
+    data: PreparedData,
+    free: int | None,
+    free_disk: int,
+    on_gpu: bool = False,
+) -> Plan:
     """Plan a run on prepared data.
 
     Args:
@@ -80,6 +86,7 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
         data: the run's.
         free: bytes of memory that a process may take, on the device that trains.
         free_disk: bytes free where the run directory is.
+        on_gpu: whether a GPU trains, which holds all weights.
     """
     settled = config if config.train.max_steps is None else settle_intervals(config)
     counts = parameters(settled.model)
@@ -93,7 +100,7 @@ def make_plan(config: Config, data: PreparedData, free: int | None, free_disk: i
         rows=len(data.train),
         work=work,
         tokens_a_step=tokens,
-        memory=predict(settled.model, settled.train, work, learning),
+        memory=predict(settled.model, settled.train, work, learning, not on_gpu),
         free=free,
         disk=Disk(checkpoint, kept * checkpoint, free_disk),
     )
@@ -129,7 +136,7 @@ def rows_at_once(config: Config, data: PreparedData, free: int | None, on_gpu: b
     for fewer in (number for number in range(rows, 1, -1) if batch % number == 0):
         train = config.train.replace(micro_batch_size=fewer)
         smaller = _scaled(work, fewer, work.length)
-        if predict(config.model, train, smaller, learning).total <= allowed:
+        if predict(config.model, train, smaller, learning, not on_gpu).total <= allowed:
             return fewer
     return 1
 
@@ -274,7 +281,8 @@ def needs(length: int = 512) -> dict[str, dict[str, Any]]:
     """List for each known base its parameters, its bf16 file size, and the memory to train it.
 
     The memory is for one row of `length` tokens at a time, with recomputed activations: for all
-    weights in float32, or for adapters of the default rank beside them, computed in bf16.
+    weights in float32, or for adapters of the default rank, computed in bf16, beside a base in
+    bf16 or nf4 that is in memory, or one that stays in its file.
     """
     found: dict[str, dict[str, Any]] = {}
     train = TrainConfig(batch_size=1, micro_batch_size=1, activation_checkpointing=True)
@@ -282,7 +290,9 @@ def needs(length: int = 512) -> dict[str, dict[str, Any]]:
     for name, base in bases().items():
         counts = parameters(base.shape)
         learning = num_learning(choose(LoraConfig(), base.shape), base.shape)
-        halves = predict(base.shape, train.replace(precision="bf16"), work, learning)
+        half = train.replace(precision="bf16")
+        beside = predict(base.shape, half, work, learning).total
+        four_bits = base.shape.replace(quantize="nf4")
         found[name] = {
             "parameters": counts.total,
             "active_parameters": counts.active,
@@ -290,7 +300,9 @@ def needs(length: int = 512) -> dict[str, dict[str, Any]]:
             "french": base.french,
             "file": 2 * counts.total,
             "memory": predict(base.shape, train, work).total,
-            "lora_memory": halves.total,
+            "lora_memory": predict(base.shape, half, work, learning, mapped=False).total,
+            "qlora_memory": predict(four_bits, half, work, learning, mapped=False).total,
+            "offload_memory": beside,
         }
     return found
 

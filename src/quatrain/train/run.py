@@ -20,13 +20,15 @@ from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ConfigError
 from quatrain.files import write_json
 from quatrain.hub.card import write_run_card
+from quatrain.hub.opened import open_model
+from quatrain.model.io import Form
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import learning
 from quatrain.progress import working
 from quatrain.run_dir import ENVIRONMENT
 from quatrain.text.abstention import Abstention
 from quatrain.train.adapted import add_adapters_of, settle_adapters
-from quatrain.train.checkpoint import Keeper, State
+from quatrain.train.checkpoint import Keeper, State, files_of_base
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
@@ -83,8 +85,11 @@ def run(config: Config, quiet: bool = False, started: float | None = None) -> Re
         refuse_other_data(start.config, key)
         config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
         evaluations: list[Evaluation] = []
-        keeper = _keeper(config, config.run_dir, data, evaluations)
+        base = _base(config, start)
+        keeper = _keeper(config, config.run_dir, data, evaluations, base)
         newest = keeper.newest()
+        if newest is not None:
+            keeper.refuse_another_base(newest)
         free = memory_of(device_of(config))
         with working("progress.loading"):
             model = build_model(config, start, newest)
@@ -102,7 +107,9 @@ def run(config: Config, quiet: bool = False, started: float | None = None) -> Re
 
 
 def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel:
-    """Load float32 weights, or draw them from the seed, on the device that the Config names.
+    """Load weights, or draw them from the seed, on the device that the Config names.
+
+    What learns is float32; the base of adapters is held as its file has it.
 
     Args:
         config: with the model's architecture.
@@ -111,7 +118,8 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
     """
     weights = start.weights if config.train.adapter else newest or start.weights
     if weights is not None:
-        model = LlamaModel.from_pretrained(weights, dtype=torch.float32)
+        form = Form(torch.float32, config.model.quantize) if config.train.adapter else None
+        model = open_model(weights, torch.float32, form=form)
         model.config = config.model
     else:
         model = LlamaModel(config.model)
@@ -144,7 +152,11 @@ def _as_settled(config: Config, settled: Config) -> Config:
 
 
 def _keeper(
-    config: Config, directory: Path, data: PreparedData, evaluations: Sequence[Evaluation] = ()
+    config: Config,
+    directory: Path,
+    data: PreparedData,
+    evaluations: Sequence[Evaluation] = (),
+    base: dict[str, str] | None = None,
 ) -> Keeper:
     """Make the keeper; the `evaluations` known at a save go into the model card."""
 
@@ -157,7 +169,15 @@ def _keeper(
             abstention.save(checkpoint)
         write_run_card(checkpoint, config, state.step, state.tokens, row)
 
-    return Keeper(directory, config.train.keep_last, extras, _bears_on_bits(config))
+    return Keeper(directory, config.train.keep_last, extras, _bears_on_bits(config), base)
+
+
+def _base(config: Config, start: Start) -> dict[str, str] | None:
+    """Hash the base of adapters; None where all weights learn."""
+    if not config.train.adapter or start.weights is None:
+        return None
+    with working("progress.hashing"):
+        return files_of_base(start.weights)
 
 
 def _abstention(
@@ -220,7 +240,7 @@ def _introduce(
     config: Config, data: PreparedData, model: LlamaModel, state: State, display: Display
 ) -> None:
     """Print what is about to happen, in a few lines."""
-    count = sum(p.numel() for p in model.parameters())
+    count = model.num_weights
     device = next(model.parameters()).device
     display.say(
         say(

@@ -87,9 +87,11 @@ def settle_run(
         ResourceError: Q603 for a base that would not fit; it names the smallest change that does.
         ConfigError: Q206 for a budget without time for a step.
     """
-    device = model.lm_head.weight.device
+    device = model.device
     if config.model.init is not None:
-        plan = make_plan(by_size(config, config, data, device, free), data, free, MUCH)
+        plan = make_plan(
+            by_size(config, config, data, device, free), data, free, MUCH, device.type == "cuda"
+        )
         if (error := refusal(plan)) is not None:
             raise error
     if not is_timed(config):
@@ -113,7 +115,7 @@ def try_out(
     free: int | None,
 ) -> Tried:
     """Settle by the size of the data and a trial; without a Keeper nothing is written."""
-    device, longest = model.lm_head.weight.device, time_of(config)
+    device, longest = model.device, time_of(config)
     settled = by_size(config, config, data, device, free)
     at_once = min(settled.train.micro_batch_size or 1, max(1, _TRIED // settled.row_length))
     batches = Batches(data.train, at_once, settled.train.seed)

@@ -15,16 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from quatrain.config import Config
+from quatrain.config import Config, ModelConfig
 from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
 from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
 from quatrain.model.locate import is_adapter, llama4_base_of, locate, text_tools_of
 from quatrain.model.peft_config import BASE, read_fields
+from quatrain.model.stranger import is_gguf
 from quatrain.model.targets import choose
 from quatrain.recipe import build, read_recipe, to_yaml
 from quatrain.run_dir import BEFORE, DATA, HOLDER, LOCK, OURS, REQUESTED, SETTLED
@@ -70,7 +71,7 @@ def resolve(config: Config) -> Start:
         if tokenizer is not None:
             _refuse_another_vocabulary(config, tokenizer)
         return Start(config, None, None, tokenizer, LLAMA4)
-    described = sorted(config.model.model_fields_set - {"init", "preset"})
+    described = sorted(config.model.model_fields_set - {"init", "preset", "quantize"})
     if described:
         raise ConfigError(
             "Q203.architecture", init=config.model.init, fields=", model.".join(described)
@@ -78,9 +79,8 @@ def resolve(config: Config) -> Start:
     directory = locate(config.model.init)
     adapter = directory if is_adapter(directory) else None
     weights = llama4_base_of(adapter) if adapter else directory
-    model = read_config(weights).replace(init=config.model.init)
-    tools = text_tools_of(directory)
-    tokenizer = Tokenizer.load(tools)
+    model = _architecture(weights).replace(**_given(config, adapter))
+    tokenizer, chat, tools = _text_tools(directory)
     values = {**config.model_dump(exclude_unset=True), "model": model.model_dump()}
     if adapter:
         values["train"] = {**values.get("train", {}), "adapter": "lora"}
@@ -93,10 +93,42 @@ def resolve(config: Config) -> Start:
         )
     refuse_larger_vocabulary(tools, tokenizer.vocab_size, model.vocab_size)
     named = read_fields(adapter)[BASE] if adapter else str(model.init)
-    return Start(
-        config, weights, str(weights.resolve()) if Path(named).exists() else named, tokenizer,
-        chat_format_of(tools, tokenizer), adapter,
-    )  # fmt: skip
+    base = str(weights.resolve()) if Path(named).exists() else named
+    return Start(config, weights, base, tokenizer, chat, adapter)
+
+
+def _architecture(weights: Path) -> ModelConfig:
+    if is_gguf(weights):
+        from quatrain.hub.gguf_read import read_weights
+
+        return read_weights(weights)[0]
+    return read_config(weights)
+
+
+def _text_tools(place: Path) -> tuple[Tokenizer, ChatFormat, Path]:
+    if is_gguf(found := text_tools_of(place)):
+        from quatrain.hub.opened import text_tools
+
+        return text_tools(found)
+    tokenizer = Tokenizer.load(found)
+    return tokenizer, chat_format_of(found, tokenizer), found
+
+
+def _given(config: Config, adapter: Path | None) -> dict[str, Any]:
+    """Take the fields of the recipe's model that a directory does not have.
+
+    Raises:
+        ConfigError: Q203 where the base of an adapter would be quantised otherwise than it was.
+    """
+    kind = config.model.quantize
+    if adapter:
+        from quatrain.model.adapter import quantised_base
+
+        before = quantised_base(adapter)
+        if kind and before != kind:
+            raise ConfigError("Q203.quantised", init=adapter, before=before, given=kind)
+        kind = cast("Any", before)
+    return {"init": config.model.init, "quantize": kind}
 
 
 def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,204 @@
+"""Frozen weights: multiplied as they are stored, decoded a tile at a time, never whole.
+
+    stored   [O, I] in blocks of a file, mapped          y[:, tile] = x decode(tile)^T
+    tile     some of its outputs, decoded and dropped    dx += dy[:, tile] decode(tile)
+
+Nothing decoded is kept for the gradient: it is decoded again. A plain tensor that does not learn,
+and has another dtype than the product, is treated in the same way.
+Not for how numbers are stored (kinds.py), nor for what learns beside them (weights.py).
+
+Shapes: R rows, I input width, O output width, E groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quatrain.model.kinds import Kind, decode
+
+_TILE = 1 << 24
+"""Numbers that are decoded at once, at most: 32 MB in bfloat16."""
+_STEP = 64
+"""Outputs of a tile are a multiple of it, except for the last."""
+
+
+class Matrix(nn.Module):
+    """A stored matrix [O, I], or a stack of them [E, O, I]; outputs come first."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        shape: tuple[int, ...],
+        parts: Mapping[str, Tensor],
+        order: Tensor | None = None,
+    ) -> None:
+        """Wrap what is stored; nothing is copied.
+
+        Args:
+            kind: how a row is stored.
+            shape: [O, I] or [E, O, I].
+            parts: what `kinds.decode` reads; a stack is stored as E x O rows.
+            order: which stored row each output is, [O], where a file has them in another order.
+        """
+        super().__init__()
+        self.kind, self.shape, self.names = kind, shape, tuple(parts)
+        self.order: Tensor | None
+        self.register_buffer("order", order, persistent=False)
+        for name, part in parts.items():
+            self.register_buffer(name, part, persistent=False)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What is stored, by name."""
+        return {name: self.get_buffer(name) for name in self.names}
+
+    def rows(self, group: int, outputs: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Decode some outputs of a group (0 where there is one matrix): [n, I]."""
+        size, width = self.shape[-2:]
+        if self.order is not None:
+            outputs = self.order[outputs]
+        if isinstance(outputs, slice):
+            start, stop, _ = outputs.indices(size)
+            outputs = slice(group * size + start, group * size + stop)
+        else:
+            outputs = outputs + group * size
+        return decode(self.kind, self.parts, outputs, width, dtype)
+
+
+class Frozen(nn.Module):
+    """A weight that never learns: stored matrices that share their inputs, side by side.
+
+    It stands where a parameter would, and has its shape, dtype and device.
+    """
+
+    requires_grad = False
+
+    def __init__(
+        self, matrices: Sequence[Matrix], dtype: torch.dtype, inputs_first: bool = False
+    ) -> None:
+        """Join matrices.
+
+        Args:
+            matrices: the outputs of the first one come first.
+            dtype: of results, outside autocast.
+            inputs_first: whether the parameter would be [E, I, O], as experts' are.
+        """
+        super().__init__()
+        self.matrices = nn.ModuleList(matrices)
+        self.dtype = dtype
+        *groups, _, width = matrices[0].shape
+        outputs = sum(one.shape[-2] for one in matrices)
+        self.shape = torch.Size((*groups, width, outputs) if inputs_first else (outputs, width))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bytes lie."""
+        return next(self.buffers()).device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return sum(part.nbytes for part in self.buffers())
+
+    def tiles(self, group: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Decode a group, tile by tile: which outputs, and their rows [o, I]."""
+        begin = 0
+        for matrix in self.matrices:
+            assert isinstance(matrix, Matrix)
+            size, width = matrix.shape[-2:]
+            for own in _slices(width, size):
+                yield slice(begin + own.start, begin + own.stop), matrix.rows(group, own, dtype)
+            begin += size
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Decode the rows that ids name: [..., I]; as a table of embeddings is read."""
+        (table,) = self.matrices
+        assert isinstance(table, Matrix)
+        named, places = ids.unique(return_inverse=True)
+        return table.rows(0, named, self.dtype)[places]
+
+
+def _slices(width: int, outputs: int) -> Iterator[slice]:
+    """Divide outputs into tiles."""
+    step = max(_STEP, _TILE // width // _STEP * _STEP)
+    for start in range(0, outputs, step):
+        yield slice(start, min(outputs, start + step))
+
+
+Weight = Tensor | Frozen
+"""[O, I], or [E, I, O] of which a group is taken."""
+
+
+def has_to_be_decoded(weight: Weight, dtype: torch.dtype) -> bool:
+    """Whether a product in dtype reads a weight tile by tile; else it is used as it is."""
+    return isinstance(weight, Frozen) or (not weight.requires_grad and weight.dtype != dtype)
+
+
+def tiles_of(
+    weight: Weight, group: int | None, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    """Give a weight in parts: which outputs, and what rows are multiplied by [I, o]."""
+    if isinstance(weight, Frozen):
+        yield from ((outputs, tile.T) for outputs, tile in weight.tiles(group or 0, dtype))
+        return
+    matrix_IO = weight.T if group is None else weight[group]
+    if weight.dtype == dtype:
+        yield slice(None), matrix_IO
+        return
+    for outputs in _slices(*matrix_IO.shape):
+        yield outputs, matrix_IO[:, outputs].to(dtype)
+
+
+def times(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor:
+    """Multiply rows by a weight, or a group of it, in x's dtype: [R, O]; nothing is recorded."""
+    parts = tiles_of(weight, group, x_RI.dtype)
+    outputs, matrix = next(parts)
+    product = x_RI @ matrix
+    if outputs == slice(None):
+        return product
+    out_RO = x_RI.new_empty(len(x_RI), weight.shape[0 if group is None else 2])
+    out_RO[:, outputs] = product
+    for outputs, matrix in parts:
+        out_RO[:, outputs] = x_RI @ matrix
+    return out_RO
+
+
+def times_transposed(grad_RO: Tensor, weight: Weight, group: int | None = None) -> Tensor:
+    """Multiply rows by the transposed weight: [R, I], summed over tiles in float32."""
+    parts = tiles_of(weight, group, grad_RO.dtype)
+    outputs, matrix = next(parts)
+    total = grad_RO[:, outputs] @ matrix.T
+    wide: Tensor | None = None
+    for outputs, matrix in parts:
+        wide = total.float() if wide is None else wide
+        wide += grad_RO[:, outputs] @ matrix.T
+    return total if wide is None else wide.to(grad_RO.dtype)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_RI: Tensor, weight: Weight) -> Tensor:
+        ctx.weight = weight
+        return times(x_RI, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return times_transposed(grads[0], ctx.weight), None
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Say in which dtype x is multiplied: autocast's, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """Map [..., I] to [..., O] by a weight that has to be decoded."""
+    x = x.to(product_dtype(x))
+    product: Tensor = _Product.apply(x.flatten(0, -2), weight)
+    product = product.unflatten(0, x.shape[:-1])
+    return product if bias is None else product + bias.to(product.dtype)

@@ -1,0 +1,84 @@
+"""A GGUF file is a model and a base as it is: its blocks equal what they decode to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from gguf_files import DENSE_MODEL, KINDS, LLAMA4_MODEL, as_qwen2, source_of, with_blocks
+from quatrain.data.demo_text import pretraining_text
+from quatrain.generate.answer import Answerer
+from quatrain.hub.gguf_write import write_gguf
+from quatrain.hub.opened import open_model, text_tools
+from quatrain.model.frozen import Frozen
+from quatrain.model.locate import locate
+from quatrain.text.tokenizer import Tokenizer, train_bpe
+
+WIDE: dict[str, Any] = dict(
+    d_model=256, d_k=64, intermediate_size_expert=256, intermediate_size_mlp=256
+)
+"""Blocks of K kinds hold 256 numbers."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(pretraining_text(count=300), vocab_size=512)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> dict[str, Path]:
+    """Files in float32: with experts, dense, and with queries and keys in halves."""
+    directory = tmp_path_factory.mktemp("gguf")
+    made = {}
+    for name, shape in (("llama4", LLAMA4_MODEL), ("llama", DENSE_MODEL)):
+        made[name] = directory / f"{name}.gguf"
+        write_gguf(source_of(shape | WIDE, tokenizer), made[name], "f32")
+    biased = source_of(DENSE_MODEL | WIDE | {"attention_bias": True}, tokenizer)
+    write_gguf(biased, directory / "biased.gguf", "f32")
+    made["qwen2"] = as_qwen2(directory / "biased.gguf", directory / "qwen2.gguf", WIDE["d_k"])
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arch", ["llama4", "llama", "qwen2"])
+def test_blocks_multiply_as_what_they_decode_to(
+    arch: str, kind: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = with_blocks(files[arch], tmp_path / f"{kind}.gguf", kind)
+    held, decoded = open_model(path).eval(), open_model(path, torch.float32).eval()
+    weights = [one for one in held.modules() if isinstance(one, Frozen)]
+    assert len(weights) == sum(
+        p.ndim > 1 for n, p in decoded.named_parameters() if "router" not in n
+    )
+    ids = torch.randint(0, 512, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert_close(held(ids), decoded(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_a_file_is_asked_and_gives_its_text_tools(files: dict[str, Path], tmp_path: Path) -> None:
+    path = with_blocks(files["llama4"], tmp_path / "q4.gguf", "Q4_0")
+    assert locate(path) == path
+    assert text_tools(path).tokenizer.vocab_size == 512
+    answer = Answerer(path).answer("Où ?", max_new_tokens=3)
+    assert 1 <= answer.completion_tokens <= 3
+
+
+def test_opening_a_file_copies_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+    path = with_blocks(files["llama4"], tmp_path / "q8.gguf", "Q8_0")
+    held = open_model(path)
+    blocks = {
+        tensor.data_ptr(): tensor.nbytes
+        for one in held.modules()
+        if isinstance(one, Frozen)
+        for tensor in one.buffers()
+    }
+    lines = Path("/proc/self/smaps").read_text().split("\n") if Path("/proc").exists() else []
+    mapped = [line.split()[0].split("-") for line in lines if line.endswith(path.name)]
+    spans = [(int(begin, 16), int(end, 16)) for begin, end in mapped]
+    if not spans:
+        pytest.skip("this system does not say what is mapped")
+    assert all(any(begin <= at < end for begin, end in spans) for at in blocks)

@@ -1,0 +1,159 @@
+"""Adapters on a base that stays as it is stored, or is quantised as it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gguf_files import with_blocks
+from quatrain.config import Config
+from quatrain.errors import ConfigError
+from quatrain.files import sha256
+from quatrain.generate.answer import Answerer
+from quatrain.hub.gguf_write import write_gguf
+from quatrain.hub.open import open_source
+from quatrain.model.adapter import quantised_base
+from quatrain.model.frozen import Frozen
+from quatrain.recipe import build
+from quatrain.train.run import run
+from tiny_run import stop_after, tiny_run
+
+FILES = ("adapter_model.safetensors", "optimizer.safetensors", "state.json")
+SHAPE: dict[str, Any] = dict(
+    d_model=64, n_layers=4, n_heads=4, num_local_experts=4, vocab_size=320,
+    attention_chunk_size=8192, max_position_embeddings=1024,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run whose widths are multiples of 64, as a model that llama.cpp has."""
+    values = tiny_run(tmp_path_factory.mktemp("base"), "text", max_steps=4).model_dump(
+        exclude_unset=True
+    )
+    return run(build({**values, "model": SHAPE}), quiet=True).run_dir
+
+
+@pytest.fixture(scope="module")
+def gguf(base: Path) -> Path:
+    whole, made = base.parent / "f32.gguf", base.parent / "q4_1.gguf"
+    write_gguf(open_source(base), whole, "f32")
+    return with_blocks(whole, made, "Q4_1")
+
+
+def adapters_on(directory: Path, base: Path, name: str = "run", **model: Any) -> Config:
+    values = tiny_run(directory, name).model_dump(exclude_unset=True)
+    values["train"]["adapter"] = "lora"
+    return build({**values, "model": {"init": str(base), **model}, "lora": {"rank": 4}})
+
+
+def frozen_in(answerer: Answerer) -> list[Frozen]:
+    return [one for one in answerer.model.modules() if isinstance(one, Frozen)]
+
+
+def test_a_gguf_file_is_trained_on_as_it_is_and_asked(tmp_path: Path, gguf: Path) -> None:
+    before = sha256(gguf)
+    result = run(adapters_on(tmp_path, gguf), quiet=True)
+    assert sha256(gguf) == before
+    answerer = Answerer(result.run_dir)
+    assert answerer.model.adapters
+    assert frozen_in(answerer)
+    assert answerer.model.base == str(gguf.resolve())
+    question = "Le mur est bleu. De quelle couleur ?"
+    assert answerer.answer(question, max_new_tokens=3) == answerer.answer(
+        question, max_new_tokens=3
+    )
+
+
+def test_a_whole_model_is_trained_from_a_gguf_file(tmp_path: Path, gguf: Path) -> None:
+    values = tiny_run(tmp_path, max_steps=2).model_dump(exclude_unset=True)
+    result = run(build({**values, "model": {"init": str(gguf)}}), quiet=True)
+    assert not frozen_in(Answerer(result.run_dir))
+
+
+@pytest.mark.parametrize("model", [{}, {"quantize": "nf4"}, {"quantize": "int8"}])
+def test_what_is_asked_is_what_was_trained(
+    tmp_path: Path, base: Path, model: dict[str, str]
+) -> None:
+    result = run(adapters_on(tmp_path, base, **model), quiet=True)
+    best = result.run_dir / "checkpoints" / "best"
+    assert quantised_base(best) == model.get("quantize")
+    kinds = {one.matrices[0].kind.name for one in frozen_in(Answerer(result.run_dir))}
+    assert kinds == set(model.values())
+
+
+def test_an_adapter_goes_on_from_the_base_that_it_was_trained_on(
+    tmp_path: Path, base: Path
+) -> None:
+    first = run(adapters_on(tmp_path, base, "first", quantize="nf4"), quiet=True).run_dir
+    again = run(adapters_on(tmp_path, first, "again"), quiet=True).run_dir
+    assert quantised_base(again / "checkpoints" / "best") == "nf4"
+    with pytest.raises(ConfigError, match=r"Q203.*nf4.*int8"):
+        run(adapters_on(tmp_path, first, "other", quantize="int8"), quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "nf4"])
+def test_a_run_that_is_stopped_twice_equals_a_calm_one(
+    kind: str, tmp_path: Path, base: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(name: str) -> Config:
+        if kind == "gguf":
+            return adapters_on(tmp_path, gguf, name)
+        return adapters_on(tmp_path, base, name, quantize="nf4")
+
+    calm = run(config("calm"), quiet=True)
+    for step in (5, 7):
+        with monkeypatch.context() as patch:
+            stop_after(step, patch)
+            assert run(config("stopped"), quiet=True).state.step == step
+    stopped = run(config("stopped"), quiet=True)
+    for name in FILES:
+        one, other = (r.run_dir / "checkpoints" / "step-000012" / name for r in (calm, stopped))
+        assert sha256(one) == sha256(other), name
+
+
+@pytest.mark.parametrize("where", [0.3, 0.9])
+def test_a_base_that_changed_by_a_bit_is_refused_by_name(
+    where: float, tmp_path: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.gguf"
+    own.write_bytes(gguf.read_bytes())
+    stop_after(5, monkeypatch)
+    run(adapters_on(tmp_path, own), quiet=True)
+    data = bytearray(own.read_bytes())
+    data[round(where * len(data))] ^= 1
+    own.write_bytes(bytes(data))
+    with pytest.raises(ConfigError, match=r"Q203.*own\.gguf changed"):
+        run(adapters_on(tmp_path, own), quiet=True)
+
+
+def test_a_checkpoint_without_the_hash_of_its_base_is_resumed(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(5, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr("quatrain.train.run.files_of_base", lambda base: {})
+        run(adapters_on(tmp_path, base), quiet=True)
+    monkeypatch.undo()
+    assert run(adapters_on(tmp_path, base), quiet=True).state.step == 12
+
+
+def test_what_learns_is_float32_on_a_base_in_bfloat16(tmp_path: Path, base: Path) -> None:
+    from quatrain.hub.opened import open_model
+    from quatrain.train.run import build_model
+    from quatrain.train.start import resolve
+
+    half = tmp_path / "half"
+    model = open_model(base / "checkpoints" / "best").to(torch.bfloat16)
+    model.save_pretrained(half)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_format.json"):
+        (half / name).write_bytes((base / "checkpoints" / "best" / name).read_bytes())
+    config = adapters_on(tmp_path, half)
+    start = resolve(config)
+    built = build_model(start.config, start, None)
+    dtypes = {p.dtype for p in built.parameters() if p.requires_grad}
+    assert dtypes == {torch.float32}
+    assert built.model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16
