@@ -85,6 +85,7 @@ def chosen_rows(rows: slice | Tensor, number: int, device: torch.device) -> slic
         if step == 1:
             return slice(start, max(start, stop))
         return torch.arange(number, device=device)[list(range(start, stop, step))]
+    assert rows.dtype in (torch.int64, torch.int32), rows.dtype  # a mask would be read as numbers
     if device.type == "cpu" and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < number:
         raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of a matrix of {number}")
     return rows.to(device)
