@@ -16,6 +16,7 @@ import torch
 
 from flops import FlopCounter
 from quatrain.config import TrainConfig
+from quatrain.model.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
@@ -68,6 +69,16 @@ def test_records_are_prepared_and_counted() -> None:
     result = smoke("prepare.py", "--smoke", "--threads", "1", "--sides", "ours")["result"]
     assert result["ours:200"]["tokens"] > 200
     assert 0 < result["ours:200"]["positions_used"] <= 1
+
+
+@pytest.mark.slow
+def test_every_kind_of_stored_weights_is_timed() -> None:
+    words = [sys.executable, str(BENCH / "codecs.py"), "--smoke", "--threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 2 * len(KINDS)
+    assert all(float(row[4].split()[0]) > 0 for row in rows[1:])
 
 
 @pytest.mark.slow

@@ -36,13 +36,29 @@ struct q8_0 {
     }
 };
 
+// Codes are unpacked to bytes first, eight at a time: the lower halves of 16 bytes, then the upper.
+static inline void halves(const u8* in, u8* q) {
+    const uint64_t half_bytes = 0x0f0f0f0f0f0f0f0full;
+    uint64_t codes[2];
+    std::memcpy(codes, in, 16);
+    uint64_t found[4] = {codes[0] & half_bytes, codes[1] & half_bytes,
+                         codes[0] >> 4 & half_bytes, codes[1] >> 4 & half_bytes};
+    std::memcpy(q, found, 32);
+}
+static inline void with_fifth_bits(const u8* in, u8* q) {  // 4 bytes of these bits come first
+    uint32_t high;
+    std::memcpy(&high, in, 4);
+    halves(in + 4, q);
+    for (int i = 0; i < 32; i++) q[i] |= (high >> i & 1u) << 4;
+}
+
 struct q4_0 {
     enum { numbers = 32, bytes = 18 };
     template <class T> static inline void decode(const u8* in, T* out) {
         float d = half(in);
-        const u8* q = in + 2;
-        for (int i = 0; i < 16; i++) put(out + i, d * (float)((q[i] & 15) - 8));
-        for (int i = 0; i < 16; i++) put(out + 16 + i, d * (float)((q[i] >> 4) - 8));
+        u8 q[32];
+        halves(in + 2, q);
+        for (int i = 0; i < 32; i++) put(out + i, d * (float)(q[i] - 8));
     }
 };
 
@@ -50,9 +66,9 @@ struct q4_1 {
     enum { numbers = 32, bytes = 20 };
     template <class T> static inline void decode(const u8* in, T* out) {
         float d = half(in), m = half(in + 2);
-        const u8* q = in + 4;
-        for (int i = 0; i < 16; i++) put(out + i, d * (float)(q[i] & 15) + m);
-        for (int i = 0; i < 16; i++) put(out + 16 + i, d * (float)(q[i] >> 4) + m);
+        u8 q[32];
+        halves(in + 4, q);
+        for (int i = 0; i < 32; i++) put(out + i, d * (float)q[i] + m);
     }
 };
 
@@ -60,13 +76,9 @@ struct q5_0 {
     enum { numbers = 32, bytes = 22 };
     template <class T> static inline void decode(const u8* in, T* out) {
         float d = half(in);
-        uint32_t high;
-        std::memcpy(&high, in + 2, 4);
-        const u8* q = in + 6;
-        for (int i = 0; i < 16; i++)
-            put(out + i, d * (float)((int)((q[i] & 15u) | (high >> i & 1u) << 4) - 16));
-        for (int i = 0; i < 16; i++)
-            put(out + 16 + i, d * (float)((int)(q[i] >> 4 | (high >> (16 + i) & 1u) << 4) - 16));
+        u8 q[32];
+        with_fifth_bits(in + 2, q);
+        for (int i = 0; i < 32; i++) put(out + i, d * (float)(q[i] - 16));
     }
 };
 
@@ -74,13 +86,9 @@ struct q5_1 {
     enum { numbers = 32, bytes = 24 };
     template <class T> static inline void decode(const u8* in, T* out) {
         float d = half(in), m = half(in + 2);
-        uint32_t high;
-        std::memcpy(&high, in + 4, 4);
-        const u8* q = in + 8;
-        for (int i = 0; i < 16; i++)
-            put(out + i, d * (float)(int)((q[i] & 15u) | (high >> i & 1u) << 4) + m);
-        for (int i = 0; i < 16; i++)
-            put(out + 16 + i, d * (float)(int)(q[i] >> 4 | (high >> (16 + i) & 1u) << 4) + m);
+        u8 q[32];
+        with_fifth_bits(in + 4, q);
+        for (int i = 0; i < 32; i++) put(out + i, d * (float)q[i] + m);
     }
 };
 
@@ -126,15 +134,17 @@ struct q6_k {
     template <class T> static inline void decode(const u8* in, T* out) {
         float d = half(in + 208);
         const int8_t* scales = (const int8_t*)in + 192;
-        for (int j = 0; j < 16; j++) {  // 16 numbers share a scale
-            float scale = d * (float)scales[j];
-            int part = j / 8, quarter = j / 2 % 4, at = j % 2 * 16;
-            const u8* low = in + part * 64 + quarter % 2 * 32 + at;
-            const u8* high = in + 128 + part * 32 + at;
-            int shift = quarter / 2 * 4, pair = quarter * 2;
-            for (int i = 0; i < 16; i++)
-                put(out + 16 * j + i,
-                    scale * (float)(((low[i] >> shift & 15) | (high[i] >> pair & 3) << 4) - 32));
+        for (int j = 0; j < 8; j++) {
+            const u8* low = in + j / 4 * 64 + j % 2 * 32;
+            const u8* high = in + 128 + j / 4 * 32;
+            int shift = j % 4 / 2 * 4, pair = j % 4 * 2;
+            float each[32];  // 16 numbers share a scale
+            for (int i = 0; i < 16; i++) each[i] = d * (float)scales[2 * j];
+            for (int i = 16; i < 32; i++) each[i] = d * (float)scales[2 * j + 1];
+            for (int i = 0; i < 32; i++) {
+                int q = ((low[i] >> shift & 15) | (high[i] >> pair & 3) << 4) - 32;
+                put(out + 32 * j + i, each[i] * (float)q);
+            }
         }
     }
 };
@@ -196,38 +206,50 @@ extern "C" void decode_int8(const int8_t* codes, const float* scales, const int6
 
 // A block of nf4 looks its numbers up among the 16 that its scale allows, already rounded. The upper
 // half of a byte comes first.
-static inline int32_t bits_of(float v, float*) { return __builtin_bit_cast(int32_t, v); }
-static inline int32_t bits_of(float v, uint16_t*) { return rounded(v); }
+#if defined(__AVX512F__) && !defined(__clang__)
+// One instruction looks up 16 numbers; these vectors are written out, so that they stay in registers.
+typedef float floats __attribute__((vector_size(64)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef u8 bytes16 __attribute__((vector_size(16)));
 
-static inline void put_pairs(float* out, const int32_t* high, const int32_t* low) {
-    for (int i = 0; i < 16; i++) {
-        out[2 * i] = __builtin_bit_cast(float, high[i]);
-        out[2 * i + 1] = __builtin_bit_cast(float, low[i]);
-    }
+static inline void put_pairs(float* out, words high, words low) {
+    const words first = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    words a = __builtin_shuffle(high, low, first), b = __builtin_shuffle(high, low, first + 8);
+    std::memcpy(out, &a, 64);
+    std::memcpy(out + 16, &b, 64);
 }
-static inline void put_pairs(uint16_t* out, const int32_t* high, const int32_t* low) {
-    int32_t pairs[16];
-    for (int i = 0; i < 16; i++) pairs[i] = high[i] | low[i] << 16;
-    std::memcpy(out, pairs, 64);
+static inline void put_pairs(uint16_t* out, words high, words low) {
+    words pairs = high | low << 16;
+    std::memcpy(out, &pairs, 64);
+}
+static inline words table_of(words bits, float*) { return bits; }
+static inline words table_of(words bits, uint16_t*) {
+    words up = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? words{} + 0x7fc0u : up;
 }
 
 template <class T> static inline void nf4_block(const u8* in, const float* values, float scale, T* out) {
-    alignas(64) int32_t table[16], high[16], low[16];
-    for (int i = 0; i < 16; i++) table[i] = bits_of(values[i] * scale, out);
-    for (int part = 0; part < 2; part++, in += 16, out += 32) {
-        for (int i = 0; i < 16; i++) high[i] = in[i] >> 4;
-        for (int i = 0; i < 16; i++) low[i] = in[i] & 15;
-#if defined(__AVX512F__) && !defined(__clang__)
-        typedef int32_t vector __attribute__((vector_size(64)));  // one instruction for 16 numbers
-        *(vector*)high = __builtin_shuffle(*(vector*)table, *(vector*)high);
-        *(vector*)low = __builtin_shuffle(*(vector*)table, *(vector*)low);
-#else
-        for (int i = 0; i < 16; i++) high[i] = table[high[i]];
-        for (int i = 0; i < 16; i++) low[i] = table[low[i]];
-#endif
-        put_pairs(out, high, low);
+    floats numbers;
+    std::memcpy(&numbers, values, 64);
+    words table = table_of((words)(numbers * scale), out);
+    for (int part = 0; part < 2; part++) {
+        bytes16 pairs;
+        std::memcpy(&pairs, in + part * 16, 16);
+        words codes = __builtin_convertvector(pairs, words);
+        put_pairs(out + part * 32, __builtin_shuffle(table, codes >> 4),
+                  __builtin_shuffle(table, codes & 15));
     }
 }
+#else
+template <class T> static inline void nf4_block(const u8* in, const float* values, float scale, T* out) {
+    T table[16];
+    for (int i = 0; i < 16; i++) put(table + i, values[i] * scale);
+    for (int i = 0; i < 32; i++) {
+        out[2 * i] = table[in[i] >> 4];
+        out[2 * i + 1] = table[in[i] & 15];
+    }
+}
+#endif
 
 template <class T>
 static void nf4(const u8* codes, const u8* scales, const float* nested, float offset,

@@ -22,9 +22,6 @@ from quatrain.model import kinds_gguf, kinds_native, kinds_nf4
 TILE = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Numbers that are decoded at once: on a CPU, what stays in its cache between two operations."""
 
-PLAIN = {"f16": torch.float16, "bf16": torch.bfloat16}
-"""Kinds that a dtype of torch has."""
-
 Parts = Mapping[str, Tensor]
 Write = Callable[[Parts, Tensor], None]
 """Writes the rows that the parts hold to a contiguous float32 tensor [n, I]."""
@@ -39,8 +36,7 @@ class Kind:
     """Numbers that are stored together."""
     num_bytes: int
     """Bytes of a block; scales that are stored elsewhere are not among them."""
-    write: Write | None = None
-    """None for the plain kinds."""
+    write: Write
 
     def row_bytes(self, width: int) -> int:
         """Count the bytes of a row of so many numbers."""
@@ -89,6 +85,7 @@ def chosen_rows(rows: slice | Tensor, number: int, device: torch.device) -> slic
         if step == 1:
             return slice(start, max(start, stop))
         return torch.arange(number, device=device)[list(range(start, stop, step))]
+    assert rows.dtype in (torch.int64, torch.int32), rows.dtype  # a mask would be read as numbers
     if device.type == "cpu" and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < number:
         raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of a matrix of {number}")
     return rows.to(device)
@@ -98,16 +95,13 @@ def decode_by_torch(kind: Kind, parts: Parts, rows: slice | Tensor, out: Tensor)
     """Decode tile after tile by operations of torch, which every device has."""
     number, width = out.shape
     step = max(1, TILE.get(out.device.type, TILE["cuda"]) // max(width, 1))
-    narrow = out.dtype != torch.float32 and kind.write is not None
+    narrow = out.dtype != torch.float32 and kind.name != "bf16"
     buffer = out.new_empty(min(step, number), width, dtype=torch.float32) if narrow else out
     for start in range(0, number, step):
         stop = min(start + step, number)
         tile = taken(kind, parts, _part_of(rows, start, stop))
         wide = buffer[: stop - start] if narrow else out[start:stop]
-        if kind.write is None:
-            wide.copy_(tile["blocks"].view(PLAIN[kind.name]).view_as(wide))
-        else:
-            kind.write(tile, wide)
+        kind.write(tile, wide)
         if narrow:
             out[start:stop].copy_(wide)
 
@@ -163,10 +157,18 @@ def _write_int8(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["codes"]).mul_(parts["scales"][:, None])
 
 
+def _write_f16(parts: Parts, wide: Tensor) -> None:
+    wide.copy_(parts["blocks"].view(torch.float16).view_as(wide))
+
+
+def _write_bf16(parts: Parts, wide: Tensor) -> None:
+    wide.copy_(parts["blocks"].view(torch.bfloat16).view_as(wide))
+
+
 def _kinds() -> dict[str, Kind]:
     kinds = [Kind(name, block, size, write)
              for name, (block, size, write) in kinds_gguf.LAYOUTS.items()]  # fmt: skip
-    kinds += [Kind(name, 1, dtype.itemsize) for name, dtype in PLAIN.items()]
+    kinds += [Kind("f16", 1, 2, _write_f16), Kind("bf16", 1, 2, _write_bf16)]
     kinds.append(Kind("nf4", kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, kinds_nf4.write))
     kinds.append(Kind("int8", 1, 1, _write_int8))
     return {kind.name: kind for kind in kinds}
