@@ -40,7 +40,7 @@ def main() -> None:
         "nf4": [f"model.init={bf16}", "model.quantize=nf4"],
         "Q4_1 file": [f"model.init={options.gguf}"],
     }
-    found = {name: trained(work / name.replace(" ", "-"), words, options)
+    found = {name: trained(work / "runs" / name.replace(" ", "-"), words, options)
              for name, words in sides.items()}  # fmt: skip
     reference = found["bf16"][-1][1]
     for name, losses in found.items():

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from gguf_files import KINDS as GGUF_KINDS
+from gguf_files import rounded
 from quatrain.config import LoraConfig
 from quatrain.evaluate.loss import judge
-from quatrain.model import frozen
-from quatrain.model.frozen import Frozen, Matrix, multiply
+from quatrain.model import frozen, kinds_native
+from quatrain.model.frozen import Frozen, Matrix, Weight, multiply, times, times_few
 from quatrain.model.io import Form, model_of
 from quatrain.model.kinds import KINDS, decode, encode
 from quatrain.model.llama import LlamaModel
@@ -168,6 +170,31 @@ def test_ids_are_looked_up_in_a_stored_table() -> None:
     weight = Frozen([stored(table, "int8")], torch.float32)
     ids = torch.tensor([[3, 3, 0], [19, 1, 3]])
     assert torch.equal(weight.look_up(ids), whole(weight)[ids])
+
+
+@pytest.mark.parametrize("rows", range(1, 10))
+@pytest.mark.parametrize("kind", ["plain f32", "plain bf16", "int8", "nf4", *GGUF_KINDS])
+def test_a_few_vectors_are_multiplied_without_decoding(kind: str, rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 10, 256, generator=generator)
+    frozen: Weight
+    if kind.startswith("plain"):
+        frozen = weight[1].to(torch.bfloat16 if "bf16" in kind else torch.float32)[:, :200]
+        group, expected = None, frozen.float()
+    else:
+        if kind in ("int8", "nf4"):
+            parts = encode(KINDS[kind], weight)
+        else:
+            blocks = torch.from_numpy(rounded(weight.numpy(), kind).view("uint8"))
+            parts = {"blocks": blocks.reshape(20, -1)}
+        matrix = Matrix(KINDS[kind.lower()], (2, 10, 256), parts)
+        frozen, group = Frozen([matrix, matrix], torch.float32, inputs_first=True), 1
+        expected = whole(frozen)[1].T
+    x = torch.randn(rows, expected.shape[1], generator=generator)
+    assert_close(times(x, frozen, group), x @ expected.T, atol=1e-3, rtol=1e-4)
+    found = times_few(x, frozen, group)
+    compiled = kinds_native._library("products") is not None and kind != "F16"
+    assert (found is not None) == (rows <= 8 and compiled)
 
 
 def test_a_width_that_does_not_fit_is_refused_by_name() -> None:

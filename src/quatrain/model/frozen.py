@@ -18,10 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quatrain.model import kinds_native
 from quatrain.model.kinds import Kind, decode
+from quatrain.model.kinds_native import multiply_plain
 
 _TILE = 1 << 24
 """Numbers that are decoded at once, at most: 32 MB in bfloat16."""
+FEW = 8
+"""Vectors that are multiplied by what is stored, without decoding it, where code is compiled."""
 _STEP = 64
 """Outputs of a tile are a multiple of it, except for the last."""
 
@@ -55,6 +59,16 @@ class Matrix(nn.Module):
     def parts(self) -> dict[str, Tensor]:
         """What is stored, by name."""
         return {name: self.get_buffer(name) for name in self.names}
+
+    def times(self, group: int, x_RI: Tensor, out_RO: Tensor) -> bool:
+        """Multiply a few float32 vectors without decoding; tell whether that was possible."""
+        if self.order is not None:
+            return False
+        size = self.shape[-2]
+        rows = slice(group * size, (group + 1) * size)
+        if self.kind.name == "bf16":
+            return multiply_plain(self.parts["blocks"][rows].view(torch.bfloat16), x_RI, out_RO)
+        return kinds_native.multiply(self.kind.name, self.parts, rows, x_RI, out_RO)
 
     def rows(self, group: int, outputs: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Decode some outputs of a group (0 where there is one matrix): [n, I]."""
@@ -155,6 +169,8 @@ def tiles_of(
 
 def times(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor:
     """Multiply rows by a weight, or a group of it, in x's dtype: [R, O]; nothing is recorded."""
+    if (found := times_few(x_RI, weight, group)) is not None:
+        return found
     parts = tiles_of(weight, group, x_RI.dtype)
     outputs, matrix = next(parts)
     product = x_RI @ matrix
@@ -165,6 +181,31 @@ def times(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor:
     for outputs, matrix in parts:
         out_RO[:, outputs] = x_RI @ matrix
     return out_RO
+
+
+def times_few(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor | None:
+    """Multiply a few vectors by a weight as it lies in memory; None where that cannot be done.
+
+    What is written for many rows takes several times as long for one: it decodes first, or was
+    made for other processors.
+    """
+    if len(x_RI) > FEW or x_RI.is_cuda:
+        return None
+    if isinstance(weight, Tensor):
+        if group is not None or (weight.dtype == x_RI.dtype == torch.bfloat16):
+            return None
+        wide = x_RI.float().contiguous()
+        out_RO = wide.new_empty(len(wide), len(weight))
+        return out_RO.to(x_RI.dtype) if multiply_plain(weight, wide, out_RO) else None
+    wide = x_RI.float().contiguous()
+    matrices = [one for one in weight.matrices if isinstance(one, Matrix)]
+    out_RO, begin = wide.new_empty(len(wide), sum(one.shape[-2] for one in matrices)), 0
+    for matrix in matrices:
+        end = begin + matrix.shape[-2]
+        if not matrix.times(group or 0, wide, out_RO[:, begin:end]):
+            return None
+        begin = end
+    return out_RO.to(x_RI.dtype)
 
 
 def times_transposed(grad_RO: Tensor, weight: Weight, group: int | None = None) -> Tensor:
@@ -199,6 +240,6 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """Map [..., I] to [..., O] by a weight that has to be decoded."""
     x = x.to(product_dtype(x))
-    product: Tensor = _Product.apply(x.flatten(0, -2), weight)
-    product = product.unflatten(0, x.shape[:-1])
+    product: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight)
+    product = product.view(*x.shape[:-1], -1)
     return product if bias is None else product + bias.to(product.dtype)

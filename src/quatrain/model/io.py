@@ -26,6 +26,7 @@ from quatrain.model.kinds import KINDS, encode, fits
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of
 from quatrain.model.peft_config import BASE, read_fields
+from quatrain.model.read_ahead import read_ahead
 from quatrain.model.shards import (
     SHARD_BYTES,
     LazyTensor,
@@ -150,6 +151,7 @@ def model_of(
         model.lm_head.weight = model.model.embed_tokens.weight
     if form is not None:
         model.model.states_dtype, model.quantised = form.states, form.quantise
+        read_ahead(list(model.model.layers))
     model.model.rotary_emb.to_empty(device=device)
     return model
 
@@ -174,7 +176,7 @@ def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
         )
     weight = tensor.load()
     weight = weight.mT if stacked else weight
-    parts = encode(kind, weight.flatten(0, -2))
+    parts = encode(kind, weight)
     return Frozen([Matrix(kind, tuple(weight.shape), parts)], form.states, stacked)
 
 

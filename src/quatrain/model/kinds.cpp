@@ -276,3 +276,27 @@ extern "C" void decode_nf4(const u8* codes, const u8* scales, const float* neste
         nf4(codes, scales, nested, offset, map, values, rows, count, width, (uint16_t*)out, threads);
     else nf4(codes, scales, nested, offset, map, values, rows, count, width, (float*)out, threads);
 }
+
+// Codes of nf4 for blocks of float32: how many of the 15 middles between values lie below a number.
+extern "C" void encode_nf4(const float* in, const float* middles, float least, int64_t blocks,
+                           u8* codes, float* largest, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t block = 0; block < blocks; block++) {
+        const float* x = in + block * 64;
+        float most = 0, scaled[64];
+        for (int i = 0; i < 64; i++) most = __builtin_fabsf(x[i]) > most ? __builtin_fabsf(x[i]) : most;
+        for (int i = 0; i < 64; i++)  // what is not a number must not be hidden
+            if (x[i] != x[i]) most = x[i];
+        largest[block] = most;
+        float inverse = 1.0f / (most > least ? most : least);
+        for (int i = 0; i < 64; i++) {
+            float v = x[i] * inverse;
+            v = v < -1.0f ? -1.0f : v;
+            scaled[i] = v > 1.0f ? 1.0f : v;
+        }
+        int32_t found[64] = {0};
+        for (int j = 0; j < 15; j++)
+            for (int i = 0; i < 64; i++) found[i] += scaled[i] > middles[j];
+        for (int i = 0; i < 32; i++) codes[block * 32 + i] = found[2 * i] << 4 | found[2 * i + 1];
+    }
+}

@@ -11,7 +11,7 @@ Shapes: O outputs and I inputs of a stored matrix; n rows of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ from quatrain.model import kinds_gguf, kinds_native, kinds_nf4
 
 TILE = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Numbers that are decoded at once: on a CPU, what stays in its cache between two operations."""
+_ENCODED = 1 << 22
+"""Numbers that are encoded at once."""
 
 Parts = Mapping[str, Tensor]
 Write = Callable[[Parts, Tensor], None]
@@ -126,31 +128,54 @@ def taken(kind: Kind, parts: Parts, rows: slice | Tensor) -> Parts:
 
 
 @torch.no_grad()
-def encode(kind: Kind, weight_OI: Tensor) -> dict[str, Tensor]:
-    """Store a matrix [O, I] of any float dtype, as nf4 or int8.
+def encode(kind: Kind, weight: Tensor) -> dict[str, Tensor]:
+    """Store a matrix [O, I], or a stack of them [E, O, I], of any float dtype, as nf4 or int8.
+
+    A stack is one matrix of E x O rows. It is read a tile at a time, in whatever order its numbers
+    lie, and never made float32 whole.
 
     nf4 gives codes, uint8 [O, I/2]; scales, uint8 [O, I/64]; nested, float32 [groups of 256
     scales]; offset, float32 []. int8 gives codes, int8 [O, I], and scales, float32 [O].
     """
-    assert fits(kind, weight_OI.shape[1]), (kind.name, weight_OI.shape)
-    wide = weight_OI.float().contiguous()
+    assert fits(kind, weight.shape[-1]), (kind.name, weight.shape)
     assert kind.name in ("nf4", "int8"), f"{kind.name} is only read"
-    parts = kinds_nf4.encode(wide) if kind.name == "nf4" else encode_int8(wide)
+    shape = (weight.numel() // weight.shape[-1], weight.shape[-1])
+    tiles, device = _wide_tiles(weight), weight.device
+    if kind.name == "nf4":
+        parts = kinds_nf4.encode(tiles, shape, device, kinds_native.encode_nf4)
+    else:
+        parts = encode_int8(tiles, shape, device)
     largest = parts["offset" if kind.name == "nf4" else "scales"]
     assert largest.isfinite().all(), "weights that are not finite, or too large to be averaged"
     return parts
 
 
-def encode_int8(weight_OI: Tensor) -> dict[str, Tensor]:
+def _wide_tiles(weight: Tensor) -> Iterator[Tensor]:
+    """Give all rows in order as float32, some at a time."""
+    for matrix in weight if weight.ndim == 3 else weight[None]:
+        step = max(1, _ENCODED // max(matrix.shape[1], 1))
+        for start in range(0, len(matrix), step):
+            yield matrix[start : start + step].float().contiguous()
+
+
+def encode_int8(
+    tiles: Iterable[Tensor], shape: tuple[int, int], device: torch.device
+) -> dict[str, Tensor]:
     """Divide each row by a 127th of its largest magnitude, and round half to even.
 
     A row of zeros has the scale 0. The scale of a row of the smallest float32 numbers is itself
     rounded, so that a quotient may be above 127; it is stored as 127.
     """
-    scales_O = weight_OI.abs().amax(1) / 127
-    divisors = torch.where(scales_O == 0, 1, scales_O)
-    codes = (weight_OI / divisors[:, None]).round_().clamp_(-127, 127)
-    return {"codes": codes.to(torch.int8), "scales": scales_O}
+    codes = torch.empty(shape, dtype=torch.int8, device=device)
+    scales_O = torch.empty(shape[0], device=device)
+    start = 0
+    for tile in tiles:
+        own = slice(start, start + len(tile))
+        scales_O[own] = tile.abs().amax(1) / 127
+        divisors = torch.where(scales_O[own] == 0, 1, scales_O[own])
+        codes[own] = (tile / divisors[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+        start += len(tile)
+    return {"codes": codes, "scales": scales_O}
 
 
 def _write_int8(parts: Parts, wide: Tensor) -> None:

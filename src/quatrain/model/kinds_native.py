@@ -1,8 +1,9 @@
-"""Decoders compiled for this processor, from kinds.cpp, where there is a C++ compiler.
+"""Code compiled for this processor, from kinds.cpp and products.cpp, where there is a C++ compiler.
 
-They are several times as fast as operations of torch, which pass over the numbers again and
-again, and give the same numbers bit for bit. The first use compiles them, in about a second, and
-keeps them in the user's cache directory. Where that fails, torch decodes.
+Decoders are several times as fast as operations of torch, which pass over the numbers again and
+again, and give the same numbers bit for bit. Products of a few vectors read nothing but the stored
+bytes. The first use compiles, in a second or two, and keeps the result in the user's cache
+directory. Where that fails, torch does the work.
 """
 
 from __future__ import annotations
@@ -27,33 +28,91 @@ from quatrain.model import kinds_gguf, kinds_nf4
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kinds.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
+_HERE = Path(__file__).parent
+SOURCES = {"kinds": ("kinds.cpp",), "products": ("products.cpp", "kinds.cpp")}
+"""Files of each library; the first one is compiled, and includes the others."""
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FUSED = {"kinds": "-ffp-contract=off", "products": "-ffp-contract=fast"}
+"""Whether a product and a sum may become one operation, which rounds once."""
 SECONDS = 60
 """For the compiler."""
-SHARE = 1 << 16
-"""Numbers that are worth a thread."""
+SHARE, MULTIPLIED = 1 << 16, 1 << 19
+"""Numbers that are worth a thread, to decode and to multiply: some twenty microseconds."""
+_I64 = ctypes.c_int64
+_PLAIN = {torch.float32: "f32", torch.bfloat16: "bf16"}
 INT8 = {"codes": torch.int8, "scales": torch.float32}
 NF4 = {"codes": torch.uint8, "scales": torch.uint8, "nested": torch.float32}
+
+
+def multiply_plain(weight_OI: Tensor, x: Tensor, out: Tensor) -> bool:
+    """Multiply a few vectors by a float32 or bfloat16 matrix; see `multiply`."""
+    name = _PLAIN.get(weight_OI.dtype)
+    if name is None or weight_OI.device.type != "cpu" or weight_OI.stride(1) != 1:
+        return False
+    rows = slice(0, len(weight_OI))
+    return _multiply(name, [_address(weight_OI), _I64(weight_OI.stride(0))], rows, x, out)
 
 
 def decode(name: str, parts: Mapping[str, Tensor], rows: slice | Tensor, out: Tensor) -> bool:
     """Decode rows into out [n, width]; tell whether that was possible, and do nothing otherwise."""
     if not _readable(name, parts):
         return False
-    library = _library()
+    library = _library("kinds")
     if library is None:
         return False
     numbers = None if isinstance(rows, slice) else rows.to(torch.int64).contiguous()
-    threads = max(1, min(torch.get_num_threads(), len(out), out.numel() // SHARE))
+    threads = _threads(out.numel(), len(out))
     getattr(library, f"decode_{name}")(
         *_located(name, parts),
         _address(numbers) if numbers is not None else ctypes.c_void_p(),
-        ctypes.c_int64(rows.start if isinstance(rows, slice) else 0),
-        *map(ctypes.c_int64, out.shape), _address(out),
+        _I64(rows.start if isinstance(rows, slice) else 0),
+        *map(_I64, out.shape), _address(out),
         ctypes.c_int(out.dtype == torch.bfloat16), ctypes.c_int(threads),
     )  # fmt: skip
     return True
+
+
+def encode_nf4(weight_OI: Tensor, middles: Tensor, codes: Tensor, largest: Tensor) -> bool:
+    """Encode contiguous float32 blocks; see kinds_nf4.encode_blocks. Tell whether it was done."""
+    library = _library("kinds") if weight_OI.device.type == "cpu" else None
+    if library is None:
+        return False
+    blocks = largest.numel()
+    library.encode_nf4(
+        _address(weight_OI), _address(middles), ctypes.c_float(kinds_nf4.LEAST), _I64(blocks),
+        _address(codes), _address(largest), ctypes.c_int(_threads(weight_OI.numel(), blocks)),
+    )  # fmt: skip
+    return True
+
+
+def multiply(name: str, parts: Mapping[str, Tensor], rows: slice, x: Tensor, out: Tensor) -> bool:
+    """Multiply a few vectors by stored rows; tell whether that was possible.
+
+    Args:
+        name: of the kind.
+        parts: of the matrix.
+        rows: of it.
+        x: contiguous float32 [R, I] on the CPU.
+        out: float32 [R, number of rows]; its rows need not lie together.
+    """
+    return _readable(name, parts) and _multiply(name, _located(name, parts), rows, x, out)
+
+
+def _multiply(name: str, located: list[Any], rows: slice, x: Tensor, out: Tensor) -> bool:
+    library = _library("products")
+    if library is None:
+        return False
+    count, width = rows.stop - rows.start, x.shape[1]
+    getattr(library, f"multiply_{name}")(
+        *located, _I64(rows.start), _I64(count), _I64(width), _address(x), _I64(len(x)),
+        _address(out), _I64(out.stride(0)), ctypes.c_int(_threads(count * width, count, MULTIPLIED)),
+    )  # fmt: skip
+    return True
+
+
+def _threads(numbers: int, most: int, share: int = SHARE) -> int:
+    """Say how many threads work on so many numbers, in so many rows."""
+    return max(1, min(torch.get_num_threads(), most, numbers // share))
 
 
 def _readable(name: str, parts: Mapping[str, Tensor]) -> bool:
@@ -75,7 +134,7 @@ def _located(name: str, parts: Mapping[str, Tensor]) -> list[Any]:
         found = [_address(parts[part]) for part in ("codes", "scales", "nested")]
         tables = [_address(kinds_nf4.scale_map(cpu)), _address(kinds_nf4.values(cpu))]
         return [*found, ctypes.c_float(float(parts["offset"])), *tables]
-    return [_address(parts["blocks"]), ctypes.c_int64(parts["blocks"].stride(0))]
+    return [_address(parts["blocks"]), _I64(parts["blocks"].stride(0))]
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:
@@ -83,19 +142,19 @@ def _address(tensor: Tensor) -> ctypes.c_void_p:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    """Load the decoders; compile them first where no earlier process has."""
+def _library(name: str) -> ctypes.CDLL | None:
+    """Load a library; compile it first where no earlier process has."""
     compiler = shutil.which("c++")
     if compiler is None:
-        logger.info("no C++ compiler: weights are decoded by torch")
+        logger.info("no C++ compiler: torch reads stored weights")
         return None
     try:
-        file = _cache_directory() / f"kinds-{_key(compiler)}.so"
+        file = _cache_directory() / f"{name}-{_key(name, compiler)}.so"
         if not file.exists():
-            _compile(compiler, file)
+            _compile(name, compiler, file)
         return ctypes.CDLL(str(file))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("weights are decoded by torch, since kinds.cpp cannot be compiled: %s", error)
+        logger.info("torch reads stored weights, since %s cannot be compiled: %s", name, error)
         return None
 
 
@@ -104,11 +163,17 @@ def _cache_directory() -> Path:
     return Path(root) / "quatrain"
 
 
-def _key(compiler: str) -> str:
+def _key(name: str, compiler: str) -> str:
     """Hash all that a compiled file depends on; a compiler is known by its file."""
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest = hashlib.sha256(b"".join((_HERE / file).read_bytes() for file in SOURCES[name]))
     compiled = os.stat(compiler)
-    for word in (*FLAGS, _processor(), os.path.realpath(compiler), compiled.st_mtime_ns):
+    for word in (
+        *FLAGS,
+        FUSED[name],
+        _processor(),
+        os.path.realpath(compiler),
+        compiled.st_mtime_ns,
+    ):
         digest.update(f"\0{word}".encode())
     return digest.hexdigest()[:16]
 
@@ -124,11 +189,11 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *chosen])
 
 
-def _compile(compiler: str, file: Path) -> None:
+def _compile(name: str, compiler: str, file: Path) -> None:
     """Compile under another name, then rename: other processes find the whole file or none."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=file.parent) as directory:
         made = Path(directory) / file.name
-        command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
+        command = [compiler, *FLAGS, FUSED[name], "-o", str(made), str(_HERE / SOURCES[name][0])]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         os.replace(made, file)

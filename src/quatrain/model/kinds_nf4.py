@@ -11,13 +11,14 @@ Shapes: O outputs and I inputs of a stored matrix; n rows of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
+Parts = dict[str, Tensor]
 BLOCK = 64
 GROUP = 256
 """Scales that share one of their own."""
@@ -87,20 +88,40 @@ def write(parts: Mapping[str, Tensor], wide: Tensor) -> None:
     wide.view(-1, BLOCK).mul_(scales.view(-1, 1))
 
 
-def encode(weight_OI: Tensor) -> dict[str, Tensor]:
-    """Store a contiguous float32 matrix [O, I]."""
-    rows, width = weight_OI.shape
-    blocks = weight_OI.view(-1, BLOCK)
-    largest = blocks.abs().amax(1)
-    scaled = (blocks * (1 / largest.clamp(min=LEAST))[:, None]).clamp_(-1, 1)
-    table = values(weight_OI.device)
-    codes = torch.bucketize(scaled, (table[:-1] + table[1:]) / 2).to(torch.uint8)
+Encode = Callable[[Tensor, Tensor, Tensor, Tensor], bool | None]
+"""Writes codes and largest magnitudes of float32 rows; see encode_blocks. False if it cannot."""
+
+
+def encode(
+    tiles: Iterable[Tensor], shape: tuple[int, int], device: torch.device, quick: Encode
+) -> Parts:
+    """Store a matrix [O, I], given as contiguous float32 rows in order, some at a time."""
+    table = values(device)
+    middles = (table[:-1] + table[1:]) / 2
+    rows, width = shape
+    codes = torch.empty(rows, width // 2, dtype=torch.uint8, device=device)
+    largest = torch.empty(rows, width // BLOCK, device=device)
+    start = 0
+    for tile in tiles:
+        own = slice(start, start + len(tile))
+        if not quick(tile, middles, codes[own], largest[own]):
+            encode_blocks(tile, middles, codes[own], largest[own])
+        start += len(tile)
     offset = largest.mean()
-    scales, nested = _encode_scales(largest - offset)
+    scales, nested = _encode_scales(largest.sub_(offset).view(-1))
     return {
-        "codes": (codes[:, ::2] << 4 | codes[:, 1::2]).view(rows, width // 2),
-        "scales": scales.view(rows, width // BLOCK), "nested": nested, "offset": offset,
+        "codes": codes, "scales": scales.view(rows, width // BLOCK), "nested": nested,
+        "offset": offset,
     }  # fmt: skip
+
+
+def encode_blocks(weight_OI: Tensor, middles: Tensor, codes: Tensor, largest: Tensor) -> None:
+    """Write the codes of rows, and the largest magnitude of each block, by operations of torch."""
+    blocks = weight_OI.view(-1, BLOCK)
+    torch.amax(blocks.abs(), 1, out=largest.view(-1))
+    scaled = (blocks * (1 / largest.view(-1).clamp(min=LEAST))[:, None]).clamp_(-1, 1)
+    found = torch.bucketize(scaled, middles, out_int32=True).to(torch.uint8)
+    codes.view(-1, BLOCK // 2).copy_(found[:, ::2] << 4 | found[:, 1::2])
 
 
 def _encode_scales(scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quatrain.model.frozen import (
+    FEW,
     Frozen,
     Weight,
     has_to_be_decoded,
@@ -139,9 +140,19 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
-        if has_to_be_decoded(self.weight, product_dtype(x)):
+        if has_to_be_decoded(self.weight, product_dtype(x)) or _is_few(x):
             return plus(multiply(x, self.weight, self.bias), self.lora, x)
         return plus(super().forward(x), self.lora, x)
+
+
+def _is_few(x: Tensor) -> bool:
+    """Whether these are a few float32 vectors that no gradient is wanted of, as in answering."""
+    return (
+        x.dtype == torch.float32
+        and x.numel() <= FEW * x.shape[-1]
+        and not torch.is_grad_enabled()
+        and not x.is_cuda
+    )
 
 
 class Embedding(nn.Embedding):
