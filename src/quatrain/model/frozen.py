@@ -12,7 +12,7 @@ Shapes: R rows, I input width, O output width, E groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,15 +50,36 @@ class Matrix(nn.Module):
         """
         super().__init__()
         self.kind, self.shape, self.names = kind, shape, tuple(parts)
+        self.stays = False
+        """Whether the bytes stay where they are when the model moves; see offload.py."""
+        self.near: dict[str, Tensor] | None = None
+        """A copy on the device that multiplies, while there is one."""
         self.order: Tensor | None
         self.register_buffer("order", order, persistent=False)
         for name, part in parts.items():
             self.register_buffer(name, part, persistent=False)
 
     @property
-    def parts(self) -> dict[str, Tensor]:
+    def stored(self) -> dict[str, Tensor]:
         """What is stored, by name."""
         return {name: self.get_buffer(name) for name in self.names}
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The same, nearest to what multiplies."""
+        return self.near or self.stored
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Follow the model to another device, unless the bytes stay; they are never cast."""
+        if self.stays:
+            return self
+        before = self.stored
+        super()._apply(fn, recurse)
+        for name, part in before.items():
+            if self.get_buffer(name).dtype != part.dtype:
+                moved = part.to(self.get_buffer(name).device)
+                self.register_buffer(name, moved, persistent=False)
+        return self
 
     def times(self, group: int, x_RI: Tensor, out_RO: Tensor) -> bool:
         """Multiply a few float32 vectors without decoding; tell whether that was possible."""
@@ -74,7 +95,8 @@ class Matrix(nn.Module):
         """Decode some outputs of a group (0 where there is one matrix): [n, I]."""
         size, width = self.shape[-2:]
         if self.order is not None:
-            outputs = self.order[outputs]
+            outputs = self.order[outputs.to(self.order.device) if isinstance(outputs, Tensor)
+                                 else outputs]  # fmt: skip
         if isinstance(outputs, slice):
             start, stop, _ = outputs.indices(size)
             outputs = slice(group * size + start, group * size + stop)
@@ -133,7 +155,7 @@ class Frozen(nn.Module):
         (table,) = self.matrices
         assert isinstance(table, Matrix)
         named, places = ids.unique(return_inverse=True)
-        return table.rows(0, named, self.dtype)[places]
+        return table.rows(0, named, self.dtype).to(ids.device)[places]
 
 
 def _slices(width: int, outputs: int) -> Iterator[slice]:
@@ -152,12 +174,12 @@ def has_to_be_decoded(weight: Weight, dtype: torch.dtype) -> bool:
     return isinstance(weight, Frozen) or (not weight.requires_grad and weight.dtype != dtype)
 
 
-def tiles_of(
-    weight: Weight, group: int | None, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
-    """Give a weight in parts: which outputs, and what rows are multiplied by [I, o]."""
+def tiles_of(weight: Weight, group: int | None, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Give a weight in parts: which outputs, and what rows like x are multiplied by [I, o]."""
+    dtype = x.dtype
     if isinstance(weight, Frozen):
-        yield from ((outputs, tile.T) for outputs, tile in weight.tiles(group or 0, dtype))
+        for outputs, tile in weight.tiles(group or 0, dtype):
+            yield outputs, tile.to(x.device).T
         return
     matrix_IO = weight.T if group is None else weight[group]
     if weight.dtype == dtype:
@@ -171,7 +193,7 @@ def times(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor:
     """Multiply rows by a weight, or a group of it, in x's dtype: [R, O]; nothing is recorded."""
     if (found := times_few(x_RI, weight, group)) is not None:
         return found
-    parts = tiles_of(weight, group, x_RI.dtype)
+    parts = tiles_of(weight, group, x_RI)
     outputs, matrix = next(parts)
     product = x_RI @ matrix
     if outputs == slice(None):
@@ -210,7 +232,7 @@ def times_few(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor 
 
 def times_transposed(grad_RO: Tensor, weight: Weight, group: int | None = None) -> Tensor:
     """Multiply rows by the transposed weight: [R, I], summed over tiles in float32."""
-    parts = tiles_of(weight, group, grad_RO.dtype)
+    parts = tiles_of(weight, group, grad_RO)
     outputs, matrix = next(parts)
     total = grad_RO[:, outputs] @ matrix.T
     wide: Tensor | None = None

@@ -235,7 +235,7 @@ class _LoopOverGroups(torch.autograd.Function):
         out_RO = x_RI.new_empty(_last_taken(groups), weight.shape[2])
         for group, start, _, end in groups:
             rows = _rows(x_RI, start, end)
-            for outputs, matrix in tiles_of(weight, group, x_RI.dtype):
+            for outputs, matrix in tiles_of(weight, group, x_RI):
                 if outputs == slice(None):
                     torch.mm(rows, matrix, out=out_RO[start:end])
                 else:
