@@ -53,6 +53,10 @@ class ModelConfig(Section):
     """A shipped architecture, with random weights."""
     quantize: Literal["nf4", "int8"] | None = None
     """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file stays as it is."""
+    offload: Literal["auto", "none", "host", "disk"] = "auto"
+    """With adapters: where the base's stored matrices stay. On a CPU: in their file (auto, disk), or
+    read into memory (none, host). On a GPU: there (none), or in main memory (host) or their file
+    (disk), from which they visit the GPU layer by layer; auto takes the first that fits."""
 
     vocab_size: int = Field(8192, ge=2, le=_WIDEST)
     d_model: int = Field(256, ge=1, le=_WIDEST)
@@ -413,6 +417,8 @@ class Config(Section):
             found.append(Sentence.of("rules.adapter_init", adapter=self.train.adapter))
         if self.model.quantize and self.train.adapter is None:
             found.append(Sentence.of("rules.quantize", kind=self.model.quantize))
+        if self.model.offload != "auto" and self.train.adapter is None:
+            found.append(Sentence.of("rules.offload", where=self.model.offload))
         if self.train.adapter is None and self.lora != LoraConfig():
             found.append(Sentence.of("rules.lora_fields"))
         return found

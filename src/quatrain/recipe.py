@@ -257,7 +257,7 @@ _RIVALS: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
     ("generate.temperature", "generate.candidates", _greedy),
 )
 """A field of the command line, one of the recipe, and when the two contradict each other."""
-_NO_SHAPE = ("init", "preset", "quantize")
+_NO_SHAPE = ("init", "preset", "quantize", "offload")
 """Fields of the model that say nothing of its shape."""
 
 

@@ -33,6 +33,7 @@ from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
+from quatrain.train.placing import place
 from quatrain.train.plan import memory_of
 from quatrain.train.products import emulates_bfloat16, set_for_training
 from quatrain.train.report import Reporter
@@ -124,10 +125,12 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
     else:
         model = LlamaModel(config.model)
         model.initialise(torch.Generator().manual_seed(config.train.seed))
+    model.model.activation_checkpointing = config.train.activation_checkpointing
+    device = device_of(config)
     if config.train.adapter:
         add_adapters_of(model, config, start, newest)
-    model.model.activation_checkpointing = config.train.activation_checkpointing
-    return model.to(device_of(config)).train()
+        return place(model, config, device).train()
+    return model.to(device).train()
 
 
 def device_of(config: Config) -> torch.device:

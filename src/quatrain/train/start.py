@@ -71,7 +71,7 @@ def resolve(config: Config) -> Start:
         if tokenizer is not None:
             _refuse_another_vocabulary(config, tokenizer)
         return Start(config, None, None, tokenizer, LLAMA4)
-    described = sorted(config.model.model_fields_set - {"init", "preset", "quantize"})
+    described = sorted(config.model.model_fields_set - {"init", "preset", "quantize", "offload"})
     if described:
         raise ConfigError(
             "Q203.architecture", init=config.model.init, fields=", model.".join(described)
@@ -128,7 +128,7 @@ def _given(config: Config, adapter: Path | None) -> dict[str, Any]:
         if kind and before != kind:
             raise ConfigError("Q203.quantised", init=adapter, before=before, given=kind)
         kind = cast("Any", before)
-    return {"init": config.model.init, "quantize": kind}
+    return {"init": config.model.init, "quantize": kind, "offload": config.model.offload}
 
 
 def _refuse_another_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
