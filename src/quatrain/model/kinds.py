@@ -3,16 +3,17 @@
     q8_0    32 numbers: a scale in float16, then 32 signed bytes
     nf4     64 numbers: a scale, and for each number one of 16 values in four bits
 
-Kinds of GGUF files (kinds_gguf.py) are read; nf4 (kinds_nf4.py) and int8 are written too. A matrix
-is stored row after row, so that any rows are read without the others.
+Kinds of GGUF files (kinds_gguf.py) and fp4 are read; nf4 (kinds_nf4.py) and int8 are written too.
+A matrix is stored row after row, so that any rows are read without the others.
 
 Shapes: O outputs and I inputs of a stored matrix; n rows of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from quatrain.model import kinds_gguf, kinds_native, kinds_nf4
 
 TILE = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Numbers that are decoded at once: on a CPU, what stays in its cache between two operations."""
+
+_AT_ONCE = 1 << 22
+"""Numbers that are encoded at once, so that float32 copies stay small."""
 
 PLAIN = {"f16": torch.float16, "bf16": torch.bfloat16}
 """Kinds that a dtype of torch has."""
@@ -79,7 +83,7 @@ def decode(
 
 def main_part(kind: Kind) -> str:
     """Name the part that has a row for each row of the matrix."""
-    return "codes" if kind.name in ("nf4", "int8") else "blocks"
+    return "codes" if kind.name in ("nf4", "fp4", "int8") else "blocks"
 
 
 def chosen_rows(rows: slice | Tensor, number: int, device: torch.device) -> slice | Tensor:
@@ -121,7 +125,7 @@ def _part_of(rows: slice | Tensor, start: int, stop: int) -> slice | Tensor:
 
 def taken(kind: Kind, parts: Parts, rows: slice | Tensor) -> Parts:
     """Take rows of every part."""
-    if kind.name == "nf4":
+    if kind.name in kinds_nf4.TABLES:
         return kinds_nf4.taken(parts, rows)
     if kind.name == "int8":
         return {name: part[rows] for name, part in parts.items()}
@@ -139,24 +143,29 @@ def encode(kind: Kind, weight_OI: Tensor) -> dict[str, Tensor]:
     scales]; offset, float32 []. int8 gives codes, int8 [O, I], and scales, float32 [O].
     """
     assert fits(kind, weight_OI.shape[1]), (kind.name, weight_OI.shape)
-    wide = weight_OI.float().contiguous()
     assert kind.name in ("nf4", "int8"), f"{kind.name} is only read"
-    parts = kinds_nf4.encode(wide) if kind.name == "nf4" else encode_int8(wide)
+    step = max(1, _AT_ONCE // max(weight_OI.shape[1], 1))
+    pieces = (piece.float().contiguous() for piece in weight_OI.split(step))
+    parts = kinds_nf4.encode(pieces) if kind.name == "nf4" else encode_int8(pieces)
     largest = parts["offset" if kind.name == "nf4" else "scales"]
     assert largest.isfinite().all(), "weights that are not finite, or too large to be averaged"
     return parts
 
 
-def encode_int8(weight_OI: Tensor) -> dict[str, Tensor]:
+def encode_int8(pieces: Iterable[Tensor]) -> dict[str, Tensor]:
     """Divide each row by a 127th of its largest magnitude, and round half to even.
 
     A row of zeros has the scale 0. The scale of a row of the smallest float32 numbers is itself
     rounded, so that a quotient may be above 127; it is stored as 127.
     """
-    scales_O = weight_OI.abs().amax(1) / 127
-    divisors = torch.where(scales_O == 0, 1, scales_O)
-    codes = (weight_OI / divisors[:, None]).round_().clamp_(-127, 127)
-    return {"codes": codes.to(torch.int8), "scales": scales_O}
+    codes, scales = list[Tensor](), list[Tensor]()
+    for piece in pieces:
+        scales_O = piece.abs().amax(1) / 127
+        divisors = torch.where(scales_O == 0, 1, scales_O)
+        found = (piece / divisors[:, None]).round_().clamp_(-127, 127)
+        codes.append(found.to(torch.int8))
+        scales.append(scales_O)
+    return {"codes": torch.cat(codes), "scales": torch.cat(scales)}
 
 
 def _write_int8(parts: Parts, wide: Tensor) -> None:
@@ -167,7 +176,8 @@ def _kinds() -> dict[str, Kind]:
     kinds = [Kind(name, block, size, write)
              for name, (block, size, write) in kinds_gguf.LAYOUTS.items()]  # fmt: skip
     kinds += [Kind(name, 1, dtype.itemsize) for name, dtype in PLAIN.items()]
-    kinds.append(Kind("nf4", kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, kinds_nf4.write))
+    kinds += [Kind(name, kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, partial(kinds_nf4.write, name))
+              for name in kinds_nf4.TABLES]  # fmt: skip
     kinds.append(Kind("int8", 1, 1, _write_int8))
     return {kind.name: kind for kind in kinds}
 
