@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 import pytest
 
-from quatrain.cli.completing import DTYPES, FORMATS
-from quatrain.hub.convert import Dtype, Format
+from quatrain.cli.completing import DTYPES, FORMATS, KINDS
+from quatrain.hub.convert import Dtype, Format, Kind
 from quatrain.recipe import load_config, shipped
 
 Complete = Callable[..., list[str]]
@@ -97,7 +97,7 @@ def test_answering_takes_fields_without_a_section(complete: Complete) -> None:
 
 
 def test_formats_and_languages_complete_and_are_those_that_are_taken(complete: Complete) -> None:
-    assert (FORMATS, DTYPES) == (get_args(Format), get_args(Dtype))
+    assert (FORMATS, DTYPES, KINDS) == (get_args(Format), get_args(Dtype), get_args(Kind))
     assert complete("convert", "a", "b", "--to", "hf") == ["hf", "hf-multimodal"]
     assert complete("convert", "a", "b", "--dtype", "q") == ["q8_0"]
     assert complete("--lang", "f") == ["fr"]

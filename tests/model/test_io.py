@@ -205,7 +205,7 @@ def test_an_index_names_files_beside_it_or_is_refused(weight_map: object, tmp_pa
         ({"model_type": None}, "model_type None"),
         (
             {"quantization_config": {"quant_method": "fp8"}},
-            "Quantised checkpoints are not supported",
+            "the weights are quantised by fp8",
         ),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'. It must be silu"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1. It must be 0"),

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gguf_files import with_blocks
 from quatrain.config import Config
 from quatrain.errors import ConfigError
 from quatrain.files import sha256
 from quatrain.generate.answer import Answerer
+from quatrain.hub.convert import Conversion, convert
 from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.open import open_source
 from quatrain.model.adapter import quantised_base
@@ -157,3 +159,76 @@ def test_what_learns_is_float32_on_a_base_in_bfloat16(tmp_path: Path, base: Path
     dtypes = {p.dtype for p in built.parameters() if p.requires_grad}
     assert dtypes == {torch.float32}
     assert built.model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16
+
+
+@pytest.fixture(scope="module")
+def stored(base: Path) -> dict[str, Path]:
+    """The base, with its matrices stored in few bits."""
+    made = {}
+    for kind in ("nf4", "int8"):
+        made[kind] = base.parent / f"stored-{kind}"
+        convert(base, made[kind], Conversion(to="llama4", quantize=kind, check=False))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_directory_in_few_bits_is_trained_on_as_quantising_its_source(
+    kind: str, tmp_path: Path, base: Path, stored: dict[str, Path]
+) -> None:
+    before = sha256(stored[kind] / "model.safetensors")
+    as_stored = run(adapters_on(tmp_path, stored[kind], "stored"), quiet=True).run_dir
+    quantised = run(adapters_on(tmp_path, base, "quantised", quantize=kind), quiet=True).run_dir
+    assert sha256(stored[kind] / "model.safetensors") == before
+    one, other = (
+        load_file(each / "checkpoints" / "best" / "adapter_model.safetensors")
+        for each in (as_stored, quantised)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(factor, other[name]) for name, factor in one.items())
+    answerer = Answerer(as_stored)
+    assert {each.matrices[0].kind.name for each in frozen_in(answerer)} == {kind}
+    assert answerer.answer("Le mur est bleu ?", max_new_tokens=3) == Answerer(quantised).answer(
+        "Le mur est bleu ?", max_new_tokens=3
+    )
+
+
+def test_an_adapter_on_few_bits_is_merged_into_plain_numbers(
+    tmp_path: Path, stored: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = run(adapters_on(tmp_path, stored["nf4"]), quiet=True).run_dir
+    with caplog.at_level("WARNING"):
+        done = convert(trained, tmp_path / "merged", Conversion(to="llama4", merge=True))
+    assert "stores its matrices as nf4" in caplog.text
+    assert done.agreement is not None
+    assert done.dtype == "f32"  # that of the embeddings
+    merged = Answerer(tmp_path / "merged")
+    assert not frozen_in(merged)
+    ids = torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = merged.model(ids), Answerer(trained).model(ids)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    again = Conversion(to="llama4", merge=True, quantize="nf4")
+    assert frozen_in(Answerer(convert(trained, tmp_path / "again", again).directory))
+
+
+def test_whole_weights_are_not_trained_in_few_bits(tmp_path: Path, stored: dict[str, Path]) -> None:
+    values = tiny_run(tmp_path).model_dump(exclude_unset=True)
+    for kind in stored:
+        with pytest.raises(ConfigError, match=rf"Q203.*{kind}.*whole weights") as raised:
+            run(build({**values, "model": {"init": str(stored[kind])}}), quiet=True)
+        assert "train.adapter=lora" in str(raised.value)
+    with pytest.raises(ConfigError, match=r"Q203.*nf4.*model.quantize=int8"):
+        run(adapters_on(tmp_path, stored["nf4"], quantize="int8"), quiet=True)
+
+
+def test_a_run_on_few_bits_that_is_stopped_equals_a_calm_one(
+    tmp_path: Path, stored: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = run(adapters_on(tmp_path, stored["nf4"], "calm"), quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        run(adapters_on(tmp_path, stored["nf4"], "stopped"), quiet=True)
+    stopped = run(adapters_on(tmp_path, stored["nf4"], "stopped"), quiet=True)
+    for name in FILES:
+        one, other = (r.run_dir / "checkpoints" / "step-000012" / name for r in (calm, stopped))
+        assert sha256(one) == sha256(other), name

@@ -22,6 +22,7 @@ from quatrain.words import LANGUAGES, say
 
 FORMATS = ("llama4", "hf", "hf-multimodal", "gguf")
 DTYPES = ("bf16", "f16", "f32", "q8_0")
+KINDS = ("nf4", "int8")
 """Copies of those in hub/convert.py, which imports torch."""
 
 _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
@@ -62,6 +63,11 @@ def formats(incomplete: str) -> list[str]:
 def dtypes(incomplete: str) -> list[str]:
     """Offer what --dtype takes."""
     return _beginning(incomplete, DTYPES)
+
+
+def kinds(incomplete: str) -> list[str]:
+    """Offer what --quantize takes."""
+    return _beginning(incomplete, KINDS)
 
 
 def languages(incomplete: str) -> list[str]:

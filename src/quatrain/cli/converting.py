@@ -29,6 +29,7 @@ def run_conversion(
     to: str,
     experts: int | None,
     dtype: str | None,
+    quantize: str | None,
     base: Path | None,
     merge: bool,
     check: bool,
@@ -42,18 +43,12 @@ def run_conversion(
     if public and repository is None:
         raise ConfigError("Q208.public")
     shard_bytes = size_of(shard_size)
-    from quatrain.hub.convert import Conversion, Dtype, Format, convert
+    from quatrain.hub.convert import Conversion, convert
 
-    for name, value, known in (("--to", to, Format), ("--dtype", dtype, Dtype)):
-        if value is not None and value not in get_args(known):
-            raise ConfigError(
-                "Q208.option", name=name, value=value, known=", ".join(get_args(known))
-            )
-    if experts is not None and experts < 1:
-        raise ConfigError("Q208.no_experts", experts=experts)
+    _refuse_unknown(to, dtype, quantize, experts)
     asked = Conversion(
-        to=to, experts=experts, dtype=dtype, base=base, merge=merge,  # type: ignore[arg-type]
-        check=check, shard_bytes=shard_bytes, force=force,
+        to=to, experts=experts, dtype=dtype, quantize=quantize,  # type: ignore[arg-type]
+        base=base, merge=merge, check=check, shard_bytes=shard_bytes, force=force,
     )  # fmt: skip
     if repository is not None:
         from quatrain.hub.push import push, refuse_unready
@@ -82,6 +77,20 @@ def run_conversion(
         print(line, file=sys.stderr)
     if url is not None:
         print(say("cli.convert.pushed_public" if public else "cli.convert.pushed_private", url=url))
+
+
+def _refuse_unknown(to: str, dtype: str | None, quantize: str | None, experts: int | None) -> None:
+    """Refuse values of options that do not exist. Raises Q208."""
+    from quatrain.hub.convert import Dtype, Format, Kind
+
+    options = (("--to", to, Format), ("--dtype", dtype, Dtype), ("--quantize", quantize, Kind))
+    for name, value, known in options:
+        if value is not None and value not in get_args(known):
+            raise ConfigError(
+                "Q208.option", name=name, value=value, known=", ".join(get_args(known))
+            )
+    if experts is not None and experts < 1:
+        raise ConfigError("Q208.no_experts", experts=experts)
 
 
 def _what_next(directory: Path, base: str | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ import typer
 from typer.main import get_command
 
 from quatrain import __version__
-from quatrain.cli.completing import dtypes, formats, languages, recipes, with_shells
+from quatrain.cli.completing import dtypes, formats, kinds, languages, recipes, with_shells
 from quatrain.cli.data import data_app
 from quatrain.cli.speech import in_words, take_language
 from quatrain.cli.usage import Answering, Json, Options, Overrides, Settings, Verbs, place
@@ -192,6 +192,9 @@ def convert(
     dtype: Annotated[
         str | None, typer.Option(help="help.convert.dtype", autocompletion=dtypes)
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="help.convert.quantize", autocompletion=kinds)
+    ] = None,
     base: Annotated[
         Path | None,
         typer.Option(help="help.convert.base", callback=place),
@@ -208,8 +211,8 @@ def convert(
     from quatrain.cli.converting import run_conversion
 
     run_conversion(
-        source, destination, to, experts, dtype, base, merge, not no_check, shard_size, force,
-        push, public, json,
+        source, destination, to, experts, dtype, quantize, base, merge, not no_check, shard_size,
+        force, push, public, json,
     )  # fmt: skip
 
 

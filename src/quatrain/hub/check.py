@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
-from quatrain.model.io import model_of
+from quatrain.model.io import Form, model_of
+from quatrain.model.kinds_nf4 import BLOCK
 from quatrain.model.layout import pad_left
 from quatrain.model.llama import LlamaModel
 from quatrain.text.conversation import Message
@@ -123,6 +126,15 @@ def float_model(source: Source) -> LlamaModel:
     return model_of(source.config, source.tensors, torch.float32).eval()
 
 
+def held_model(source: Source, quantise: str | None = None) -> LlamaModel:
+    """Read a Source into a model whose weights stay as they are stored, or are quantised.
+
+    It computes in float32.
+    """
+    form = Form(torch.float32, quantise)
+    return model_of(source.config, source.tensors, form=form).eval()
+
+
 @torch.no_grad()
 def observe(model: LlamaModel, source: Source) -> list[Observation]:
     """Give, for each golden prompt, its logits [T, V] and a greedy continuation; side by side."""
@@ -152,7 +164,7 @@ def observe_in_transformers(
         dtype: to which weights are rounded first.
 
     Returns:
-        None where transformers is not installed.
+        None where transformers is not installed, or cannot decode the directory's weights.
 
     Raises:
         CheckpointError: Q412 when it cannot run the directory.
@@ -161,12 +173,21 @@ def observe_in_transformers(
         import transformers
     except ImportError:
         return None
+    if source.quantised and not _is_decoded_rightly(source.config):
+        return None
     try:
         return _run_in(transformers, directory, source, dtype)
     except MemoryError:
         raise
     except Exception as error:  # of any kind: a field of any file of the directory
         raise CheckpointError("Q412.not_run", directory=directory, error=_short(error)) from error
+
+
+def _is_decoded_rightly(config: ModelConfig) -> bool:
+    """Whether bitsandbytes can decode a dense model: on a CPU, blocks must end with the rows."""
+    widths = config.d_model, config.n_heads * config.d_k, config.intermediate_size_mlp
+    known = all(find_spec(name) for name in ("accelerate", "bitsandbytes"))
+    return known and not any(width % BLOCK for width in widths)
 
 
 def _short(error: Exception) -> str:
@@ -180,6 +201,8 @@ def _run_in(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         ).eval()
+    if source.quantised:
+        model = model.dequantize(torch.float32)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
 

@@ -29,6 +29,7 @@ from quatrain.hub.check import (
     Observation,
     compare,
     float_model,
+    held_model,
     observe,
     observe_in_transformers,
     refuse_disagreement,
@@ -61,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
 Dtype = Literal["bf16", "f16", "f32", "q8_0"]
+Kind = Literal["nf4", "int8"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Conversion:
     """Routed experts to give a dense model."""
     dtype: Dtype | None = None
     """None keeps the source's, and is f16 for GGUF, f32 for an adapter there."""
+    quantize: Kind | None = None
+    """The kind in which matrices of layers are stored."""
     base: Path | None = None
     """The multimodal directory whose vision part the result gets; else, of an adapter, the model
     that it is added to instead of the one that it names."""
@@ -113,8 +117,12 @@ def convert(model: str | Path, directory: Path, asked: Conversion) -> Converted:
     kind: str | None = asked.dtype or ("f16" if asked.to == "gguf" else None)
     if source.kind == ADAPTER:
         kind = kind or _dtype_of(_source_of_base(source, asked))  # merged weights are float32
-    rounded = of_dtype(source, DTYPES[kind]) if kind in DTYPES else source
-    dtype = kind or _dtype_of(rounded)
+    if source.quantised:
+        kind = kind or _dtype_of(source)  # what was decoded is float32
+        if asked.quantize != source.quantised:
+            logger.warning(say("log.dequantised", source=source.origin, kind=source.quantised))
+    rounded = of_dtype(source, DTYPES[kind], asked.quantize) if kind in DTYPES else source
+    dtype = asked.quantize or kind or _dtype_of(rounded)
     with new_directory(directory, {"quatrain": "conversion", "to": asked.to}) as temporary:
         _write(rounded, temporary, asked, dtype)
         agreement = _checked(source, rounded, temporary, asked, dtype) if asked.check else None
@@ -195,6 +203,8 @@ def _base_of_adapter(asked: Conversion) -> Path | None:
 def _refuse_contradictions(asked: Conversion) -> None:
     if asked.dtype == "q8_0" and asked.to != "gguf":
         raise CheckpointError("Q411.q8_0", to=asked.to)
+    if asked.quantize and asked.to != "llama4":
+        raise CheckpointError("Q411.quantize", kind=asked.quantize, to=asked.to)
 
 
 def _refuse_used(directory: Path, force: bool) -> None:
@@ -247,7 +257,7 @@ def _write(source: Source, directory: Path, asked: Conversion, dtype: str) -> No
     elif asked.to == "hf" and dense_type(source.config):
         write_dense(source, directory, asked.shard_bytes)
     else:
-        write_text_only(source, directory, asked.shard_bytes)
+        write_text_only(source, directory, asked.shard_bytes, asked.quantize)
 
 
 def _checked(
@@ -262,6 +272,8 @@ def _checked(
         asked: for what.
         dtype: of the result's weights.
     """
+    if asked.quantize:
+        return _checked_in_few_bits(unrounded, source, directory, asked.quantize)
     rounded = DTYPES.get(dtype, torch.float32)
     if dtype == "q8_0":
         tensors = {name: rounded_to_q8_0(name, one) for name, one in source.tensors.items()}
@@ -280,6 +292,21 @@ def _checked(
         exact, _ = _observed(source.origin, unrounded.replace(kind=source.kind), torch.float32)
         found = with_rounding(found, exact, before)
     return found
+
+
+def _checked_in_few_bits(
+    unrounded: Source, source: Source, directory: Path, kind: str
+) -> Agreement:
+    """Do as `_checked`, with weights that stay in their files or are held in few bits."""
+    exact = observe(held_model(unrounded), source)
+    before = observe(held_model(source, kind), source)
+    found = compare(before, observe(held_model(open_source(directory)), source))
+    if source.kind in DENSE:
+        seen = observe_in_transformers(source.origin, source, torch.float32)
+        if seen is not None:
+            found = compare(seen, exact, "transformers").worse(found)
+    refuse_disagreement(found, _TOLERANCE)
+    return with_rounding(found, exact, before)
 
 
 def _loses(source: Source, dtype: torch.dtype) -> bool:

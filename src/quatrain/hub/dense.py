@@ -39,9 +39,11 @@ from quatrain.model.hf_config import (
     read_json,
     read_rope,
 )
+from quatrain.model.hf_quantised import quantisation
 from quatrain.model.io import HEAD
 from quatrain.model.rope import deinterleave, interleave
 from quatrain.model.shards import LazyTensor, open_tensors
+from quatrain.model.stored import joined
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
@@ -91,9 +93,11 @@ def read_dense(directory: Path) -> Source:
     fields = read_json(directory / CONFIG)
     config = dense_config(fields)
     tokenizer = Tokenizer.load(directory)
+    kind = quantisation(fields)
+    given = joined(open_tensors(directory)) if kind else open_tensors(directory)
     tensors = {
         name.replace(_THEIRS, _OURS): _reordered(name, tensor, config, interleave)
-        for name, tensor in open_tensors(directory).items()
+        for name, tensor in given.items()
         if not name.endswith(_FREQUENCIES)
     }
     if fields["model_type"] == "qwen2":
@@ -107,6 +111,7 @@ def read_dense(directory: Path) -> Source:
         chat=chat_format_of(directory, tokenizer),
         origin=directory,
         kind=str(fields["model_type"]),
+        quantised=kind,
     )
 
 
@@ -213,8 +218,7 @@ def _refuse_other_functions(fields: dict[str, Any]) -> None:
     for name in refused:
         if fields.get(name):
             raise CheckpointError("Q410.biases", name=name)
-    if fields.get("quantization_config"):
-        raise CheckpointError("Q410.quantised")
+    quantisation(fields)
     if fields.get("auto_map"):
         raise CheckpointError("Q410.auto_map_dense")
     if fields.get("hidden_act", "silu") != "silu":

@@ -18,6 +18,7 @@ from quatrain.files import write_json
 from quatrain.hub.dense import as_dense
 from quatrain.hub.source import Source
 from quatrain.model.hf_config import CONFIG, read_json, to_hf
+from quatrain.model.hf_quantised import quantisation
 from quatrain.model.io import (
     GENERATION_CONFIG,
     PREFIX,
@@ -34,10 +35,19 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def of_dtype(source: Source, dtype: torch.dtype) -> Source:
-    """Convert every tensor to `dtype` as it is read, which raises Q411 where that is too narrow."""
+def of_dtype(source: Source, dtype: torch.dtype, kept: str | None = None) -> Source:
+    """Convert every tensor to `dtype` as it is read, which raises Q411 where that is too narrow.
+
+    Args:
+        source: of any dtypes.
+        dtype: of the result.
+        kept: a kind whose stored matrices stay as they are.
+    """
     return source.replace(
-        tensors={name: one.to(dtype, name) for name, one in source.tensors.items()}
+        tensors={
+            name: one if kept in {each.kind.name for each in one.matrices} else one.to(dtype, name)
+            for name, one in source.tensors.items()
+        }
     )
 
 
@@ -53,10 +63,12 @@ def with_its_own_ids(source: Source) -> Source:
     return source.replace(config=config)
 
 
-def write_text_only(source: Source, directory: Path, shard_bytes: int) -> None:
+def write_text_only(
+    source: Source, directory: Path, shard_bytes: int, quantise: str | None = None
+) -> None:
     """Write what transformers opens as Llama4ForCausalLM, with tokenizer and chat format."""
     _write_text_tools(source, directory)
-    write_model(source.config, source.tensors, directory, shard_bytes)
+    write_model(source.config, source.tensors, directory, shard_bytes, quantise)
 
 
 def write_dense(source: Source, directory: Path, shard_bytes: int) -> None:
@@ -79,13 +91,15 @@ def write_multimodal(source: Source, base: Path, directory: Path, shard_bytes: i
         shard_bytes: the most tensor bytes of a file.
 
     Raises:
-        CheckpointError: Q411 when the base has no vision part, Q404 when its text model has
-            other shapes.
+        CheckpointError: Q411 when the base has no vision part, or is quantised, Q404 when its text
+            model has other shapes.
     """
     config = read_json(base / CONFIG)
     vision = {name: one for name, one in open_tensors(base).items() if name.startswith(VISION)}
     if config.get("model_type") != "llama4" or not vision:
         raise CheckpointError("Q411.vision", base=base)
+    if (kind := quantisation(config)) is not None:
+        raise CheckpointError("Q411.quantised_vision", base=base, kind=kind)
     theirs = {name: one.shape for name, one in text_tensors(base).items()}
     check_tensors(theirs, source.tensors)
     _write_text_tools(source, directory)

@@ -19,6 +19,7 @@ from quatrain.model.hf_config import (
     read_json,
     refuse_larger_vocabulary,
 )
+from quatrain.model.hf_quantised import quantisation
 from quatrain.model.io import fitting, text_tensors
 from quatrain.model.locate import base_of, is_adapter, locate
 from quatrain.model.stranger import is_gguf
@@ -61,4 +62,5 @@ def _read(model: str | Path, base: Path | None) -> Source:
         chat=chat_format_of(directory, tokenizer),
         origin=directory,
         kind="llama4-multimodal" if fields.get("model_type") == "llama4" else "llama4",
+        quantised=quantisation(fields),
     )

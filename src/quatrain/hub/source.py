@@ -29,6 +29,8 @@ class Source:
     """The directory or file that it came from."""
     kind: str
     """What it was: llama4, llama4-multimodal, llama, mistral, qwen2, smollm3, gguf, adapter."""
+    quantised: str | None = None
+    """The kind in which its directory stores matrices, or that of its base."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What was done to it on the way, for the model card."""
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import is_lfs_pointer
+from quatrain.model.hf_quantised import quantisation
 from quatrain.model.stranger import conversion
 from quatrain.rules import problems_of
 
@@ -77,6 +78,7 @@ _DERIVED = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "layer_types",
     "rope_scaling", "rope_theta", "rope_parameters", "eos_token_id", "hidden_act",
     "attention_dropout", "_attn_implementation_autoset", "quantization_config",
+    "compression_config",
     "for_llm_compressor", "cache_implementation", "_name_or_path",
 }  # fmt: skip
 
@@ -130,7 +132,7 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
     """Read the content of a config.json.
 
     Raises:
-        CheckpointError: Q410 for another architecture, a quantised checkpoint, or a field whose
+        CheckpointError: Q410 for another architecture, an unknown quantisation, or a field whose
             value this model cannot have.
     """
     text = _text_part(config)
@@ -201,8 +203,7 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_what_we_lack(config: dict[str, Any], text: dict[str, Any]) -> None:
-    if config.get("quantization_config") or text.get("quantization_config"):
-        raise CheckpointError("Q410.quantised")
+    quantisation(config)
     if config.get("auto_map") or text.get("auto_map"):
         raise CheckpointError("Q410.auto_map")
     if text.get("hidden_act", "silu") != "silu":

@@ -7,7 +7,6 @@ twice. Not for the files of weights themselves (shards.py) nor for tokenizers
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
-from quatrain.errors import CheckpointError
 from quatrain.files import write_json
 from quatrain.model.adapter import load_adapter, merged, quantised_base, read_adapter, write_adapter
 from quatrain.model.frozen import Frozen, Matrix, Weight
-from quatrain.model.hf_config import CONFIG, read_config, to_hf
-from quatrain.model.kinds import KINDS, encode, fits
+from quatrain.model.hf_config import CONFIG, read_config, read_json, to_hf
+from quatrain.model.hf_quantised import QUANTISED, described, quantisation
+from quatrain.model.kinds import KINDS, encode
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of
 from quatrain.model.peft_config import BASE, read_fields
@@ -33,6 +32,15 @@ from quatrain.model.shards import (
     check_tensors,
     open_tensors,
     write_shards,
+)
+from quatrain.model.stored import (
+    is_small,
+    joined,
+    may_be_stored,
+    outputs_first,
+    refuse_infinite_scales,
+    refuse_width,
+    stored_as,
 )
 from quatrain.model.targets import EMBEDDINGS
 
@@ -53,7 +61,8 @@ def load_model(
         dtype: of the weights; None keeps the files'.
         device: where the weights go.
         form: how weights that do not learn are held. Where there is neither a dtype nor a form, the
-            base of an adapter is held as it was when the adapter was trained.
+            base of an adapter is held as it was when the adapter was trained, and matrices stored
+            in fewer bits stay so.
 
     Raises:
         CheckpointError: Q401 for files, Q404 for names, shapes or weights that are not finite, Q410
@@ -135,9 +144,12 @@ def model_of(
         tensors: by name.
         dtype: of the weights; None keeps the files'. Not read where there is a form.
         device: where the weights go.
-        form: how weights are held in a model that does not learn; None makes them parameters.
+        form: how weights are held in a model that does not learn; None makes them parameters, but
+            where there is no dtype either, matrices stored in fewer bits stay so.
     """
     given = fitting(config, tensors)
+    if form is None and dtype is None and any(one.matrices for one in given.values()):
+        form = form_to_run(device)
     with torch.device("meta"):
         model = LlamaModel(config)
     for name, tensor in given.items():
@@ -156,26 +168,20 @@ def model_of(
     return model
 
 
-_SMALL = re.compile(r".*norm\.weight|.*\.bias|.*\.router\.weight")
-
-
 def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
     """Hold a weight that does not learn."""
-    if _SMALL.fullmatch(name):
+    if is_small(name):
         return tensor.to(form.states, name).load()
     stacked = len(tensor.shape) == 3
     if tensor.matrices:
+        for matrix in tensor.matrices:
+            refuse_infinite_scales(name, matrix)
         return Frozen(tensor.matrices, form.states, stacked)
-    if form.quantise is None or name in (EMBEDDINGS.weight, HEAD):
+    if form.quantise is None or not may_be_stored(name):
         return tensor.load()
-    width = tensor.shape[1]
     kind = KINDS[form.quantise]
-    if not fits(kind, width):
-        raise CheckpointError(
-            "Q411.width", name=name, width=width, kind=kind.name, block=kind.block
-        )
-    weight = tensor.load()
-    weight = weight.mT if stacked else weight
+    refuse_width(name, tensor.shape[1], kind)
+    weight = outputs_first(tensor.load())
     parts = encode(kind, weight)
     return Frozen([Matrix(kind, tuple(weight.shape), parts)], form.states, stacked)
 
@@ -211,13 +217,15 @@ def text_tensors(directory: Path) -> dict[str, LazyTensor]:
     """List the text model's tensors under their plain names, without the vision part.
 
     Raises:
-        CheckpointError: Q401 for files that are missing, unsafe or broken.
+        CheckpointError: Q401 for files that are missing, unsafe or broken, Q404 or Q410 for stored
+            matrices.
     """
-    return {
+    found = {
         name.removeprefix(PREFIX): tensor
         for name, tensor in open_tensors(directory).items()
         if not name.startswith(VISION)
     }
+    return joined(found) if quantisation(read_json(directory / CONFIG)) else found
 
 
 def save_model(model: LlamaModel, directory: Path) -> None:
@@ -234,6 +242,7 @@ def write_model(
     tensors: Mapping[str, LazyTensor],
     directory: Path,
     shard_bytes: int = SHARD_BYTES,
+    quantise: str | None = None,
 ) -> None:
     """Write config.json, generation_config.json and weights, one tensor in memory at a time.
 
@@ -242,13 +251,20 @@ def write_model(
         tensors: under the names of Llama4ForCausalLM; a tied head is left out.
         directory: created if missing.
         shard_bytes: the most tensor bytes of a file of weights.
+        quantise: the kind in which matrices of layers are stored, nf4 or int8.
+
+    Raises:
+        CheckpointError: Q411 for a matrix that cannot be stored so.
     """
     directory.mkdir(parents=True, exist_ok=True)
     written = dict(tensors)
     if config.tie_word_embeddings:
         written.pop(HEAD, None)
     dtype = dtype_name(tensors["model.embed_tokens.weight"].dtype)
-    write_json(directory / CONFIG, to_hf(config, dtype))
+    fields = to_hf(config, dtype)
+    if quantise:
+        fields[QUANTISED], written = described(quantise, dtype), stored_as(quantise, written, dtype)
+    write_json(directory / CONFIG, fields)
     write_json(directory / GENERATION_CONFIG, generation_config(config))
     write_shards(written, directory, shard_bytes)
 

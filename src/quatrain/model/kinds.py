@@ -3,8 +3,8 @@
     q8_0    32 numbers: a scale in float16, then 32 signed bytes
     nf4     64 numbers: a scale, and for each number one of 16 values in four bits
 
-Kinds of GGUF files (kinds_gguf.py) are read; nf4 (kinds_nf4.py) and int8 are written too. A matrix
-is stored row after row, so that any rows are read without the others.
+Kinds of GGUF files (kinds_gguf.py) and fp4 are read; nf4 (kinds_nf4.py) and int8 are written too.
+A matrix is stored row after row, so that any rows are read without the others.
 
 Shapes: O outputs and I inputs of a stored matrix; n rows of it.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def decode(
 
 def main_part(kind: Kind) -> str:
     """Name the part that has a row for each row of the matrix."""
-    return "codes" if kind.name in ("nf4", "int8") else "blocks"
+    return "codes" if kind.name in ("nf4", "fp4", "int8") else "blocks"
 
 
 def chosen_rows(rows: slice | Tensor, number: int, device: torch.device) -> slice | Tensor:
@@ -117,7 +118,7 @@ def _part_of(rows: slice | Tensor, start: int, stop: int) -> slice | Tensor:
 
 def taken(kind: Kind, parts: Parts, rows: slice | Tensor) -> Parts:
     """Take rows of every part."""
-    if kind.name == "nf4":
+    if kind.name in kinds_nf4.TABLES:
         return kinds_nf4.taken(parts, rows)
     if kind.name == "int8":
         return {name: part[rows] for name, part in parts.items()}
@@ -194,7 +195,8 @@ def _kinds() -> dict[str, Kind]:
     kinds = [Kind(name, block, size, write)
              for name, (block, size, write) in kinds_gguf.LAYOUTS.items()]  # fmt: skip
     kinds += [Kind("f16", 1, 2, _write_f16), Kind("bf16", 1, 2, _write_bf16)]
-    kinds.append(Kind("nf4", kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, kinds_nf4.write))
+    kinds += [Kind(name, kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, partial(kinds_nf4.write, name))
+              for name in kinds_nf4.TABLES]  # fmt: skip
     kinds.append(Kind("int8", 1, 1, _write_int8))
     return {kind.name: kind for kind in kinds}
 

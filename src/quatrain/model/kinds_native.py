@@ -120,10 +120,14 @@ def _readable(name: str, parts: Mapping[str, Tensor]) -> bool:
     """Tell whether a decoder of this name exists, and the parts lie in memory as it expects."""
     if name in ("int8", "nf4"):
         dtypes = INT8 if name == "int8" else NF4
+        if parts.keys() < dtypes.keys():  # nf4 whose scales are not nested
+            return False
         return all(parts[part].device.type == "cpu" and parts[part].dtype == dtype
                    and parts[part].is_contiguous() for part, dtype in dtypes.items())  # fmt: skip
+    if name not in kinds_gguf.LAYOUTS:
+        return False
     blocks = parts["blocks"]
-    return name in kinds_gguf.LAYOUTS and blocks.device.type == "cpu" and blocks.stride(1) == 1
+    return blocks.device.type == "cpu" and blocks.stride(1) == 1
 
 
 def _located(name: str, parts: Mapping[str, Tensor]) -> list[Any]:

@@ -6,6 +6,9 @@ bitsandbytes stores the same numbers.
 
     number = VALUES[code] * (MAP[scale] * nested + offset)
 
+The kind fp4, which is only read, has other values: a sign, two bits of exponent, one of mantissa.
+Of both kinds there are files whose scales are plain numbers in float32.
+
 Shapes: O outputs and I inputs of a stored matrix; n rows of it.
 """
 
@@ -56,16 +59,30 @@ def scale_map(device: torch.device) -> Tensor:
 
 
 @cache
-def _pairs(device: torch.device) -> Tensor:
+def values_of_fp4(device: torch.device) -> Tensor:
+    """Give the 16 values of fp4, as bitsandbytes numbers them: 12 is the largest, as 1."""
+    above = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3]) / 12
+    return torch.cat([above, -above]).to(device)
+
+
+@cache
+def _pairs(name: str, device: torch.device) -> Tensor:
     """Give for each byte its two values, the upper half first, as one int64."""
     byte = torch.arange(256)
-    pairs = values(torch.device("cpu"))[torch.stack([byte >> 4, byte & 15], 1)]
+    table = TABLES[name](torch.device("cpu"))
+    pairs = table[torch.stack([byte >> 4, byte & 15], 1)]
     return pairs.view(torch.int64).view(-1).to(device)
 
 
+TABLES = {"nf4": values, "fp4": values_of_fp4}
+"""What gives the values of a kind."""
+
+
 def taken(parts: Mapping[str, Tensor], rows: slice | Tensor) -> dict[str, Tensor]:
-    """Take rows of every part; give the nested scale of each scale."""
-    scales, nested = parts["scales"], parts["nested"]
+    """Take rows of every part; give the nested scale of each scale, if scales are nested."""
+    scales, nested = parts["scales"], parts.get("nested")
+    if nested is None:
+        return {"codes": parts["codes"][rows], "scales": scales[rows]}
     if isinstance(rows, slice):
         numbers = torch.arange(rows.start, rows.stop, device=scales.device)
     else:
@@ -78,13 +95,14 @@ def taken(parts: Mapping[str, Tensor], rows: slice | Tensor) -> dict[str, Tensor
     }  # fmt: skip
 
 
-def write(parts: Mapping[str, Tensor], wide: Tensor) -> None:
+def write(name: str, parts: Mapping[str, Tensor], wide: Tensor) -> None:
     """Write the rows that the parts hold, as `taken` gives them, to float32 [n, I]."""
-    codes = parts["codes"]
-    scales = scale_map(codes.device)[parts["scales"].int()]
-    scales.mul_(parts["nested"]).add_(parts["offset"])
+    codes, scales = parts["codes"], parts["scales"]
+    if "nested" in parts:
+        scales = scale_map(codes.device)[scales.int()]
+        scales.mul_(parts["nested"]).add_(parts["offset"])
     pairs = wide.view(-1).view(torch.int64)
-    torch.index_select(_pairs(codes.device), 0, codes.int().view(-1), out=pairs)
+    torch.index_select(_pairs(name, codes.device), 0, codes.int().view(-1), out=pairs)
     wide.view(-1, BLOCK).mul_(scales.view(-1, 1))
 
 

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from quatrain.config import Config, ModelConfig
 from quatrain.errors import ConfigError, DataError
 from quatrain.files import write_json, write_text
-from quatrain.model.hf_config import read_config, refuse_larger_vocabulary
+from quatrain.model.hf_config import CONFIG, read_config, read_json, refuse_larger_vocabulary
+from quatrain.model.hf_quantised import quantisation
 from quatrain.model.locate import is_adapter, llama4_base_of, locate, text_tools_of
 from quatrain.model.peft_config import BASE, read_fields
 from quatrain.model.stranger import is_gguf
@@ -79,6 +80,7 @@ def resolve(config: Config) -> Start:
     directory = locate(config.model.init)
     adapter = directory if is_adapter(directory) else None
     weights = llama4_base_of(adapter) if adapter else directory
+    _refuse_few_bits(config, weights, adapter)
     model = _architecture(weights).replace(**_given(config, adapter))
     tokenizer, chat, tools = _text_tools(directory)
     values = {**config.model_dump(exclude_unset=True), "model": model.model_dump()}
@@ -103,6 +105,22 @@ def _architecture(weights: Path) -> ModelConfig:
 
         return read_weights(weights)[0]
     return read_config(weights)
+
+
+def _refuse_few_bits(config: Config, weights: Path, adapter: Path | None) -> None:
+    """Refuse to train whole weights that are stored in few bits, or to store them otherwise.
+
+    Raises:
+        ConfigError: Q203.
+    """
+    kind = None if is_gguf(weights) else quantisation(read_json(weights / CONFIG))
+    given = config.model.quantize
+    if kind and not (adapter or config.train.adapter):
+        raise ConfigError(
+            "Q203.few_bits", init=config.model.init, kind=kind, given=shlex.quote(str(weights))
+        )
+    if kind and given and given != kind:
+        raise ConfigError("Q203.stored", init=config.model.init, kind=kind, given=given)
 
 
 def _text_tools(place: Path) -> tuple[Tokenizer, ChatFormat, Path]:
