@@ -12,6 +12,7 @@ decoded, multiplied; the rest is adapters, attention, norms, the update.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import subprocess
@@ -135,7 +136,10 @@ def make(options: argparse.Namespace) -> None:
 
 
 class Draw:
-    """Draws a weight when it is read: normal numbers, or ones for norms."""
+    """Draws a weight when it is read: normal numbers, or ones for norms.
+
+    Numbers are pieces of one pool, at random places: to draw each one afresh would take an hour.
+    """
 
     def __init__(self, name: str, size: tuple[int, ...]) -> None:
         self.name, self.size = name, size
@@ -147,8 +151,15 @@ class Draw:
         generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
         drawn = torch.empty(self.size, dtype=torch.bfloat16)
         for part in drawn.view(-1).split(DRAWN):
-            part.normal_(0, STD, generator=generator)
+            start = int(torch.randint(0, len(pool()) - DRAWN, (), generator=generator))
+            part.copy_(pool()[start : start + len(part)])
         return drawn
+
+
+@functools.cache
+def pool() -> Tensor:
+    """Draw normal numbers to take from."""
+    return (torch.randn(16 * DRAWN, generator=torch.Generator().manual_seed(0)) * STD).bfloat16()
 
 
 SPENT = {"read": 0.0, "decode": 0.0, "multiply": 0.0}

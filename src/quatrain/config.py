@@ -55,8 +55,8 @@ class ModelConfig(Section):
     """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file stays as it is."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
     """With adapters: where the base's stored matrices stay. On a CPU: in their file (auto, disk)
-    or in memory (none, host). On a GPU: there (none), or in main memory (host) or their file (disk),
-    from which they visit the GPU layer by layer; auto takes the first that fits."""
+    or in memory (none, host). On a GPU: there (none), or in main memory (host) or their file
+    (disk), from which they visit the GPU layer by layer; auto takes the first that fits."""
 
     vocab_size: int = Field(8192, ge=2, le=_WIDEST)
     d_model: int = Field(256, ge=1, le=_WIDEST)

@@ -172,6 +172,31 @@ def test_ids_are_looked_up_in_a_stored_table() -> None:
     assert torch.equal(weight.look_up(ids), whole(weight)[ids])
 
 
+@pytest.mark.parametrize("rows", range(1, 9))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [1, 16, 130, 300])
+def test_a_few_vectors_meet_a_group_of_plain_weights(
+    outputs: int, dtype: torch.dtype, rows: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    stack = torch.randn(3, 40, outputs, generator=generator).to(dtype)
+    x = torch.randn(rows, 40, generator=generator)
+    found = times_few(x, stack, 2)
+    if kinds_native._library("products") is None:
+        pytest.skip("no C++ compiler that can compile products.cpp")
+    assert found is not None
+    assert_close(found, x @ stack[2].float(), atol=1e-4, rtol=1e-5)
+    with torch.no_grad():
+        counts = torch.tensor([0, rows - rows // 2, rows // 2])
+        by_group = grouped_linear(x.to(dtype), stack, counts)
+    assert_close(by_group.float(), row_by_row(x.to(dtype), stack, counts), atol=0.1, rtol=0.02)
+
+
+def row_by_row(x: Tensor, stack: Tensor, counts: Tensor) -> Tensor:
+    groups = torch.repeat_interleave(torch.arange(3), counts)
+    return torch.stack([row.float() @ stack[g].float() for row, g in zip(x, groups, strict=True)])
+
+
 @pytest.mark.parametrize("rows", range(1, 10))
 @pytest.mark.parametrize("kind", ["plain f32", "plain bf16", "int8", "nf4", *GGUF_KINDS])
 def test_a_few_vectors_are_multiplied_without_decoding(kind: str, rows: int) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from quatrain.model import kinds_native
 from quatrain.model.kinds import Kind, decode
-from quatrain.model.kinds_native import multiply_plain
+from quatrain.model.kinds_native import multiply_columns, multiply_plain
 
 _TILE = 1 << 24
 """Numbers that are decoded at once, at most: 32 MB in bfloat16."""
@@ -213,13 +213,14 @@ def times_few(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor 
     """
     if len(x_RI) > FEW or x_RI.is_cuda:
         return None
-    if isinstance(weight, Tensor):
-        if group is not None or (weight.dtype == x_RI.dtype == torch.bfloat16):
-            return None
-        wide = x_RI.float().contiguous()
-        out_RO = wide.new_empty(len(wide), len(weight))
-        return out_RO.to(x_RI.dtype) if multiply_plain(weight, wide, out_RO) else None
     wide = x_RI.float().contiguous()
+    if isinstance(weight, Tensor):
+        out_RO = wide.new_empty(len(wide), weight.shape[0 if group is None else 2])
+        if group is None:
+            done = multiply_plain(weight, wide, out_RO)
+        else:
+            done = multiply_columns(weight[group], wide, out_RO)
+        return out_RO.to(x_RI.dtype) if done else None
     matrices = [one for one in weight.matrices if isinstance(one, Matrix)]
     out_RO, begin = wide.new_empty(len(wide), sum(one.shape[-2] for one in matrices)), 0
     for matrix in matrices:

@@ -26,6 +26,7 @@ from quatrain.model.frozen import (
     multiply,
     product_dtype,
     tiles_of,
+    times_few,
     times_transposed,
 )
 
@@ -140,19 +141,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
-        if has_to_be_decoded(self.weight, product_dtype(x)) or _is_few(x):
+        few = x.dtype == torch.float32 and is_few(x)
+        if few or has_to_be_decoded(self.weight, product_dtype(x)):
             return plus(multiply(x, self.weight, self.bias), self.lora, x)
         return plus(super().forward(x), self.lora, x)
 
 
-def _is_few(x: Tensor) -> bool:
-    """Whether these are a few float32 vectors that no gradient is wanted of, as in answering."""
-    return (
-        x.dtype == torch.float32
-        and x.numel() <= FEW * x.shape[-1]
-        and not torch.is_grad_enabled()
-        and not x.is_cuda
-    )
+def is_few(x: Tensor) -> bool:
+    """Whether these are a few vectors that no gradient is wanted of, as in answering."""
+    return x.numel() <= FEW * x.shape[-1] and not torch.is_grad_enabled() and not x.is_cuda
 
 
 class Embedding(nn.Embedding):
@@ -191,6 +188,8 @@ def grouped_linear(
 
 def _multiply(x_RI: Tensor, weight_EIO: Weight, counts_E: Tensor) -> Tensor:
     x_RI = x_RI.to(product_dtype(x_RI))
+    if is_few(x_RI) and (few := _group_by_group(x_RI, weight_EIO, counts_E)) is not None:
+        return few
     if has_to_be_decoded(weight_EIO, x_RI.dtype):
         decoded: Tensor = _LoopOverGroups.apply(x_RI, None, counts_E.tolist(), weight_EIO)
         return decoded
@@ -201,6 +200,17 @@ def _multiply(x_RI: Tensor, weight_EIO: Weight, counts_E: Tensor) -> Tensor:
         return F.grouped_mm(x_RI, weight_EIO, offs=bounds)
     product: Tensor = _LoopOverGroups.apply(x_RI, weight_EIO, counts_E.tolist(), None)
     return product
+
+
+def _group_by_group(x_RI: Tensor, weight_EIO: Weight, counts_E: Tensor) -> Tensor | None:
+    """Multiply a few rows without the preparations that many need; None if that cannot be done."""
+    out_RO = x_RI.new_empty(len(x_RI), weight_EIO.shape[2])
+    for group, start, end, _ in _groups(counts_E.tolist(), rounds=False):
+        product = times_few(x_RI[start:end], weight_EIO, group)
+        if product is None:
+            return None
+        out_RO[start:end] = product
+    return out_RO
 
 
 def _grouped_kernel_serves(x_RI: Tensor, weight_EIO: Tensor) -> bool:
