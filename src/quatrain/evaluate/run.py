@@ -108,13 +108,13 @@ def held_out_loss(
     """
     device = model.lm_head.weight.device
     loss_sum, count = 0.0, 0
-    with evaluating(model), working("progress.loss", total=total) as work:
-        for batch in batches:
+    with evaluating(model), working("progress.loss", total=total, done=1) as work:
+        for number, batch in enumerate(batches, 1):
+            work.reach(number)
             ids = torch.from_numpy(np.asarray(batch.ids)).to(device)
             judged = judge(model, ids, batch.mask, batch.segments, _LOSS_CHUNK)
             loss_sum += float(judged.loss_sum)
             count += judged.num_targets
-            work.advance()
     if not math.isfinite(loss_sum):
         raise NonFiniteError("Q502.held_out", total=loss_sum, count=count)
     return loss_sum / max(1, count), count
@@ -297,7 +297,8 @@ def examine(
     sizes = [len(one.ids) for one in encoded]
     _warn_of_long("log.long_answers", conversations, sizes, context)
     fitting = [one for one in encoded if len(one.ids) <= context]
-    loss, _ = held_out_loss(answerer.model, padded_batches(fitting))
+    batches = list(padded_batches(fitting))
+    loss, _ = held_out_loss(answerer.model, batches, total=len(batches))
     graded = grade(answerer, conversations, options)
     total, abstained = total_score(graded), of_abstention(graded)
     if abstained:
