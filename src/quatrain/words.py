@@ -2,8 +2,8 @@
 
 The catalogue is a file for each area and language, `catalogue/report.fr.json` and so on, from
 dotted keys to sentences with named places: `words("report.records", count=3)`. A key that has the
-forms `.one` and `.other` is chosen by `count`; where a sentence has several numbers, each may choose
-a word, as in `{rows} {rows:row|rows}`. A place may say how its number is written, as in
+forms `.one` and `.other` is chosen by `count`; where a sentence has several numbers, each may
+choose a word, as in `{rows} {rows:row|rows}`. A place may say how its number is written, as in
 `{loss:.3f}`, or what joins its list, as in `{names:, }`. Not for what a program reads (JSON keys,
 metrics).
 """
