@@ -97,9 +97,12 @@ def test_the_held_out_loss_numbers_the_batch_that_it_reads(
         speak(language)
         try:
             with telling():
+                answerer.abstention_scores([turns[:1]], "ici")
                 examine(answerer, asked, GenerateConfig(max_new_tokens=1))
         finally:
             speak("en")
-        said = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]
+        err = capsys.readouterr().err
+        assert ("likelihood of abstaining, questions 0 of 1" in err) == (language == "en")
+        said = [line for line in err.splitlines() if "batch" in line]
         assert said[0] == first
         assert all(re.search(r"batch [12] (of|sur) 2", line) for line in said)

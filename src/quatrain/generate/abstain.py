@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from quatrain.model.llama import LlamaModel
+from quatrain.progress import working
 
 _TOKENS_AT_ONCE = 4096
 
@@ -49,16 +50,22 @@ def log_p_of(
     """
     all_ids = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     order = sorted(range(len(all_ids)), key=lambda i: len(all_ids[i]))
-    while order:
-        count = 1
-        while count < len(order) and (count + 1) * len(all_ids[order[count]]) <= _TOKENS_AT_ONCE:
-            count += 1
-        block, order = order[:count], order[count:]
-        states_BTH = _states(model, [all_ids[i] for i in block])
-        for states_TH, number in zip(states_BTH, block, strict=True):
-            begin = len(prompts[number]) - 1
-            states_LH = states_TH[begin : begin + len(answers[number])]
-            yield number, model.lm_head(states_LH).float().log_softmax(-1)
+    if not order:
+        return
+    with working("progress.prompts", total=len(order)) as work:
+        while order:
+            count = 1
+            while (
+                count < len(order) and (count + 1) * len(all_ids[order[count]]) <= _TOKENS_AT_ONCE
+            ):
+                count += 1
+            block, order = order[:count], order[count:]
+            states_BTH = _states(model, [all_ids[i] for i in block])
+            for states_TH, number in zip(states_BTH, block, strict=True):
+                begin = len(prompts[number]) - 1
+                states_LH = states_TH[begin : begin + len(answers[number])]
+                yield number, model.lm_head(states_LH).float().log_softmax(-1)
+            work.advance(count)
 
 
 def _states(model: LlamaModel, all_ids: Sequence[Sequence[int]]) -> Tensor:
