@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,27 @@ def test_overrides_may_hold_lists_mappings_and_equals_signs() -> None:
 def test_what_is_no_override_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"Q201.*does not set a field(?s:.*)section\.field=value"):
         load_config(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [("lr=1", "train.learning_rate"), ("train.num_train_epochs=1", "train.epochs"),
+     ("model_name_or_path=x", "model.init"), ("output_dir=x", "run_dir"),
+     ("data.dataset=x", "data.train")],
+)  # fmt: skip
+def test_a_field_of_another_trainer_is_answered_with_ours(override: str, field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"Q202(?s:.*)Did you mean '{re.escape(field)}'\?"):
+        load_config("demo", [override])
+
+
+def test_every_borrowed_name_stands_for_a_field_that_exists() -> None:
+    from quatrain.borrowed import _FIELD_OF
+
+    for fields in _FIELD_OF.values():
+        for field in fields:
+            section, _, name = field.removesuffix(".text").rpartition(".")
+            held = type(getattr(Config(), section)) if section else Config
+            assert name in held.model_fields, field
 
 
 def test_an_override_of_an_unknown_field_proposes_the_nearest() -> None:

@@ -183,3 +183,48 @@ def test_every_key_that_is_said_exists_and_none_is_unused() -> None:
     starts = tuple(elsewhere | (begun - {"errors.", "rules."}))
     others = {key for key in known - texts if not key.startswith(starts)}
     assert not others
+
+
+_NUMBERED = re.compile(r"\{(\w+)(:[d,]+)?\} (?:target |likeliest |greedy )?(\w+s)\b")
+_PLAIN = ("count", "total", "rows", "rejected", "too_long", "prompts", "experts")
+"""Numbers of places that do not say how a number is written."""
+_INVARIABLE = set(
+    "is was has exceeds implies names needs differs pas processus fois appris".split()
+)
+_NEVER_ONE = ("max_bytes", "num_bytes", "most", "words", "block", "world")
+_NEVER_ONE_IN = ("errors.Q322.readings", "reasons.byte_tokens")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_noun_is_always_plural_beside_a_number_that_may_be_one(language: str) -> None:
+    always = []
+    for area in AREAS:
+        for key, text in catalogue(area, language).items():
+            settled = ("count",) if key.endswith((".one", ".other")) else ()
+            for name, spec, word in _NUMBERED.findall(text):
+                sure = f"{area}.{key}" in _NEVER_ONE_IN or name in (*_NEVER_ONE, *settled)
+                if sure or word in _INVARIABLE:
+                    continue
+                if spec or name in _PLAIN:
+                    always.append(f"{area}.{key}: {name} {word}")
+    assert not always
+
+
+def test_a_sentence_with_several_numbers_has_a_plural_for_each() -> None:
+    one = {"rows": 1, "size": 256, "targets": 1, "questions": 1}
+    many = {"rows": 1200, "size": 1, "targets": 2, "questions": 0}
+    assert [say("train.data", **each) for each in (one, many)] == [
+        "data: 1 row of 256 tokens, 1 target token; 1 held-out question",
+        "data: 1,200 rows of 1 token, 2 target tokens; 0 held-out questions",
+    ]
+    speak("fr")
+    try:
+        said = [
+            say("train.data", **each).translate({0xA0: " ", 0x202F: " "}) for each in (one, many)
+        ]
+    finally:
+        speak("en")
+    assert said == [
+        "données : 1 rangée de 256 tokens, 1 token à apprendre ; 1 question de validation",
+        "données : 1 200 rangées de 1 token, 2 tokens à apprendre ; 0 question de validation",
+    ]

@@ -72,15 +72,18 @@ def watched_by(one: Watcher) -> Iterator[None]:
 
 
 @contextmanager
-def working(key: str, /, total: int | None = None, **values: object) -> Iterator[Work]:
+def working(
+    key: str, /, total: int | None = None, done: int = 0, **values: object
+) -> Iterator[Work]:
     """Report the body as a task.
 
     Args:
         key: of the catalogue; describes the task.
         total: the number of parts, if known.
+        done: the parts done at the beginning; 1 where the sentence names the part at hand.
         values: fill the sentence.
     """
-    work, one = Work(key, values, total), _WATCHER.get()
+    work, one = Work(key, values, total, done), _WATCHER.get()
     if one is None:
         yield work
         return

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
+from quatrain.borrowed import fields_called, plain
 from quatrain.config import Config, ModelConfig
 from quatrain.errors import ConfigError
 from quatrain.files import at_home
@@ -407,6 +408,18 @@ def _sections() -> dict[str, type[Section]]:
     }
 
 
+def fields_of(name: str) -> list[str]:
+    """Name the fields that an option could mean: by another trainer's name, or by their own."""
+    leaf = plain(name)
+    own = [
+        f"{section}.{field}"
+        for section, fields in _sections().items()
+        for field in fields.model_fields
+        if leaf in (field, f"{section}.{field}", f"{section}_{field}")
+    ]
+    return fields_called(name) or own or ["run_dir"] * (leaf == "run_dir")
+
+
 def _unknown(loc: tuple[int | str, ...]) -> Sentence:
     """Name an unknown field and the nearest known one, in its section or in another."""
     place, leaf = ".".join(str(part) for part in loc), str(loc[-1])
@@ -420,6 +433,7 @@ def _unknown(loc: tuple[int | str, ...]) -> Sentence:
     in_this_section = [name for name, path in by_leaf.items() if path.rpartition(".")[0] == here]
     near = (
         [name for name in by_leaf if name == leaf]
+        or [path.rpartition(".")[2] for path in fields_called(leaf) if path in known]
         or difflib.get_close_matches(leaf, in_this_section, n=1)
         or difflib.get_close_matches(leaf, by_leaf, n=1)
     )

@@ -2,7 +2,8 @@
 
 The catalogue is a file for each area and language, `catalogue/report.fr.json` and so on, from
 dotted keys to sentences with named places: `words("report.records", count=3)`. A key that has the
-forms `.one` and `.other` is chosen by `count`; a place may say how its number is written, as in
+forms `.one` and `.other` is chosen by `count`; where a sentence has several numbers, each may
+choose a word, as in `{rows} {rows:row|rows}`. A place may say how its number is written, as in
 `{loss:.3f}`, or what joins its list, as in `{names:, }`. Not for what a program reads (JSON keys,
 metrics).
 """
@@ -154,11 +155,15 @@ class Words:
         """Write a value as `format` does, with the language's signs: .3f, .1%, or none at all.
 
         The spec of a tuple is what stands between its parts, each of which is written in its turn.
+        A spec `row|rows` gives the singular or the plural that goes with the number.
         """
         if isinstance(value, Sentence):
             return self(value.key, **value.values)
         if isinstance(value, tuple):
             return spec.join(map(self.written, value))
+        singular, divided, plural = spec.partition("|")
+        if divided:
+            return singular if self._form(value) == "one" else plural
         if isinstance(value, bool) or not isinstance(value, int | float):
             return format(value, spec)
         if isinstance(value, int) and not spec:

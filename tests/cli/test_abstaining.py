@@ -87,10 +87,17 @@ def test_eval_obeys_the_threshold_unless_told_otherwise(quatrain: Any, trained: 
     never = quatrain("eval", trained, file, "--never-abstain", "--json",
                      "--set", "max_new_tokens=4").json  # fmt: skip
     assert never["abstention"]["best_threshold"] == kinds["best_threshold"]
-    assert never["abstention"]["abstained"] <= kinds["abstained"]
-    shown = quatrain("eval", trained, file, "--set", "max_new_tokens=4")
-    assert "without an answer" in shown.out
-    assert "abstained from" in shown.out
+    assert never["abstention"]["abstained"] == 0
+    assert (
+        never["f1"]
+        == kinds["always_answering"]["f1"]
+        == never["abstention"]["has_answer"]["f1"] / 2
+    )
+    assert kinds["always_abstaining"]["f1"] == 50.0
+    shown = quatrain("eval", trained, file, "--set", "max_new_tokens=4").out
+    for words in ("without an answer", "abstained from", "always answering", "always abstaining"):
+        assert words in shown
+    assert "with the threshold" in shown or "as the model decides" in shown
 
 
 def always_abstaining(trained: Path, directory: Path) -> Path:

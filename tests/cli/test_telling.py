@@ -9,6 +9,7 @@ import pytest
 
 from quatrain.cli import telling as module
 from quatrain.cli.telling import telling
+from quatrain.config import GenerateConfig
 from quatrain.progress import watcher, working
 from quatrain.words import speak
 
@@ -74,3 +75,34 @@ def test_nobody_is_watched_afterwards(capsys: pytest.CaptureFixture[str]) -> Non
     with working("progress.saving"):
         time.sleep(0.2)
     assert capsys.readouterr().err == ""
+
+
+def test_the_held_out_loss_numbers_the_batch_that_it_reads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from quatrain.evaluate.run import examine
+    from quatrain.generate.answer import Answerer
+    from quatrain.text.chat import LLAMA4
+    from quatrain.text.conversation import Conversation, Message
+    from quatrain.text.tokenizer import SimpleCharTokenizer
+    from tiny import tiny_config, tiny_model
+
+    tokenizer = SimpleCharTokenizer(["Où ? ici"])
+    model = tiny_model(tiny_config(vocab_size=tokenizer.vocab_size, max_position_embeddings=4096))
+    answerer = Answerer.of(model, tokenizer, LLAMA4)
+    turns = (Message("user", "Où ? " * 500), Message("assistant", "ici"))
+    asked = [Conversation(turns, ("ici",), str(n), "f:1") for n in range(2)]
+    for language, first in (("en", "held-out loss, batch 1 of 2"),
+                            ("fr", "perte de validation, batch 1 sur 2")):  # fmt: skip
+        speak(language)
+        try:
+            with telling():
+                answerer.abstention_scores([turns[:1]], "ici")
+                examine(answerer, asked, GenerateConfig(max_new_tokens=1))
+        finally:
+            speak("en")
+        err = capsys.readouterr().err
+        assert ("likelihood of abstaining, questions 0 of 1" in err) == (language == "en")
+        said = [line for line in err.splitlines() if "batch" in line]
+        assert said[0] == first
+        assert all(re.search(r"batch [12] (of|sur) 2", line) for line in said)

@@ -179,7 +179,7 @@ def test_eval_says_what_it_does_not_examine(
     assert found.json["count"] == 1
     assert "other columns, kept but not learnt: theme (1x)" in caplog.text
     assert (
-        "1 of 2 records cannot be used and were left out; the first is exam, 2.jsonl:2: no column"
+        "1 of 2 records cannot be used and was left out; the first is exam, 2.jsonl:2: no column"
         in caplog.text
     )
 

@@ -110,7 +110,7 @@ def test_nul_bytes_and_wrong_widths_are_bad_rows(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.csv", text))[12:] == [
         "contains a NUL character",
         "3 fields, the header has 2",
-        "1 fields, the header has 2",
+        "1 field, the header has 2",
         "repeats the names of the columns",
         "a cell shows the error #N/A",
         "a cell shows the error #REF!",
@@ -167,14 +167,14 @@ def test_a_handful_of_bad_rows_is_set_aside_in_a_small_file(tmp_path: Path, numb
 def test_many_bad_rows_stop(tmp_path: Path, good: int, bad: int, fraction: float) -> None:
     lines = TABLE.split("\n")[: good + 1]
     path = write(tmp_path / "a.csv", "\n".join(lines) + "\n" + "Vide ?;\n" * bad)
-    with pytest.raises(DataError, match=f"{bad} of {good + bad} records cannot be used"):
+    with pytest.raises(DataError, match=f"{bad} of {good + bad} records? cannot be used"):
         load_records([str(path)], DataConfig(max_bad_fraction=fraction))
 
 
 def test_what_is_set_aside_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_records([str(write(tmp_path / "a.csv", TABLE + "Vide ?;\n"))], DataConfig())
     assert (
-        "1 of 13 records cannot be used and were left out; the first is a.csv:14: answer"
+        "1 of 13 records cannot be used and was left out; the first is a.csv:14: answer"
         in caplog.text
     )
 

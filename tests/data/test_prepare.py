@@ -331,7 +331,7 @@ def test_data_in_which_no_answer_survives_is_an_error(tmp_path: Path) -> None:
 def test_plain_text_in_sft_is_an_error_that_names_pretraining(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Il pleut.\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"1 records are plain text without answers \(the first: a\.txt:1\)"
+        DataError, match=r"1 record is plain text without answers \(the first: a\.txt:1\)"
     ) as e:
         load_and_prepare_french_data(config_for(tmp_path, tmp_path / "a.txt"))
     assert "quatrain pretrain" in e.value.remedy

@@ -182,7 +182,7 @@ def test_an_unknown_format_is_counted_and_the_value_read_plainly(tmp_path: Path)
 
     notes: list[str] = []
     assert answers(made(tmp_path / "a.xlsx", qa([42]), change), notes) == ["42"]
-    shown = "1 cells have unknown number formats and were read as plain values (;;;)"
+    shown = "1 cell has an unknown number format and was read as a plain value (;;;)"
     assert notes == [f"a.xlsx: {shown}"]
 
 

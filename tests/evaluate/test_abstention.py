@@ -34,8 +34,10 @@ def test_abstaining_is_right_only_where_there_is_no_answer(
     assert marks(answer, golds, NONE) == pytest.approx(expected)
 
 
-def said(score: float | None, f1: float, has_answer: bool, abstained: bool = False) -> Said:
-    return Said(score, f1, has_answer, abstained)
+def said(
+    score: float | None, f1: float, has_answer: bool, abstained: bool = False, other: float = 0.0
+) -> Said:
+    return Said(score, f1, has_answer, abstained, other)
 
 
 def test_the_best_threshold_lies_between_what_is_answered_and_what_is_not() -> None:
@@ -72,7 +74,26 @@ def test_a_question_without_room_for_the_sentence_is_answered() -> None:
 def after(items: list[Said], threshold: float | None) -> float:
     """Apply a threshold the slow way."""
     rule = Abstention(no_answer="x", threshold=threshold)
-    return sum(float(not i.has_answer) if rule.applies(i.score) else i.f1 for i in items)
+    total = 0.0
+    for item in items:
+        if rule.applies(item.score):
+            total += not item.has_answer
+        else:
+            total += item.other_f1 if item.abstained and threshold is not None else item.f1
+    return total
+
+
+def test_a_threshold_makes_a_model_answer_that_always_abstains() -> None:
+    over = [said(-3, 0.0, True, True, 1.0), said(-2, 0.0, True, True, 0.5),
+            said(-1, 1.0, False, True)]  # fmt: skip
+    threshold, f1 = best_threshold(over)
+    assert threshold == -1.5
+    assert f1 == pytest.approx(100 * 2.5 / 3)
+
+
+def test_a_threshold_that_brings_nothing_leaves_the_model_its_own_judgement() -> None:
+    over = [said(-3, 0.0, True, True, 0.0), said(-1, 1.0, False, True)]
+    assert best_threshold(over) == (None, 50.0)
 
 
 def test_no_threshold_is_better_than_the_best() -> None:
@@ -82,7 +103,8 @@ def test_no_threshold_is_better_than_the_best() -> None:
         for _ in range(draw.randint(1, 9)):
             has_answer, abstained = draw.random() < 0.6, draw.random() < 0.2
             f1 = float(not has_answer) if abstained else draw.choice([0, 0.5, 1]) * has_answer
-            items.append(said(float(draw.randint(-6, 0)), f1, has_answer, abstained))
+            other = draw.choice([0, 0.5, 1]) * has_answer
+            items.append(said(float(draw.randint(-6, 0)), f1, has_answer, abstained, other))
         threshold, f1 = best_threshold(items)
         tried = [None, *(place / 2 for place in range(-15, 3))]
         assert after(items, threshold) == pytest.approx(f1 * len(items) / 100)
@@ -91,10 +113,10 @@ def test_no_threshold_is_better_than_the_best() -> None:
 
 def test_risk_and_coverage_by_hand() -> None:
     four = [said(-9, 1.0, True), said(-7, 0.5, True), said(-5, 0.0, False),
-            said(-1, 1.0, False, abstained=True)]  # fmt: skip
-    points = [(0.25, 0.0), (0.5, 0.25), (0.75, 0.5)]
+            said(-1, 0.0, True, True, 1.0)]  # fmt: skip
+    points = [(0.25, 0.0), (0.5, 0.25), (0.75, 0.5), (1.0, 0.375)]
     assert [tuple(p) for p in risk_coverage(four)] == [pytest.approx(p) for p in points]
-    assert risk_coverage([four[-1]]) == []
+    assert risk_coverage([said(-1, 1.0, False, True)]) == [[1.0, 1.0]]
 
 
 def test_risk_and_coverage_has_few_points_and_ends_with_all_answers() -> None:

@@ -6,17 +6,19 @@ from typing import Any
 
 import pytest
 
-from quatrain.config import Config
+from quatrain.config import Config, TrainConfig
 from quatrain.errors import ConfigError
 from quatrain.recipe import build
 from quatrain.train.budget import (
     LONGEST,
     SHARE_FOR_EVALUATION,
     Costs,
+    about_passes,
     fit_batch,
     fit_evaluations,
     fit_steps,
     is_timed,
+    passes_of,
     time_of,
 )
 
@@ -126,3 +128,34 @@ def test_a_time_without_room_for_a_step_is_refused() -> None:
     config = recipe(budget="30s", batch_size=2)
     with pytest.raises(ConfigError, match=r"Q206.*30s is too short.*A step takes 2\.8 s"):
         fit_steps(config, LAPTOP, evaluations=1, each=30.0, left=20.0)
+
+
+def said_of(steps: int, longest: float | None = 600.0, **train: Any) -> str:
+    request = Config().replace(train=TrainConfig(**{"budget": "10m", **train}))
+    config = request.replace(train=request.train.replace(max_steps=steps, batch_size=2))
+    return str(about_passes(request, config, 20, longest) or "")
+
+
+def test_a_time_too_short_for_three_passes_is_said_with_what_it_takes() -> None:
+    assert passes_of(Config().replace(train=TrainConfig(max_steps=15, batch_size=2)), 20) == 1.5
+    said = said_of(15)
+    assert "allows 1.5 passes over the questions" in said
+    assert "about 20 minutes: train.budget=20m" in said
+    assert "about 20 minutes" in said_of(15, epochs=8)
+    assert "about 240 minutes: train.budget=240m" in said_of(15, longest=7200.0)
+
+
+def test_a_time_for_more_than_fifty_passes_is_said_with_what_bounds_it() -> None:
+    said = said_of(5000)
+    assert "allows 500 passes over the questions" in said
+    assert "train.epochs=10" in said
+
+
+def test_what_is_enough_or_was_asked_for_is_not_commented_on() -> None:
+    assert not said_of(30)
+    assert not said_of(500)
+    assert not said_of(10, epochs=1.0)
+    assert not said_of(10, max_steps=10)
+    assert not said_of(5000, epochs=500.0)
+    assert not said_of(10, longest=None)
+    assert not said_of(10, task="pretrain")

@@ -80,3 +80,21 @@ def _show(found: dict[str, Any]) -> None:
     print(say("cli.eval.loss", loss=found["loss"]))
     if abstained:
         print(say("cli.eval.abstained", count=abstained["abstained"], total=found["count"]))
+    if "always_answering" in abstained:
+        _compare(found, abstained)
+
+
+def _compare(found: dict[str, Any], abstained: dict[str, Any]) -> None:
+    """Show the F1 of both kinds as decided, always answering and always abstaining."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = {name: abstained[name] for name in ("always_answering", "always_abstaining")}
+    if abstained["decided_by"] != "answering":
+        rows = {f"by_{abstained['decided_by']}": {**abstained, "f1": found["f1"]}, **rows}
+    kinds = [say(f"cli.eval.{kind}") for kind in ("has_answer", "no_answer")]
+    table = Table(say("cli.eval.f1"), *kinds, say("cli.all"))
+    for name, row in rows.items():
+        scores = [row["has_answer"]["f1"], row["no_answer"]["f1"], row["f1"]]
+        table.add_row(say(f"cli.eval.{name}"), *[spoken().written(one, ".1f") for one in scores])
+    Console(file=sys.stdout).print(table)

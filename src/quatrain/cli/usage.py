@@ -118,6 +118,10 @@ def _as_ours(error: Any) -> ConfigError:
     command = error.ctx.command_path if error.ctx else "quatrain"
     kind, parameter = type(error).__name__, getattr(error, "param", None)
     if kind == "NoSuchOption":
+        if fields := _settable(error.ctx, error.option_name):
+            return ConfigError(
+                "Q209.field", command=command, given=error.option_name, fields=fields
+            )
         near = tuple(error.possibilities or ())
         key = "Q209.option" if near else "Q209.no_option"
         return ConfigError(key, command=command, given=error.option_name, near=near)
@@ -128,6 +132,24 @@ def _as_ours(error: Any) -> ConfigError:
     if kind == "BadParameter" and parameter is not None:  # typer accepts any text and any path
         return ConfigError("Q209.integer", name=_name(parameter))
     return ConfigError("Q209.usage", command=command, why=error.format_message())
+
+
+def _settable(context: Any, option: str) -> tuple[str, ...]:
+    """Give the fields that an unknown option means, written as the command takes them."""
+    taken = {one.name for one in context.command.params} if context else set()
+    if "options" not in taken:
+        return ()
+    from quatrain.recipe import fields_of
+
+    fields = fields_of(option)
+    if context.command.name in ("ask", "eval"):  # of_answering: nothing but these sections
+        sections = (_GENERATE,) if context.command.name == "ask" else (_GENERATE, "data")
+        fields = [field for field in fields if field.partition(".")[0] in sections]
+        fields = sorted(fields, key=lambda field: not field.startswith(_GENERATE))[:1]
+        prefix = "--set " if context.command.name == "ask" else ""
+        return tuple(f"{prefix}{field}=VALUE" for field in fields)
+    several = len({field.rpartition(".")[2] for field in fields}) > 1
+    return tuple(f"{field}=VALUE" for field in (fields if several else fields[:1]))
 
 
 def _name(parameter: Any) -> str:

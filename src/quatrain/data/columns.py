@@ -24,16 +24,20 @@ MEANINGS = (
     "question", "context", "answer", "answers", "messages", "text", "system", "history",
 )  # fmt: skip
 """What data.columns can name."""
-_QUESTIONS = ("question", "instruction", "prompt", "query")
+_ASKS = ("question", "instruction", "consigne")
+_INPUTS = ("input", "entrée", "entree")
+"""The context of an instruction; without one, the question."""
 _ALIASES = {
-    "question": _QUESTIONS,
-    "context": ("context", "input"),
-    "answer": ("answer", "output", "response", "completion", "réponse", "reponse"),
-    "answers": ("answers", "gold"),
+    "question": (*_ASKS, "prompt", "query"),
+    "context": ("context", "contexte", *_INPUTS),
+    "answer": ("answer", "output", "response", "completion", "réponse", "reponse", "sortie"),
+    "answers": ("answers", "gold", "réponses", "reponses"),
     "text": ("text",),
-    "system": ("system", "system_prompt"),
+    "system": ("system", "system_prompt", "système", "systeme"),
     "history": ("history",),
 }
+_TEXTS = ("passage", "texte", "extrait", "document", "paragraphe")
+"""Columns that are the context of a question unless another one is called so."""
 _TURNS = {
     "messages": "messages",
     "conversations": "sharegpt",
@@ -55,6 +59,8 @@ _TOGETHER = {
     ("question", "answer"), ("question", "réponse"), ("question", "reponse"),
     ("question", "response"), ("instruction", "output"), ("instruction", "response"),
     ("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("input", "output"),
+    ("consigne", "réponse"), ("consigne", "reponse"), ("consigne", "sortie"),
+    ("instruction", "sortie"), ("entrée", "sortie"), ("entree", "sortie"),
 }  # fmt: skip
 """Column names that programs write together."""
 _PREFERENCES = (("chosen", "rejected"), ("rejected_response",), ("rejected_messages",),
@@ -75,10 +81,12 @@ class Reading:
 
     def told(self) -> str:
         """Name the columns, and the setting that selects this reading."""
-        if self.shape == "squad":
-            return "context, question, answers (data.shape=squad)"
-        names = " + ".join(column for _, column in self.columns)
         asked = dict(self.columns)
+        if self.shape == "squad":
+            context = asked.get("context", "context")
+            chosen = "" if context == "context" else f"data.columns.context={context} "
+            return f"{context}, question, answers ({chosen}data.shape=squad)"
+        names = " + ".join(column for _, column in self.columns)
         if self.shape == "alpaca" and not {"answer", "answers"} & set(asked):
             asked["answer"] = "COLUMN"
         return f"{names} ({' '.join(f'data.columns.{m}={column}' for m, column in asked.items())})"
@@ -275,17 +283,19 @@ def _of_pairs(folded: Mapping[str, str], columns: Mapping[str, str]) -> list[Rea
     listed = _candidates("answers", folded, columns)[:1]
     questions = _candidates("question", folded, columns)
     contexts = _candidates("context", folded, columns)
-    if "question" not in columns and "input" in contexts and not {
-        "question", "instruction"
-    } & set(questions):  # fmt: skip
-        contexts.remove("input")
-        questions.append("input")
-    if {"question", "instruction"} & set(questions) and not {"completion", "response"} & set(
-        answers
-    ):
+    inputs = [name for name in contexts if name in _INPUTS]
+    if "question" not in columns and not set(_ASKS) & set(questions):
+        contexts = [name for name in contexts if name not in inputs]
+        questions += inputs
+    if questions and not contexts:
+        contexts = [name for name in _TEXTS if name in folded]
+    if set(_ASKS) & set(questions) and not {"completion", "response"} & set(answers):
         questions = [name for name in questions if name != "prompt"]  # the others, as one text
-    if listed and not answers and contexts and set(questions) <= {"question", "instruction"}:
-        return [Reading("squad")]
+    if listed and not answers and contexts and set(questions) <= set(_ASKS):
+        return [
+            Reading("squad", (("context", columns.get("context") or folded[name]),))
+            for name in contexts
+        ]
     found = list(product(questions, contexts or [""], answers or listed))
     usual = [one for one in found if (one[0], one[2]) in _TOGETHER]
     kinds = ("question", "context", "answer" if answers else "answers")

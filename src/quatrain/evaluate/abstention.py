@@ -1,12 +1,14 @@
 """Questions without an answer: scores of both kinds, the best threshold, risk against coverage.
 
-    score   has an answer   F1 of the answer        abstaining scores 1 where there is no answer
+    score   has an answer   F1 when it answers      abstaining scores 1 where there is no answer
     -9      yes             1
     -5      yes             0.5       the best threshold is -3.5: F1 is (1 + 0.5 + 1) / 3
     -2      no              0
 
-As in SQuAD 2 (Rajpurkar et al., 2018), except that a threshold is the midpoint of two scores, and
-of equally good thresholds the one that abstains least is taken. Not for scoring answers.
+As in SQuAD 2 (Rajpurkar et al., 2018): above the threshold a model abstains, below it gives its
+best other answer. But a threshold is the midpoint of two scores, of equally good ones the one that
+abstains least is taken, and one that is no better than the model's own judgement is not. Not for
+scoring answers.
 """
 
 from __future__ import annotations
@@ -28,42 +30,55 @@ class Said:
     """What a model answered to one question, before any threshold."""
 
     score: float | None
-    """The log-probability of abstaining; None where it was not computed: the model answers."""
+    """The log-probability of abstaining; None where it was not computed: no threshold abstains."""
     f1: float
+    """Of what the model said by itself."""
     has_answer: bool
     abstained: bool
     """Whether the model itself said that there is no answer."""
+    other_f1: float = 0.0
+    """If so: F1 of the best answer that it could have given instead."""
+
+    @property
+    def answering(self) -> float:
+        """F1 of the best answer that does not abstain."""
+        return self.other_f1 if self.abstained else self.f1
 
 
 def best_threshold(said: Sequence[Said]) -> tuple[float | None, float]:
-    """Find the score above which to abstain, so that F1 over all questions is highest.
+    """Find the score above which alone to abstain, so that F1 over all questions is highest.
 
     Returns:
         The threshold, or None where the model's own abstaining is best, and F1 in percent.
     """
-    always = [one.f1 for one in said if one.score is None]
-    order = sorted((one.score, one.f1, one.has_answer) for one in said if one.score is not None)
+    own, count = math.fsum(one.f1 for one in said), max(1, len(said))
+    scored = [(one.score, one) for one in said if one.score is not None]
+    order = sorted(scored, key=lambda pair: pair[0])
     if not order:
-        return None, 100 * math.fsum(always) / max(1, len(said))
-    total = math.fsum([*always, *(float(not has_answer) for _, _, has_answer in order)])
+        return None, 100 * own / count
+    total = math.fsum(
+        one.answering if one.score is None else float(not one.has_answer) for one in said
+    )
     best, threshold = total, order[0][0] - 1
-    found: float | None = threshold
-    for place, (score, f1, has_answer) in enumerate(order, 1):
-        total += f1 - float(not has_answer)
-        following = order[place][0] if place < len(order) else None
+    for place, (score, one) in enumerate(order, 1):
+        total += one.answering - float(not one.has_answer)
+        following = order[place][0] if place < len(order) else score + 2
         if following != score and total > best - _NO_BETTER:
-            best, found = total, None if following is None else (score + following) / 2
-    return found, 100 * best / len(said)
+            best, threshold = total, (score + following) / 2
+    if own > best - _NO_BETTER:
+        return None, 100 * own / count
+    return threshold, 100 * best / count
 
 
 def risk_coverage(said: Sequence[Said]) -> list[list[float]]:
     """Give pairs of coverage and risk, with rising coverage.
 
     Coverage is the share of all questions that are answered, beginning with those where the model
-    is least likely to abstain. Risk is 1 minus the mean F1 of these answers.
+    is least likely to abstain. Risk is 1 minus the mean F1 of these answers, each of which is the
+    best that does not abstain.
     """
     answered = sorted(
-        (-math.inf if one.score is None else one.score, one.f1) for one in said if not one.abstained
+        (-math.inf if one.score is None else one.score, one.answering) for one in said
     )
     points, total = list[list[float]](), 0.0
     for count, (score, f1) in enumerate(answered, 1):

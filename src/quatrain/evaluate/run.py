@@ -75,6 +75,8 @@ class Graded:
     """The answer before any threshold; None where nothing can abstain."""
     abstained: bool = False
     """Whether the final answer is that there is none."""
+    exact_answering: float = 0.0
+    """Exact match of the best answer that does not abstain; `said` has its F1."""
 
     @property
     def question(self) -> str:
@@ -106,13 +108,13 @@ def held_out_loss(
     """
     device = model.device
     loss_sum, count = 0.0, 0
-    with evaluating(model), working("progress.loss", total=total) as work:
-        for batch in batches:
+    with evaluating(model), working("progress.loss", total=total, done=1) as work:
+        for number, batch in enumerate(batches, 1):
+            work.reach(number)
             ids = torch.from_numpy(np.asarray(batch.ids)).to(device)
             judged = judge(model, ids, batch.mask, batch.segments, _LOSS_CHUNK)
             loss_sum += float(judged.loss_sum)
             count += judged.num_targets
-            work.advance()
     if not math.isfinite(loss_sum):
         raise NonFiniteError("Q502.held_out", total=loss_sum, count=count)
     return loss_sum / max(1, count), count
@@ -145,25 +147,49 @@ def grade(
     """Answer the last turn of each conversation and score it against its gold answers.
 
     A question that fills the model's context is not asked: it scores 0, and a warning names it.
-    If some question has no answer, or the model has a threshold, all questions are answered first,
-    and the threshold is applied afterwards.
+    If some question has no answer, or the model has a threshold, the model's own answers come
+    first, then the threshold decides. Where a model abstains by itself, its best other answer is
+    generated too, if it counts.
     """
     context = answerer.model.config.max_position_embeddings
     sizes = [answerer.prompt_size(question.messages[:-1]) for question in questions]
     asked = [q for q, size in zip(questions, sizes, strict=True) if size < context]
     _warn_of_long("log.long_questions", questions, sizes, context - 1)
     abstention = _abstention_for(answerer, questions)
-    prompts = [question.messages[:-1] for question in asked]
     with evaluating(answerer.model):
-        answers = iter(answerer.replies(prompts, options, abstaining=False))
-        scores: Iterator[float | None] = iter([None] * len(asked))
-        if abstention is not None:
-            scores = iter(answerer.abstention_scores(prompts, abstention.no_answer))
+        graded = iter(_asked(answerer, asked, options, abstention))
     return [
-        _graded(question, next(answers), next(scores), abstention) if size < context
-        else _not_asked(question, abstention)
+        next(graded) if size < context else _not_asked(question, abstention)
         for question, size in zip(questions, sizes, strict=True)
-    ]  # fmt: skip
+    ]
+
+
+def _asked(
+    answerer: Answerer,
+    questions: Sequence[Conversation],
+    options: GenerateConfig,
+    abstention: Abstention | None,
+) -> list[Graded]:
+    prompts = [question.messages[:-1] for question in questions]
+    answers = answerer.replies(prompts, options, abstaining=False)
+    if abstention is None:
+        return [
+            Graded(question, str(answer), answer.finish_reason, *marks(answer, question.answers))
+            for question, answer in zip(questions, answers, strict=True)
+        ]
+    scores = answerer.abstention_scores(prompts, abstention.no_answer)
+    wanted = [
+        number
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
+        if abstention.is_said_by(answer)
+        and (question.has_answer or abstention.forbids(scores[number]))
+    ]
+    others = answerer.alternatives([prompts[number] for number in wanted], options, abstention)
+    other_of = dict(zip(wanted, others, strict=True))
+    return [
+        _graded(question, answer, other_of.get(number), scores[number], abstention)
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
+    ]
 
 
 def _abstention_for(answerer: Answerer, questions: Sequence[Conversation]) -> Abstention | None:
@@ -176,17 +202,28 @@ def _abstention_for(answerer: Answerer, questions: Sequence[Conversation]) -> Ab
 
 
 def _graded(
-    question: Conversation, answer: Answer, score: float | None, abstention: Abstention | None
+    question: Conversation,
+    own: Answer,
+    other: Answer | None,
+    score: float | None,
+    abstention: Abstention,
 ) -> Graded:
-    exact, overlap = marks(answer, question.answers, abstention)
-    if abstention is None:
-        return Graded(question, str(answer), answer.finish_reason, exact, overlap)
-    text, abstained = str(answer), abstention.is_said_by(answer)
-    said = Said(score, overlap, question.has_answer, abstained)
-    if abstention.applies(score) and not abstained:
-        text, abstained = abstention.no_answer, True
-        exact, overlap = marks(text, question.answers, abstention)
-    return Graded(question, text, answer.finish_reason, exact, overlap, said, abstained)
+    """Score the model's own answer and its best other one, and let the threshold decide."""
+    of_own = marks(own, question.answers, abstention)
+    answering = marks(other, question.answers, abstention) if other is not None else (0.0, 0.0)
+    abstained = abstention.is_said_by(own)
+    said = Said(score, of_own[1], question.has_answer, abstained, answering[1])
+    text, reason = str(own), own.finish_reason
+    if abstention.applies(score):
+        text = text if abstained else abstention.no_answer
+    elif abstention.forbids(score) and other is not None:
+        text, reason = str(other), other.finish_reason
+    exact, overlap = marks(text, question.answers, abstention)
+    abstains, exact_answering = (
+        abstention.is_said_by(text),
+        answering[0] if abstained else of_own[0],
+    )
+    return Graded(question, text, reason, exact, overlap, said, abstains, exact_answering)
 
 
 def _not_asked(question: Conversation, abstention: Abstention | None) -> Graded:
@@ -199,7 +236,8 @@ def of_abstention(graded: Sequence[Graded]) -> dict[str, Any]:
 
     Returns:
         `has_answer` and `no_answer` with their scores, `abstained`, and if there are both kinds,
-        `best_threshold`, `best_f1` and `risk_coverage`.
+        `best_threshold`, `best_f1`, `risk_coverage`, and the scores of `always_answering` and
+        `always_abstaining`.
     """
     said = [one.said for one in graded if one.said is not None]
     if not said:
@@ -213,7 +251,17 @@ def of_abstention(graded: Sequence[Graded]) -> dict[str, Any]:
     if True in answered and False in answered:
         found["best_threshold"], found["best_f1"] = best_threshold(said)
         found["risk_coverage"] = risk_coverage(said)
+        other = [one.exact_answering for one in graded], [one.answering for one in said]
+        nothing = [float(not one) for one in answered]
+        found["always_answering"] = _both_kinds(answered, *other)
+        found["always_abstaining"] = _both_kinds(answered, nothing, nothing)
     return found
+
+
+def _both_kinds(
+    has_answer: Sequence[bool], exact: Sequence[float], f1: Sequence[float]
+) -> dict[str, Any]:
+    return {**asdict(mean_score(exact, f1)), **kinds(has_answer, exact, f1)}
 
 
 def _warn_of_long(
@@ -242,23 +290,26 @@ def examine(
 
     The loss is that of the gold answers, in nats a token; scores are percentages. `too_long` of the
     `count` questions fill the model's context: they score 0, and the loss leaves them out. If some
-    question has no answer, there is `abstention` too: see `of_abstention`.
+    question has no answer, there is `abstention` too: see `of_abstention`, and `decided_by`.
     """
     context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
     sizes = [len(one.ids) for one in encoded]
     _warn_of_long("log.long_answers", conversations, sizes, context)
     fitting = [one for one in encoded if len(one.ids) <= context]
-    loss, _ = held_out_loss(answerer.model, padded_batches(fitting))
+    batches = list(padded_batches(fitting))
+    loss, _ = held_out_loss(answerer.model, batches, total=len(batches))
     graded = grade(answerer, conversations, options)
-    total = total_score(graded)
+    total, abstained = total_score(graded), of_abstention(graded)
+    if abstained:
+        abstained["decided_by"] = (answerer.abstention or Abstention(no_answer="-")).decided_by
     return {
         "count": total.count,
         "too_long": sum(one.finish_reason == "too_long" for one in graded),
         "loss": loss,
         "exact_match": total.exact_match,
         "f1": total.f1,
-        **({"abstention": abstained} if (abstained := of_abstention(graded)) else {}),
+        **({"abstention": abstained} if abstained else {}),
         "by": {key: asdict(score) for key, score in scores_by(graded, by).items()} if by else {},
     }
 

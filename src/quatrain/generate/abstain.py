@@ -5,16 +5,18 @@
 
 The sentence is the same for all prompts, so a mean over its tokens would give the same order.
 
-Shapes: B prompts, T tokens, L tokens of the sentence, H model width.
+Shapes: B prompts, T tokens, L tokens of the sentence, H model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from quatrain.model.llama import LlamaModel
+from quatrain.progress import working
 
 _TOKENS_AT_ONCE = 4096
 
@@ -30,33 +32,46 @@ def log_probabilities(
     most = model.config.max_position_embeddings - len(sentence)
     found: list[float | None] = [None] * len(prompts)
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= most]
-    order = sorted(fitting, key=lambda i: len(prompts[i]))
-    while order:
-        size = len(prompts[order[0]]) + len(sentence)
-        count = 1
-        while count < len(order):
-            size = len(prompts[order[count]]) + len(sentence)
-            if (count + 1) * size > _TOKENS_AT_ONCE:
-                break
-            count += 1
-        block, order = order[:count], order[count:]
-        scores = _scored(model, [[*prompts[i], *sentence] for i in block], len(sentence))
-        for index, score in zip(block, scores, strict=True):
-            found[index] = score
+    said = [sentence] * len(fitting)
+    for place, log_p_LV in log_p_of(model, [prompts[i] for i in fitting], said):
+        chosen_L = log_p_LV[range(len(sentence)), list(sentence)]
+        found[fitting[place]] = float(chosen_L.double().sum())
     return found
 
 
 @torch.inference_mode()
-def _scored(model: LlamaModel, all_ids: Sequence[Sequence[int]], last: int) -> list[float]:
-    """Sum the log-probabilities of the last tokens of each row, padded on the right."""
+def log_p_of(
+    model: LlamaModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield log-probabilities [L, V] at each token of the answer to each prompt, shortest first.
+
+    Yields:
+        The number of the prompt, and the log-probabilities.
+    """
+    all_ids = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    order = sorted(range(len(all_ids)), key=lambda i: len(all_ids[i]))
+    if not order:
+        return
+    with working("progress.prompts", total=len(order)) as work:
+        while order:
+            count = 1
+            while (
+                count < len(order) and (count + 1) * len(all_ids[order[count]]) <= _TOKENS_AT_ONCE
+            ):
+                count += 1
+            block, order = order[:count], order[count:]
+            states_BTH = _states(model, [all_ids[i] for i in block])
+            for states_TH, number in zip(states_BTH, block, strict=True):
+                begin = len(prompts[number]) - 1
+                states_LH = states_TH[begin : begin + len(answers[number])]
+                yield number, model.lm_head(states_LH).float().log_softmax(-1)
+            work.advance(count)
+
+
+def _states(model: LlamaModel, all_ids: Sequence[Sequence[int]]) -> Tensor:
+    """Read rows, padded on the right; give their hidden states."""
     device = model.device
     longest = max(map(len, all_ids))
     ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in all_ids], device=device)
-    states_BTH = model.model(ids_BT, [[len(ids)] for ids in all_ids]).states
-    ends = torch.tensor([len(ids) for ids in all_ids], device=device)
-    places_BL = ends[:, None] - last + torch.arange(last, device=device)
-    rows = torch.arange(len(all_ids), device=device)[:, None]
-    log_p = model.lm_head(states_BTH[rows, places_BL - 1]).float().log_softmax(-1)
-    chosen_BL = log_p.gather(-1, ids_BT[rows, places_BL][..., None])[..., 0]
-    scores: list[float] = chosen_BL.double().sum(-1).tolist()
-    return scores
+    states_BTH: Tensor = model.model(ids_BT, [[len(ids)] for ids in all_ids]).states
+    return states_BTH

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_probabilities
+from quatrain.generate.alternative import alternatives
 from quatrain.generate.consensus import most_agreed
 from quatrain.generate.engine import Completion, FinishReason, complete, stream
 from quatrain.model.hf_config import refuse_larger_vocabulary
@@ -100,8 +101,36 @@ class Answerer:
 
         None stands for a conversation after which it does not fit.
         """
-        prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
+        prompts = self._prompts(conversations)
         return log_probabilities(self.model, prompts, self._sentence(no_answer))
+
+    def alternatives(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        options: GenerateConfig,
+        abstention: Abstention,
+    ) -> list[Answer]:
+        """Give the best answer to each conversation that does not abstain."""
+        return self._alternatives(self._prompts(conversations), options, abstention)
+
+    def _alternatives(
+        self, prompts: Sequence[Sequence[int]], options: GenerateConfig, abstention: Abstention
+    ) -> list[Answer]:
+        def abstains(ids: Sequence[int]) -> bool:
+            return abstention.is_said_by(self.tokenizer.decode(list(ids)))
+
+        sentence, stop_ids = self._sentence(abstention.no_answer), self._stop_ids()
+        found = alternatives(self.model, prompts, sentence[:-1], abstains, options, stop_ids)
+        return [
+            Answer.of(self.tokenizer.decode(completion.ids), completion, len(prompt))
+            for prompt, completion in zip(prompts, found, strict=True)
+        ]
+
+    def _prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        return [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
+
+    def _stop_ids(self) -> Collection[int]:
+        return self.chat.stop_ids(self.tokenizer)
 
     def _sentence(self, no_answer: str) -> list[int]:
         return self.chat.encode_answer(no_answer, self.tokenizer)
@@ -109,7 +138,7 @@ class Answerer:
     def _abstained(self, prompts: Sequence[Sequence[int]]) -> dict[int, Answer]:
         """Answer the prompts for which the threshold says that there is no answer."""
         abstention = self.abstention
-        if abstention is None or abstention.threshold is None:
+        if abstention is None or not abstention.needs_score:
             return {}
         sentence = self._sentence(abstention.no_answer)
         scores = log_probabilities(self.model, prompts, sentence)
@@ -138,16 +167,21 @@ class Answerer:
         Args:
             conversations: each ends with the user.
             options: how answers are generated.
-            abstaining: whether to apply the model's threshold.
+            abstaining: whether the model's threshold decides where it abstains.
         """
-        prompts = [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
-        abstained = self._abstained(prompts) if abstaining else {}
-        answered = [prompt for i, prompt in enumerate(prompts) if i not in abstained]
-        answers = iter(self._generated(answered, options))
-        return [abstained[i] if i in abstained else next(answers) for i in range(len(prompts))]
+        prompts = self._prompts(conversations)
+        answers = self._abstained(prompts) if abstaining else {}
+        others = [i for i in range(len(prompts)) if i not in answers]
+        answers |= zip(others, self._generated([prompts[i] for i in others], options), strict=True)
+        abstention = self.abstention
+        if abstaining and abstention is not None and abstention.threshold is not None:
+            wrong = [i for i in others if abstention.is_said_by(answers[i])]
+            better = self._alternatives([prompts[i] for i in wrong], options, abstention)
+            answers |= zip(wrong, better, strict=True)
+        return [answers[i] for i in range(len(prompts))]
 
     def _generated(self, prompts: Sequence[Sequence[int]], options: GenerateConfig) -> list[Answer]:
-        completions = complete(self.model, prompts, options, self.chat.stop_ids(self.tokenizer))
+        completions = complete(self.model, prompts, options, self._stop_ids())
         each, answers = options.candidates, []
         for number, prompt in enumerate(prompts):
             drawn = completions[number * each : (number + 1) * each]
@@ -159,20 +193,36 @@ class Answerer:
     def stream(self, messages: Sequence[Message], **options: Any) -> Iterator[str | Answer]:
         """Yield pieces of the answer's text once they are final, then the whole as an Answer.
 
-        With several candidates nothing is final before all are drawn: the text is one piece.
+        With several candidates nothing is final before all are drawn: the text is one piece. Where
+        a threshold forbids the sentence for no answer, nothing is that could still become it.
         """
-        settings = GenerateConfig(**options)
+        settings, abstention = GenerateConfig(**options), self.abstention
         if settings.candidates > 1:
             answer = self.replies([messages], settings)[0]
             yield from (str(answer), answer)
             return
-        prompt = self.chat.encode_prompt(list(messages), self.tokenizer)
+        [prompt] = self._prompts([messages])
         if abstained := self._abstained([prompt]):
             yield from (str(abstained[0]), abstained[0])
             return
-        stop_ids, decoder = self.chat.stop_ids(self.tokenizer), self.tokenizer.stream()
+        held: str | None = "" if abstention and abstention.threshold is not None else None
+        for piece in self._pieces(prompt, settings):
+            if abstention is None or held is None:
+                yield piece
+            elif isinstance(piece, Answer):
+                if abstention.is_said_by(piece):
+                    [piece] = self._alternatives([prompt], settings, abstention)
+                yield from (str(piece), piece)
+            else:
+                held += piece
+                if held.strip() and not abstention.may_begin_with(held):
+                    yield held
+                    held = None
+
+    def _pieces(self, prompt: Sequence[int], options: GenerateConfig) -> Iterator[str | Answer]:
+        stop_ids, decoder = self._stop_ids(), self.tokenizer.stream()
         completion, pieces = Completion(), []
-        for step in stream(self.model, [prompt], settings, stop_ids):
+        for step in stream(self.model, [prompt], options, stop_ids):
             completion.finish_reason = step.finish_reason or completion.finish_reason
             if step.finish_reason != "stop":
                 completion.ids.append(step.token_id)

@@ -27,6 +27,7 @@ from quatrain.train.judge import Judge
 from quatrain.train.loop import accumulate
 from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
 from quatrain.train.settle import MOST_QUESTIONS, fewest_rows, power_of_two
+from quatrain.words import Sentence
 
 LONGEST = 2 * 3600.0
 """Seconds for a run from model.init without a limit."""
@@ -39,6 +40,9 @@ _FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
 """Questions of an evaluation before there are more evaluations; questions asked in any case."""
 _SHARE_FOR_LOSS, _FEWEST_ROWS = 0.25, 4
 _WANTED_STEPS = 100
+_FEWEST_PASSES, _MOST_PASSES = 3, 50
+"""Passes of a fine-tuning below which a list of answers is hardly learnt, and above which nothing
+more is (docs/LOG.md)."""
 _BYTES_SAVED = 300 * 10**6
 """Bytes hashed and written per second on a laptop: trained weights and their two moments."""
 _SHARE_FOR_TRIAL, _FEWEST_TRIALS, _MOST_TRIALS = 0.03, 2, 8
@@ -171,6 +175,37 @@ def fit_steps(config: Config, costs: Costs, evaluations: int, each: float, left:
     if not train.eval_interval:
         every = min(every, max(1, math.ceil(steps / evaluations)))
     return config.replace(train=train.replace(max_steps=steps, eval_interval=every))
+
+
+def passes_of(config: Config, num_rows: int) -> float:
+    """Say how often a run of settled length goes over its training data."""
+    return (config.train.max_steps or 0) * (config.train.batch_size or 1) / max(1, num_rows)
+
+
+def about_passes(
+    request: Config, config: Config, num_rows: int, longest: float | None
+) -> Sentence | None:
+    """Say whether the clock gives a fine-tuning too few passes over its data, or far too many.
+
+    Args:
+        request: as in the recipe.
+        config: settled.
+        num_rows: of the training data.
+        longest: seconds of the run; None where steps have another limit.
+    """
+    given, passes = request.train, passes_of(config, num_rows)
+    if longest is None or given.task != "sft" or not passes:
+        return None
+    if given.max_steps and config.train.max_steps == given.max_steps:
+        return None
+    if passes < min(_FEWEST_PASSES, given.epochs or _FEWEST_PASSES):
+        minutes = math.ceil(longest * _FEWEST_PASSES / passes / 60)
+        return Sentence.of(
+            "train.few_passes", passes=passes, fewest=_FEWEST_PASSES, minutes=minutes
+        )
+    if passes > _MOST_PASSES and not given.epochs:
+        return Sentence.of("train.many_passes", passes=passes, most=_MOST_PASSES)
+    return None
 
 
 # --- the trial -----------------------------------------------------------------------------------

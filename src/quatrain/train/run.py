@@ -28,6 +28,7 @@ from quatrain.progress import working
 from quatrain.run_dir import ENVIRONMENT
 from quatrain.text.abstention import Abstention
 from quatrain.train.adapted import add_adapters_of, settle_adapters
+from quatrain.train.budget import passes_of
 from quatrain.train.checkpoint import Keeper, State, files_of_base
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal
@@ -277,6 +278,7 @@ def _introduce(
             rate=train.learning_rate,
             at_once=train.micro_batch_size,
             precision=train.precision,
+            passes=passes_of(config, len(data.train)),
         )
     )
     if data.questions or data.eval is not None:

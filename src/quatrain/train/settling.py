@@ -25,6 +25,7 @@ from quatrain.model.llama import LlamaModel
 from quatrain.train.budget import (
     MARGIN,
     Costs,
+    about_passes,
     fit_batch,
     fit_evaluations,
     fit_steps,
@@ -39,7 +40,7 @@ from quatrain.train.loop import Evaluation
 from quatrain.train.plan import make_plan, refusal, rows_at_once
 from quatrain.train.products import multiplies_bfloat16
 from quatrain.train.settle import settle, settle_intervals
-from quatrain.words import say
+from quatrain.words import say, tell
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +97,16 @@ def settle_run(
             raise error
     if not is_timed(config):
         return settle_intervals(by_size(config, config, data, device, free)), None
-    tried = try_out(config, data, model, trial, free)
-    config, longest = tried.config, time_of(config)
+    request, longest = config, time_of(config)
+    tried = try_out(request, data, model, trial, free)
+    config = tried.config
     judge, begun = Judge(config, data, model), time.monotonic()
     first = judge.evaluate(0)
     each = _OF_THE_FIRST * (time.monotonic() - begun) + tried.costs.save
     if longest is not None:
         left = MARGIN * longest - (time.monotonic() - started)
         config = fit_steps(config, tried.costs, tried.evaluations - 1, each, left)
+    _warn_of_passes(request, config, data, longest)
     return settle_intervals(_spread(config, tried)), first
 
 
@@ -144,14 +147,23 @@ def expect(
     Returns:
         The settled Config, and the seconds of a step and of an evaluation with its checkpoint.
     """
-    tried, longest = try_out(config, data, model, None, free), time_of(config)
+    request, longest = config, time_of(config)
+    tried = try_out(request, data, model, None, free)
     config, asked = tried.config, tried.config.evaluate
     check = tried.costs.evaluation(asked.questions or 0, asked.rows or 0)
     if longest is not None:
         left = MARGIN * longest - check
         config = fit_steps(config, tried.costs, tried.evaluations - 1, check, left)
+    _warn_of_passes(request, config, data, longest)
     step = tried.costs.step(config.train.batch_size or 1)
     return settle_intervals(_spread(config, tried)), step, check
+
+
+def _warn_of_passes(
+    request: Config, config: Config, data: PreparedData, longest: float | None
+) -> None:
+    if (said := about_passes(request, config, len(data.train), longest)) is not None:
+        logger.warning(tell(said))
 
 
 def _spread(config: Config, tried: Tried) -> Config:

@@ -1,0 +1,138 @@
+"""The best answer to a prompt that is not a given one.
+
+Barred answers form a tree of tokens. The best other answer leaves this tree where the tokens up to
+and including the first new one are most likely together, and goes on as the model would:
+
+    barred     Sans 0.90   réponse 0.99   <eot> 0.99
+    partings   À 0.04      Sans doute 0.90 x 0.005     the first is likelier: "À Lille"
+
+If the result is barred too, it joins the tree, and the search goes on (Lawler, 1972).
+
+Shapes: L tokens of a barred answer, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from quatrain.config import GenerateConfig
+from quatrain.generate.abstain import log_p_of
+from quatrain.generate.engine import Completion, complete
+from quatrain.model.llama import LlamaModel
+
+_MOST_TRIED = 8
+"""Answers tried for each prompt."""
+_LIKELIEST = 32
+"""Tokens kept at each place: more than can be barred there."""
+
+
+class _Tree:
+    """What is barred after one prompt; an empty answer always is."""
+
+    def __init__(self, stop_ids: Collection[int]) -> None:
+        self.stop_ids = frozenset(stop_ids)
+        self.barred: dict[tuple[int, ...], set[int]] = defaultdict(set, {(): set(stop_ids)})
+        self.likely: dict[tuple[int, ...], list[tuple[float, int]]] = {}
+
+    def bar(self, answer: Completion) -> list[int]:
+        """Bar an answer; give the tokens whose alternatives are of interest."""
+        ids = tuple(answer.ids)
+        for place, token_id in enumerate(ids):
+            self.barred[ids[:place]].add(token_id)
+        if answer.finish_reason == "length":
+            return [*ids]
+        self.barred[ids].update(self.stop_ids)
+        return [*ids, min(self.stop_ids)]
+
+    def parting(self) -> list[int]:
+        """Give the likeliest tokens with which no barred answer begins."""
+        _, opening, token_id = max(
+            (log_p, opening, token_id)
+            for opening, likeliest in self.likely.items()
+            for log_p, token_id in likeliest
+            if token_id not in self.barred[opening]
+        )
+        return [*opening, token_id]
+
+
+def alternatives(
+    model: LlamaModel,
+    prompts: Sequence[Sequence[int]],
+    barred: Sequence[int],
+    is_barred: Callable[[Sequence[int]], bool],
+    options: GenerateConfig,
+    stop_ids: Collection[int],
+) -> list[Completion]:
+    """Answer each prompt otherwise than by one given answer; with options.candidates, by one.
+
+    Args:
+        model: the model.
+        prompts: their ids.
+        barred: the ids of the answer, without the stop token.
+        is_barred: whether ids are that answer in another spelling. After eight answers of which
+            this is true the last one is given.
+        options: how answers are generated.
+        stop_ids: the ids that end an answer.
+    """
+    trees = [_Tree(stop_ids) for _ in prompts]
+    found = [Completion([*barred], "stop") for _ in prompts]
+    waiting = list(range(len(prompts)))
+    for _ in range(_MOST_TRIED):
+        _grow(model, prompts, trees, {number: found[number] for number in waiting})
+        openings = {number: trees[number].parting() for number in waiting}
+        for number, completion in _continued(model, prompts, openings, options, stop_ids).items():
+            found[number] = completion
+        waiting = [number for number in waiting if is_barred(found[number].ids)]
+        if not waiting:
+            break
+    return found
+
+
+def _grow(
+    model: LlamaModel,
+    prompts: Sequence[Sequence[int]],
+    trees: Sequence[_Tree],
+    answers: Mapping[int, Completion],
+) -> None:
+    """Bar an answer in each of several trees, and note what is likely beside its tokens."""
+    context = model.config.max_position_embeddings
+    numbers = list(answers)
+    paths = [trees[i].bar(answers[i])[: context - len(prompts[i])] for i in numbers]
+    for place, log_p_LV in log_p_of(model, [prompts[i] for i in numbers], paths):
+        path, likely = paths[place], trees[numbers[place]].likely
+        top = log_p_LV.topk(min(_LIKELIEST, log_p_LV.shape[-1]))
+        before = 0.0
+        for depth, token_id in enumerate(path):
+            values, ids = top.values[depth].tolist(), top.indices[depth].tolist()
+            likely[tuple(path[:depth])] = [
+                (before + value, one) for value, one in zip(values, ids, strict=True)
+            ]
+            before += float(log_p_LV[depth, token_id])
+
+
+def _continued(
+    model: LlamaModel,
+    prompts: Sequence[Sequence[int]],
+    openings: Mapping[int, list[int]],
+    options: GenerateConfig,
+    stop_ids: Collection[int],
+) -> dict[int, Completion]:
+    """Continue answers that have begun, those with equally long openings side by side."""
+    found: dict[int, Completion] = {}
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for number, opening in openings.items():
+        room = model.config.max_position_embeddings - len(prompts[number])
+        if opening[-1] in stop_ids:
+            found[number] = Completion(opening[:-1], "stop")
+        elif len(opening) >= min(room, options.max_new_tokens):
+            found[number] = Completion(opening[: options.max_new_tokens], "length")
+        else:
+            by_length[len(opening)].append(number)
+    for length, numbers in by_length.items():
+        rest = options.replace(max_new_tokens=options.max_new_tokens - length, candidates=1)
+        begun = [[*prompts[number], *openings[number]] for number in numbers]
+        for number, completion in zip(numbers, complete(model, begun, rest, stop_ids), strict=True):
+            ids = [*openings[number], *completion.ids]
+            found[number] = Completion(ids, completion.finish_reason)
+    return found
