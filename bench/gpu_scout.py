@@ -97,8 +97,8 @@ def measured(config: ModelConfig, options: argparse.Namespace, visits: bool) -> 
         seconds.append(time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
     best = min(seconds[1:] or seconds)
-    return {"tokens_per_second": round(ids.numel() / best), "step_seconds": seconds, "peak_gb": peak,
-            "learning": sum(p.numel() for p in learning)}  # fmt: skip
+    return {"tokens_per_second": round(ids.numel() / best), "step_seconds": seconds,
+            "peak_gb": peak, "learning": sum(p.numel() for p in learning)}  # fmt: skip
 
 
 def base_of(config: ModelConfig, device: torch.device) -> LlamaModel:

@@ -386,7 +386,7 @@ def test_the_temperature_is_for_layers_without_rope() -> None:
 def test_one_token_sees_what_the_cache_holds(
     heads: int, chunk: int | None, dtype: torch.dtype
 ) -> None:
-    if kinds_native._library("products") is None:
+    if kinds_native.library("products") is None:
         pytest.skip("no C++ compiler that can compile products.cpp")
     generator = torch.Generator().manual_seed(0)
     room = torch.randn(2, 3, heads, 20, 24, generator=generator).to(dtype)

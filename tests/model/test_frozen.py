@@ -182,7 +182,7 @@ def test_a_few_vectors_meet_a_group_of_plain_weights(
     stack = torch.randn(3, 40, outputs, generator=generator).to(dtype)
     x = torch.randn(rows, 40, generator=generator)
     found = times_few(x, stack, 2)
-    if kinds_native._library("products") is None:
+    if kinds_native.library("products") is None:
         pytest.skip("no C++ compiler that can compile products.cpp")
     assert found is not None
     assert_close(found, x @ stack[2].float(), atol=1e-4, rtol=1e-5)
@@ -218,7 +218,7 @@ def test_a_few_vectors_are_multiplied_without_decoding(kind: str, rows: int) -> 
     x = torch.randn(rows, expected.shape[1], generator=generator)
     assert_close(times(x, frozen, group), x @ expected.T, atol=1e-3, rtol=1e-4)
     found = times_few(x, frozen, group)
-    compiled = kinds_native._library("products") is not None and kind != "F16"
+    compiled = kinds_native.library("products") is not None and kind != "F16"
     assert (found is not None) == (rows <= 8 and compiled)
 
 

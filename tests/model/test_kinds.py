@@ -30,9 +30,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compile the decoders into a directory of these tests, where there is a compiler."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        kinds_native._library.cache_clear()
+        kinds_native.library.cache_clear()
         yield
-    kinds_native._library.cache_clear()
+    kinds_native.library.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -298,18 +298,18 @@ def decoded() -> Tensor:
 def test_decoders_are_compiled_once_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kinds_native._library("kinds") is None:
+    if kinds_native.library("kinds") is None:
         pytest.skip("no C++ compiler that can compile kinds.cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kinds_native._library.cache_clear()
+    kinds_native.library.cache_clear()
     decoded()
     (file,) = (tmp_path / "quatrain").iterdir()
     made = file.stat().st_mtime_ns
-    kinds_native._library.cache_clear()
+    kinds_native.library.cache_clear()
     decoded()
     assert [file.stat().st_mtime_ns] == [f.stat().st_mtime_ns for f in file.parent.iterdir()]
     assert file.stat().st_mtime_ns == made
-    kinds_native._library.cache_clear()
+    kinds_native.library.cache_clear()
 
 
 @pytest.mark.parametrize("fault", ["none", "fails", "nonsense"])
@@ -327,8 +327,8 @@ def test_without_a_compiler_torch_decodes(
     if fault == "none":
         monkeypatch.setenv("PATH", str(compiler.parent))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kinds_native._library.cache_clear()
+    kinds_native.library.cache_clear()
     with caplog.at_level(logging.INFO):
         assert same_bits(decoded(), wanted)
     assert "torch reads stored weights" in caplog.text
-    kinds_native._library.cache_clear()
+    kinds_native.library.cache_clear()

@@ -9,6 +9,8 @@ Shapes: B rows, N heads of keys, S columns, T new columns, D width of a head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,22 @@ class LayerCache:
         self._keys[:, :, new], self._values[:, :, new] = k, v
         self._positions[:, new] = positions
         self._stop = new.stop
+        held = slice(self._start, self._stop)
+        return self._keys[:, :, held], self._values[:, :, held], self._positions[:, held]
+
+    def reserve(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Append one column whose keys and values the caller will write, last of those returned.
+
+        Args:
+            positions: of the new column in each row [B, 1].
+        """
+        assert self._keys is not None and self._values is not None  # noqa: PT018
+        self._forget()
+        column = self._keys[:, :, :1]  # of the right shape; only that counts
+        self._make_room(column, column, positions)
+        assert self._positions is not None
+        self._positions[:, self._stop] = positions[:, 0]
+        self._stop += 1
         held = slice(self._start, self._stop)
         return self._keys[:, :, held], self._values[:, :, held], self._positions[:, held]
 
@@ -93,6 +111,8 @@ class Cache:
         self.layers = [LayerCache(chunk) for chunk in chunks]
         self.next_position: Tensor | None = None
         """Position of each row's next token, [B]; None while nothing has been read."""
+        self.one_token: Any = None
+        """What computes single tokens (one_token.py), once it is known whether anything can."""
 
     def positions(self, num_tokens: int) -> Tensor:
         """Positions of the next tokens of every row, [B, T]."""

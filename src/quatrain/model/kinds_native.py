@@ -29,10 +29,18 @@ from quatrain.model import kinds_gguf, kinds_nf4
 logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
-SOURCES = {"kinds": ("kinds.cpp",), "products": ("products.cpp", "kinds.cpp")}
+SOURCES = {
+    "kinds": ("kinds.cpp",),
+    "products": ("products.cpp", "kinds.cpp"),
+    "one_token": ("one_token.cpp", "products.cpp", "kinds.cpp"),
+}
 """Files of each library; the first one is compiled, and includes the others."""
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-FUSED = {"kinds": "-ffp-contract=off", "products": "-ffp-contract=fast"}
+FUSED = {
+    "kinds": "-ffp-contract=off",
+    "products": "-ffp-contract=fast",
+    "one_token": "-ffp-contract=fast",
+}
 """Whether a product and a sum may become one operation, which rounds once."""
 SECONDS = 60
 """For the compiler."""
@@ -57,12 +65,12 @@ def decode(name: str, parts: Mapping[str, Tensor], rows: slice | Tensor, out: Te
     """Decode rows into out [n, width]; tell whether that was possible, and do nothing otherwise."""
     if not _readable(name, parts):
         return False
-    library = _library("kinds")
-    if library is None:
+    native = library("kinds")
+    if native is None:
         return False
     numbers = None if isinstance(rows, slice) else rows.to(torch.int64).contiguous()
     threads = _threads(out.numel(), len(out))
-    getattr(library, f"decode_{name}")(
+    getattr(native, f"decode_{name}")(
         *_located(name, parts),
         _address(numbers) if numbers is not None else ctypes.c_void_p(),
         _I64(rows.start if isinstance(rows, slice) else 0),
@@ -74,11 +82,11 @@ def decode(name: str, parts: Mapping[str, Tensor], rows: slice | Tensor, out: Te
 
 def encode_nf4(weight_OI: Tensor, middles: Tensor, codes: Tensor, largest: Tensor) -> bool:
     """Encode contiguous float32 blocks; see kinds_nf4.encode_blocks. Tell whether it was done."""
-    library = _library("kinds") if weight_OI.device.type == "cpu" else None
-    if library is None:
+    native = library("kinds") if weight_OI.device.type == "cpu" else None
+    if native is None:
         return False
     blocks = largest.numel()
-    library.encode_nf4(
+    native.encode_nf4(
         _address(weight_OI), _address(middles), ctypes.c_float(kinds_nf4.LEAST), _I64(blocks),
         _address(codes), _address(largest), ctypes.c_int(_threads(weight_OI.numel(), blocks)),
     )  # fmt: skip
@@ -100,12 +108,12 @@ def multiply(name: str, parts: Mapping[str, Tensor], rows: slice, x: Tensor, out
 
 def multiply_columns(weight_IO: Tensor, x: Tensor, out: Tensor) -> bool:
     """Multiply a few vectors by a float32 or bfloat16 matrix [I, O]; see `multiply`."""
-    name, library = _PLAIN.get(weight_IO.dtype), _library("products")
-    if name is None or library is None or weight_IO.is_cuda or weight_IO.stride(1) != 1:
+    name, native = _PLAIN.get(weight_IO.dtype), library("products")
+    if name is None or native is None or weight_IO.is_cuda or weight_IO.stride(1) != 1:
         return False
     width, count = weight_IO.shape
     threads = _threads(count * width, -(-count // 64), MULTIPLIED)
-    getattr(library, f"multiply_columns_{name}")(
+    getattr(native, f"multiply_columns_{name}")(
         _address(weight_IO), _I64(weight_IO.stride(0)), _I64(count), _I64(width), _address(x),
         _I64(len(x)), _address(out), _I64(out.stride(0)), ctypes.c_int(threads),
     )  # fmt: skip
@@ -128,14 +136,14 @@ def attend_one(
     Returns:
         [B, N, 1, D], computed in float32.
     """
-    name, library = _PLAIN.get(q.dtype), _library("products")
+    name, native = _PLAIN.get(q.dtype), library("products")
     alike = keys.stride() == values.stride() and keys.stride(3) == 1 and held_BS.stride(1) == 1
-    if name is None or library is None or not alike or keys.dtype != q.dtype:
+    if name is None or native is None or not alike or keys.dtype != q.dtype:
         return None
     batch, heads, length, width = keys.shape
     out = torch.empty_like(q)
     threads = max(1, min(torch.get_num_threads(), batch * heads, keys.numel() // ATTENDED))
-    getattr(library, f"attend_{name}")(
+    getattr(native, f"attend_{name}")(
         _address(q), _address(keys), _address(values), *map(_I64, keys.stride()[:3]),
         _address(held_BS), _I64(held_BS.stride(0)), _address(at_B), _I64(chunk or 0), _I64(batch),
         _I64(heads), _I64(q.shape[1] // heads), _I64(length), _I64(width), _address(out),
@@ -145,12 +153,12 @@ def attend_one(
 
 
 def _multiply(name: str, located: list[Any], rows: slice, x: Tensor, out: Tensor) -> bool:
-    library = _library("products")
-    if library is None:
+    native = library("products")
+    if native is None:
         return False
     count, width = rows.stop - rows.start, x.shape[1]
     threads = _threads(count * width, count, MULTIPLIED)
-    getattr(library, f"multiply_{name}")(
+    getattr(native, f"multiply_{name}")(
         *located, _I64(rows.start), _I64(count), _I64(width), _address(x), _I64(len(x)),
         _address(out), _I64(out.stride(0)), ctypes.c_int(threads),
     )  # fmt: skip
@@ -193,7 +201,7 @@ def _address(tensor: Tensor) -> ctypes.c_void_p:
 
 
 @cache
-def _library(name: str) -> ctypes.CDLL | None:
+def library(name: str) -> ctypes.CDLL | None:
     """Load a library; compile it first where no earlier process has."""
     compiler = shutil.which("c++")
     if compiler is None:

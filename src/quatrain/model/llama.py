@@ -22,6 +22,7 @@ from quatrain.model.frozen import Frozen
 from quatrain.model.layout import Layout, Segments
 from quatrain.model.moe import ExpertMLP, MoE, Router, Routing, SharedMLP
 from quatrain.model.norm import RMSNorm
+from quatrain.model.one_token import MOST_ROWS, OneToken
 from quatrain.model.rope import RotaryPositionalEmbedding
 from quatrain.model.targets import Adapters
 from quatrain.model.weights import Embedding, Linear
@@ -96,6 +97,10 @@ class Decoder(nn.Module):
         rotation = self.rotary_emb(layout.positions)
         x_BTH = self.embed_tokens(ids_BT)
         x_BTH = x_BTH.to(self.states_dtype or x_BTH.dtype)
+        if cache is not None and layout.documents is None and self._continues_by_one(x_BTH, cache):
+            states_BH = x_BTH[:, 0].float().contiguous()
+            states_BH = cache.one_token(states_BH, rotation, layout.positions, cache)
+            return Hidden(self.norm(states_BH[:, None].to(x_BTH.dtype)), {})
         routings = {}
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache.layers[index]
@@ -109,6 +114,17 @@ class Decoder(nn.Module):
             if routing is not None:
                 routings[index] = routing
         return Hidden(self.norm(x_BTH), routings)
+
+    def _continues_by_one(self, x_BTH: Tensor, cache: Cache) -> bool:
+        """Whether compiled code computes this token; decided once for a cache."""
+        rows, length = x_BTH.shape[:2]
+        if length != 1 or rows > MOST_ROWS or x_BTH.is_cuda or torch.is_grad_enabled():
+            return False
+        if torch.is_autocast_enabled("cpu"):
+            return False
+        if cache.one_token is None:
+            cache.one_token = OneToken.of(list(self.layers)) or False
+        return bool(cache.one_token)
 
     def _layout(self, ids_BT: Tensor, segments: Segments | None, cache: Cache | None) -> Layout:
         """Derive positions and runs, and record them in the cache."""
