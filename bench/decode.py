@@ -2,10 +2,10 @@
 
     python bench/decode.py WORK [--repeats 3] [--base DIR] [--sides ours-f32 llama-f32 ...]
 
-The model is that of bench/step.py, or a directory in Llama 4's form. Sides are alternated, each in a
-process of its own: one prompt of 32 tokens and 96 new ones, eight prompts at once, and a prompt of
-512 tokens that is only read. The rate at which this machine reads memory is measured beside them,
-since each token reads the active weights once.
+The model is that of bench/step.py, or a directory in Llama 4's form. Sides are alternated, each in
+a process of its own: one prompt of 32 tokens and 96 new ones, eight prompts at once, and a prompt
+of 512 tokens that is only read. The rate at which this machine reads memory is measured beside
+them, since each token reads the active weights once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sides import filled, shape
 
 NEW, PROMPT, LONG, ROWS = 96, 32, 512, 8
 SIDES = ("ours-f32", "llama-f32", "ours-bf16", "llama-bf16", "ours-int8", "llama-q8_0")
+KEYS = ("tokens_s", "tokens_s_of_8", "prompt_tokens_s", "read_gb_s")
 PEERS = ("peer-f32", "peer-bf16")
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     make(options.work, options.base)
     found = alternate(__file__, options.sides, options.repeats)
     table = {name: {key: round(statistics.median(run[key] for run in runs), 2)
-                    for key in runs[0]} for name, runs in found.items()}  # fmt: skip
+                    for key in KEYS} for name, runs in found.items()}  # fmt: skip
     print(json.dumps(table, indent=1))
 
 
