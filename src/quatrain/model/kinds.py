@@ -143,29 +143,33 @@ def encode(kind: Kind, weight_OI: Tensor) -> dict[str, Tensor]:
     scales]; offset, float32 []. int8 gives codes, int8 [O, I], and scales, float32 [O].
     """
     assert fits(kind, weight_OI.shape[1]), (kind.name, weight_OI.shape)
-    assert kind.name in ("nf4", "int8"), f"{kind.name} is only read"
+    assert kind.name in _ENCODERS, f"{kind.name} is only read"
     step = max(1, _AT_ONCE // max(weight_OI.shape[1], 1))
     pieces = (piece.float().contiguous() for piece in weight_OI.split(step))
-    parts = kinds_nf4.encode(pieces) if kind.name == "nf4" else encode_int8(pieces)
+    encoder, dtype = _ENCODERS[kind.name]
+    size = len(weight_OI), kind.row_bytes(weight_OI.shape[1])
+    parts = encoder(pieces, torch.empty(size, dtype=dtype, device=weight_OI.device))
     largest = parts["offset" if kind.name == "nf4" else "scales"]
     assert largest.isfinite().all(), "weights that are not finite, or too large to be averaged"
     return parts
 
 
-def encode_int8(pieces: Iterable[Tensor]) -> dict[str, Tensor]:
+def encode_int8(pieces: Iterable[Tensor], codes: Tensor) -> dict[str, Tensor]:
     """Divide each row by a 127th of its largest magnitude, and round half to even.
 
     A row of zeros has the scale 0. The scale of a row of the smallest float32 numbers is itself
     rounded, so that a quotient may be above 127; it is stored as 127.
     """
-    codes, scales = list[Tensor](), list[Tensor]()
+    scales, row = list[Tensor](), 0
     for piece in pieces:
-        scales_O = piece.abs().amax(1) / 127
-        divisors = torch.where(scales_O == 0, 1, scales_O)
-        found = (piece / divisors[:, None]).round_().clamp_(-127, 127)
-        codes.append(found.to(torch.int8))
-        scales.append(scales_O)
-    return {"codes": torch.cat(codes), "scales": torch.cat(scales)}
+        scales.append(piece.abs().amax(1) / 127)
+        divisors = torch.where(scales[-1] == 0, 1, scales[-1])
+        codes[row : row + len(piece)] = (piece / divisors[:, None]).round_().clamp_(-127, 127)
+        row += len(piece)
+    return {"codes": codes, "scales": torch.cat(scales)}
+
+
+_ENCODERS = {"nf4": (kinds_nf4.encode, torch.uint8), "int8": (encode_int8, torch.int8)}
 
 
 def _write_int8(parts: Parts, wide: Tensor) -> None:

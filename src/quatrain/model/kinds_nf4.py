@@ -105,9 +105,14 @@ def write(name: str, parts: Mapping[str, Tensor], wide: Tensor) -> None:
     wide.view(-1, BLOCK).mul_(scales.view(-1, 1))
 
 
-def encode(pieces: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Store a matrix, given as contiguous float32 pieces [n, I] of its rows."""
-    codes, each = list[Tensor](), list[Tensor]()
+def encode(pieces: Iterable[Tensor], codes: Tensor) -> dict[str, Tensor]:
+    """Store a matrix.
+
+    Args:
+        pieces: contiguous float32 pieces [n, I] of its rows, in order.
+        codes: uint8 [O, I/2], which is filled.
+    """
+    each, row = list[Tensor](), 0
     for piece in pieces:
         blocks = piece.view(-1, BLOCK)
         each.append(blocks.abs().amax(1))
@@ -115,12 +120,14 @@ def encode(pieces: Iterable[Tensor]) -> dict[str, Tensor]:
         table = values(piece.device)
         found = torch.bucketize(scaled, (table[:-1] + table[1:]) / 2, out_int32=True)
         found = found.to(torch.uint8).view(piece.shape)
-        codes.append(found[:, ::2] << 4 | found[:, 1::2])
-    largest, joined = torch.cat(each), torch.cat(codes)
+        codes[row : row + len(piece)] = found[:, ::2] << 4 | found[:, 1::2]
+        row += len(piece)
+    largest = torch.cat(each)
     offset = largest.mean()
     scales, nested = _encode_scales(largest - offset)
     return {
-        "codes": joined, "scales": scales.view(len(joined), -1), "nested": nested, "offset": offset,
+        "codes": codes, "scales": scales.view(len(codes), -1), "nested": nested,
+        "offset": offset,
     }  # fmt: skip
 
 
