@@ -61,7 +61,10 @@ def installed(name: str) -> bool:
 def row(kind: Kind, dtype: torch.dtype, width: int, options: argparse.Namespace) -> str:
     """Measure a kind; give the cells of its row."""
     weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
-    parts = encode(kind, weight) if kind.name in ("nf4", "int8") else blocks(kind, width)
+    if kind.name in ("nf4", "fp4", "int8"):  # the codes of fp4 lie as those of nf4
+        parts = encode(KINDS[kind.name.replace("fp4", "nf4")], weight)
+    else:
+        parts = blocks(kind, width)
     sides = ours(kind, parts, width, dtype) | peer(kind, parts, weight, dtype)
     rates = in_turn(sides, width * width, options.repeats)
     middle = {side: statistics.median(found) for side, found in rates.items()}
@@ -107,7 +110,7 @@ def peer(kind: Kind, parts: dict[str, Tensor], weight: Tensor, dtype: torch.dtyp
         )
         state.dtype = dtype
         return {"peer": lambda: theirs.dequantize_4bit(codes, state)}
-    if kind.name not in ("nf4", "int8") and dtype == torch.float32 and installed("gguf"):
+    if kind.name not in ("nf4", "fp4", "int8") and dtype == torch.float32 and installed("gguf"):
         import gguf
 
         read, theirs_kind = parts["blocks"].numpy(), gguf.GGMLQuantizationType[kind.name.upper()]
