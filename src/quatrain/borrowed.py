@@ -52,6 +52,8 @@ _NAMES = {
     "generate.max_new_tokens": "max_tokens num_predict n_predict",
     "generate.temperature": "temp",
     "generate.repetition_penalty": "repeat_penalty",
+    "generate.stop": "stop_strings stop_sequences",
+    "generate.logprobs": "top_logprobs n_probs",
 }
 _FIELD_OF = {name: fields.split() for fields, names in _NAMES.items() for name in names.split()}
 

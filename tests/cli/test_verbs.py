@@ -86,6 +86,34 @@ def test_ask_prints_the_answer_and_its_counts(quatrain: Any, trained: Path) -> N
     assert streamed.out == found["answer"] + "\n"
 
 
+def test_ask_prints_log_probabilities_where_they_are_asked_for(
+    quatrain: Any, trained: Path
+) -> None:
+    asked = ("ask", trained, "Le toit est vert. De quelle couleur ?", "--set", "logprobs=2")
+    found = quatrain(*asked, "--set", "max_new_tokens=3", "--json").json
+    for token in found["logprobs"]:
+        assert set(token) == {"token", "id", "bytes", "logprob", "top_logprobs"}
+        assert bytes(token["bytes"]).decode(errors="replace") == token["token"]
+        assert token["top_logprobs"][0] == {
+            k: token[k] for k in ("token", "id", "bytes", "logprob")
+        }
+        assert len(token["top_logprobs"]) == 2
+    eval_ = quatrain("eval", trained, "exam.jsonl", "--set", "logprobs=1", "--json")
+    for refused in (quatrain(*asked), quatrain("ask", trained, "--set", "logprobs=0"), eval_):
+        assert refused.code == 2
+        assert "[Q208] logprobs=" in refused.err
+
+
+def test_ask_ends_before_a_stop_string(quatrain: Any, trained: Path) -> None:
+    asked = ("ask", trained, "Le toit est vert. De quelle couleur ?")
+    whole = quatrain(*asked).out.removesuffix("\n")
+    stop = whole[len(whole) // 2]
+    assert quatrain(*asked, "--set", f'stop="{stop}"').out == whole.split(stop)[0] + "\n"
+    refused = quatrain(*asked, "--set", "stop=")
+    assert refused.code == 2
+    assert "empty string" in refused.err
+
+
 def test_ask_reads_its_context_from_a_file(quatrain: Any, trained: Path, tmp_path: Path) -> None:
     context = tmp_path / "context.txt"
     context.write_text("Le toit est vert.", encoding="utf-8")

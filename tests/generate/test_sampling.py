@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from quatrain.config import GenerateConfig
-from quatrain.generate.sampling import choose, generators, keep_likely, penalise
+from quatrain.generate.sampling import choose, discourage, generators, keep_likely, penalise
 
 LOG = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None]
 """Logits whose probabilities are 0.5, 0.3, 0.15, 0.05."""
@@ -121,3 +121,78 @@ def test_the_global_generator_is_left_alone() -> None:
 
 def test_bfloat16_logits_are_widened() -> None:
     assert drawn(LOG.bfloat16(), temperature=1.0, top_k=1) == [0]
+
+
+@pytest.mark.parametrize(
+    ("min_p", "expected"),
+    [
+        (0.0, [0.5, 0.3, 0.15, 0.05]),
+        (0.25, [0.5263, 0.3158, 0.1579, 0]),  # at least 0.125
+        (0.5, [0.625, 0.375, 0, 0]),
+        (1.0, [1, 0, 0, 0]),
+    ],
+)
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(
+    min_p: float, expected: list[float]
+) -> None:
+    found = keep_likely(LOG, None, 1.0, min_p)[0]
+    assert_close(found, torch.tensor(expected, dtype=torch.float32), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("top_k", [None, 7])
+@pytest.mark.parametrize("top_p", [0.8, 1.0])
+@pytest.mark.parametrize("min_p", [0.05, 0.3])
+def test_top_k_top_p_and_min_p_agree_with_transformers(
+    temperature: float, top_k: int | None, top_p: float, min_p: float
+) -> None:
+    process = pytest.importorskip("transformers.generation.logits_process")
+    logits = 3 * torch.randn(4, 40, generator=torch.Generator().manual_seed(1))
+    theirs = process.TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k:
+        theirs = process.TopKLogitsWarper(top_k)(None, theirs)
+    if top_p < 1:
+        theirs = process.TopPLogitsWarper(top_p)(None, theirs)
+    theirs = process.MinPLogitsWarper(min_p)(None, theirs)
+    ours = keep_likely(logits / temperature, top_k, top_p, min_p)
+    assert_close(ours, theirs.softmax(-1))
+
+
+def test_min_p_is_applied_after_temperature() -> None:
+    # 0.3 is 0.6 of 0.5, but at temperature 0.5 only 0.36 of it
+    assert set(drawn(LOG, 200, temperature=1.0, min_p=0.5)) == {0, 1}
+    assert set(drawn(LOG, 200, temperature=0.5, min_p=0.5)) == {0}
+
+
+def test_presence_counts_once_and_frequency_each_time() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+    found = discourage(logits, [[3, 1, 3, 3], []], presence=0.5, frequency=0.25)
+    assert found.tolist() == [[1.0, 1.25, 3.0, 2.75], [1.0, 2.0, 3.0, 4.0]]
+    assert logits.tolist() == [[1.0, 2.0, 3.0, 4.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("presence_penalty", [1, 0]), ("frequency_penalty", [1, 0])]
+)
+def test_only_the_answer_is_discouraged_not_the_prompt(name: str, expected: list[int]) -> None:
+    logits = torch.tensor([[2.0, 1.5], [2.0, 1.5]])
+    config = GenerateConfig(**{name: 1.0})
+    draws = generators(config, 2)
+    assert choose(logits, config, [[0], [0]], draws, [[0], []]).tolist() == expected
+
+
+def test_a_negative_penalty_encourages() -> None:
+    config = GenerateConfig(frequency_penalty=-1.0)
+    logits = torch.tensor([[2.0, 1.5]])
+    assert choose(logits, config, [[1]], generators(config, 1), [[1]]).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"min_p": -0.1}, {"min_p": 1.1}, {"presence_penalty": 2.1}, {"frequency_penalty": -2.1},
+     {"logprobs": -1}, {"logprobs": 21}],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
+    [name] = wrong
+    with pytest.raises(ValueError, match=name):
+        GenerateConfig(**wrong)

@@ -31,6 +31,8 @@ def run_asking(
         exclude_unset=True
     )
     context = _read(context_file) if context_file else None
+    if settings.get("logprobs") is not None and not as_json:
+        raise ConfigError("Q208.logprobs", number=settings["logprobs"])
     # Spinning threads take cores from other processes while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from quatrain.generate.answer import Answer, Answerer
@@ -68,6 +70,18 @@ def _described(answer: Any) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         **({"abstained": True} if answer.abstained else {}),
+        **({} if answer.logprobs is None else {"logprobs": [_token(t) for t in answer.logprobs]}),
+    }
+
+
+def _token(token: Any, with_top: bool = True) -> dict[str, Any]:
+    """Describe a token as OpenAI's API does, with its id."""
+    return {
+        "token": token.text,
+        "id": token.id,
+        "bytes": list(token.bytes),
+        "logprob": token.logprob,
+        **({"top_logprobs": [_token(t, False) for t in token.top]} if with_top else {}),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from quatrain.cli.telling import telling
 from quatrain.cli.usage import of_answering
-from quatrain.errors import DataError
+from quatrain.errors import ConfigError, DataError
 from quatrain.progress import working
 from quatrain.recipe import load_config
 from quatrain.words import Sentence, say, spoken
@@ -27,6 +27,8 @@ def run_evaluation(
     limits = [f"data.limit={limit}"] * (limit is not None)
     settings = of_answering("eval", overrides, others=("data",))
     config = load_config(None, [*limits, *settings], data={"train": file})
+    if config.generate.logprobs is not None:
+        raise ConfigError("Q208.logprobs", number=config.generate.logprobs)
     with telling():
         found = _examined(model, file, by, config, never_abstain)
     if as_json:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_p_of
-from quatrain.generate.engine import Completion, complete
+from quatrain.generate.engine import Completion, Watch, complete
 from quatrain.model.llama import LlamaModel
 
 _MOST_TRIED = 8
@@ -40,7 +40,7 @@ class _Tree:
         ids = tuple(answer.ids)
         for place, token_id in enumerate(ids):
             self.barred[ids[:place]].add(token_id)
-        if answer.finish_reason == "length":
+        if answer.finish_reason == "length" or answer.by_text:
             return [*ids]
         self.barred[ids].update(self.stop_ids)
         return [*ids, min(self.stop_ids)]
@@ -63,6 +63,7 @@ def alternatives(
     is_barred: Callable[[Sequence[int]], bool],
     options: GenerateConfig,
     stop_ids: Collection[int],
+    watch: Watch | None = None,
 ) -> list[Completion]:
     """Answer each prompt otherwise than by one given answer; with options.candidates, by one.
 
@@ -74,6 +75,7 @@ def alternatives(
             this is true the last one is given.
         options: how answers are generated.
         stop_ids: the ids that end an answer.
+        watch: ends answers by their tokens so far.
     """
     trees = [_Tree(stop_ids) for _ in prompts]
     found = [Completion([*barred], "stop") for _ in prompts]
@@ -81,7 +83,8 @@ def alternatives(
     for _ in range(_MOST_TRIED):
         _grow(model, prompts, trees, {number: found[number] for number in waiting})
         openings = {number: trees[number].parting() for number in waiting}
-        for number, completion in _continued(model, prompts, openings, options, stop_ids).items():
+        continued = _continued(model, prompts, openings, options, stop_ids, watch)
+        for number, completion in continued.items():
             found[number] = completion
         waiting = [number for number in waiting if is_barred(found[number].ids)]
         if not waiting:
@@ -117,6 +120,7 @@ def _continued(
     openings: Mapping[int, list[int]],
     options: GenerateConfig,
     stop_ids: Collection[int],
+    watch: Watch | None,
 ) -> dict[int, Completion]:
     """Continue answers that have begun, those with equally long openings side by side."""
     found: dict[int, Completion] = {}
@@ -125,14 +129,19 @@ def _continued(
         room = model.config.max_position_embeddings - len(prompts[number])
         if opening[-1] in stop_ids:
             found[number] = Completion(opening[:-1], "stop")
+        elif watch is not None and any(map(watch(), opening)):
+            found[number] = Completion(opening, "stop", by_text=True)
         elif len(opening) >= min(room, options.max_new_tokens):
             found[number] = Completion(opening[: options.max_new_tokens], "length")
         else:
             by_length[len(opening)].append(number)
     for length, numbers in by_length.items():
-        rest = options.replace(max_new_tokens=options.max_new_tokens - length, candidates=1)
+        rest = options.replace(
+            max_new_tokens=options.max_new_tokens - length, candidates=1, logprobs=None
+        )
         begun = [[*prompts[number], *openings[number]] for number in numbers]
-        for number, completion in zip(numbers, complete(model, begun, rest, stop_ids), strict=True):
-            ids = [*openings[number], *completion.ids]
-            found[number] = Completion(ids, completion.finish_reason)
+        completions = complete(model, begun, rest, stop_ids, watch, begun=length)
+        for number, completion in zip(numbers, completions, strict=True):
+            completion.ids = [*openings[number], *completion.ids]
+            found[number] = completion
     return found

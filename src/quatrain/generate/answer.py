@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +13,8 @@ from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.alternative import alternatives
 from quatrain.generate.consensus import most_agreed
-from quatrain.generate.engine import Completion, FinishReason, complete, stream
+from quatrain.generate.engine import Completion, FinishReason, Watch, complete, stream
+from quatrain.generate.likelihood import Likelihood, likelihoods_of
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate, stands_on_gguf, text_tools_of
@@ -20,7 +22,20 @@ from quatrain.text.abstention import Abstention
 from quatrain.text.chat import ChatFormat, user_content
 from quatrain.text.conversation import Message
 from quatrain.text.recognise import chat_format_of
+from quatrain.text.stops import Reader, before_stop
 from quatrain.text.tokenizer import Tokenizer
+
+
+class TokenLogprob(NamedTuple):
+    """One token and its log-probability, in nats, under the model itself."""
+
+    id: int
+    text: str
+    """With U+FFFD for a part of a character; a control token's name."""
+    bytes: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+    """The likeliest tokens in its place, the likeliest first."""
 
 
 class Answer(str):
@@ -31,14 +46,16 @@ class Answer(str):
     completion_tokens: int
     abstained: bool = False
     """Whether the threshold replaced the answer by the model's sentence for no answer."""
+    logprobs: list[TokenLogprob] | None = None
+    """Of each token of the text, if options.logprobs asks for them."""
 
     @classmethod
     def of(cls, text: str, completion: Completion, prompt_tokens: int) -> Answer:
-        """Combine a text and its counts; the stop token is counted."""
+        """Combine a text and its counts; all that was generated is counted, also what is cut."""
         answer = cls(text)
         answer.finish_reason = completion.finish_reason
         answer.prompt_tokens = prompt_tokens
-        answer.completion_tokens = len(completion.ids) + (completion.finish_reason == "stop")
+        answer.completion_tokens = completion.num_generated
         return answer
 
 
@@ -117,14 +134,79 @@ class Answerer:
         self, prompts: Sequence[Sequence[int]], options: GenerateConfig, abstention: Abstention
     ) -> list[Answer]:
         def abstains(ids: Sequence[int]) -> bool:
-            return abstention.is_said_by(self.tokenizer.decode(list(ids)))
+            return abstention.is_said_by(self._text(ids, options)[0])
 
         sentence, stop_ids = self._sentence(abstention.no_answer), self._stop_ids()
-        found = alternatives(self.model, prompts, sentence[:-1], abstains, options, stop_ids)
+        watch = self._watch(options.stop)
+        found = alternatives(self.model, prompts, sentence[:-1], abstains, options, stop_ids, watch)
+        self._add_likelihoods(prompts, found, options)
         return [
-            Answer.of(self.tokenizer.decode(completion.ids), completion, len(prompt))
+            self._answer(completion, len(prompt), options)
             for prompt, completion in zip(prompts, found, strict=True)
         ]
+
+    def _add_likelihoods(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Completion],
+        options: GenerateConfig,
+    ) -> None:
+        if options.logprobs is None:
+            return
+        said = [completion.ids for completion in completions]
+        found = likelihoods_of(self.model, prompts, said, options.logprobs)
+        for completion, likelihoods in zip(completions, found, strict=True):
+            completion.likelihoods = likelihoods
+
+    def _text(self, ids: Sequence[int], options: GenerateConfig) -> tuple[str, bool]:
+        """Decode ids up to the first stop string; say whether there is one."""
+        return before_stop(self.tokenizer.decode(list(ids)), options.stop)
+
+    def _answer(
+        self,
+        completion: Completion,
+        prompt_tokens: int,
+        options: GenerateConfig,
+        said: tuple[str, bool] | None = None,
+    ) -> Answer:
+        """Make the Answer of a completion; `said` is its text where `_text` is not asked."""
+        text, is_cut = said or self._text(completion.ids, options)
+        if is_cut and completion.finish_reason == "length":
+            completion = replace(completion, finish_reason="stop", by_text=True)
+        answer = Answer.of(text, completion, prompt_tokens)
+        if options.logprobs is not None:
+            number = self._tokens_of(text, completion.ids) if is_cut else None
+            answer.logprobs = [self._described(one) for one in completion.likelihoods[:number]]
+        return answer
+
+    def _tokens_of(self, text: str, ids: Sequence[int]) -> int:
+        """Count the first tokens that a text which was cut needs."""
+        number = len(ids)
+        while number and self.tokenizer.decode(ids[: number - 1]).startswith(text):
+            number -= 1
+        return number
+
+    def _described(self, likelihood: Likelihood) -> TokenLogprob:
+        def token(token_id: int, logprob: float) -> TokenLogprob:
+            spelt = self.tokenizer.bytes_of(token_id)
+            return TokenLogprob(token_id, spelt.decode(errors="replace"), spelt, logprob)
+
+        own = token(likelihood.token_id, likelihood.logprob)
+        return own._replace(top=tuple(token(*one) for one in likelihood.top))
+
+    def _watch(self, stops: Sequence[str]) -> Watch | None:
+        """Make what ends answers at their first stop string."""
+
+        def ends() -> Callable[[int], bool]:
+            reader = Reader(self.tokenizer.stream(), stops)
+
+            def ends_at(token_id: int) -> bool:
+                reader.push(token_id)
+                return reader.found
+
+            return ends_at
+
+        return ends if stops else None
 
     def _prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         return [self.chat.encode_prompt(list(m), self.tokenizer) for m in conversations]
@@ -135,26 +217,26 @@ class Answerer:
     def _sentence(self, no_answer: str) -> list[int]:
         return self.chat.encode_answer(no_answer, self.tokenizer)
 
-    def _abstained(self, prompts: Sequence[Sequence[int]]) -> dict[int, Answer]:
+    def _abstained(
+        self, prompts: Sequence[Sequence[int]], options: GenerateConfig
+    ) -> dict[int, Answer]:
         """Answer the prompts for which the threshold says that there is no answer."""
         abstention = self.abstention
         if abstention is None or not abstention.needs_score:
             return {}
         sentence = self._sentence(abstention.no_answer)
         scores = log_probabilities(self.model, prompts, sentence)
-        return {
-            number: self._abstaining(abstention, sentence, len(prompts[number]))
-            for number, score in enumerate(scores)
-            if abstention.applies(score)
+        numbers = [number for number, score in enumerate(scores) if abstention.applies(score)]
+        said = [Completion([*sentence[:-1]], "stop") for _ in numbers]
+        self._add_likelihoods([prompts[number] for number in numbers], said, options)
+        text = before_stop(abstention.no_answer, options.stop)
+        found = {
+            number: self._answer(completion, len(prompts[number]), options, text)
+            for number, completion in zip(numbers, said, strict=True)
         }
-
-    def _abstaining(
-        self, abstention: Abstention, sentence: Sequence[int], prompt_tokens: int
-    ) -> Answer:
-        said = Completion([*sentence[:-1]], "stop")
-        answer = Answer.of(abstention.no_answer, said, prompt_tokens)
-        answer.abstained = True
-        return answer
+        for answer in found.values():
+            answer.abstained = True
+        return found
 
     def replies(
         self,
@@ -170,7 +252,7 @@ class Answerer:
             abstaining: whether the model's threshold decides where it abstains.
         """
         prompts = self._prompts(conversations)
-        answers = self._abstained(prompts) if abstaining else {}
+        answers = self._abstained(prompts, options) if abstaining else {}
         others = [i for i in range(len(prompts)) if i not in answers]
         answers |= zip(others, self._generated([prompts[i] for i in others], options), strict=True)
         abstention = self.abstention
@@ -181,20 +263,22 @@ class Answerer:
         return [answers[i] for i in range(len(prompts))]
 
     def _generated(self, prompts: Sequence[Sequence[int]], options: GenerateConfig) -> list[Answer]:
-        completions = complete(self.model, prompts, options, self._stop_ids())
+        watch = self._watch(options.stop)
+        completions = complete(self.model, prompts, options, self._stop_ids(), watch)
         each, answers = options.candidates, []
         for number, prompt in enumerate(prompts):
             drawn = completions[number * each : (number + 1) * each]
-            texts = [self.tokenizer.decode(completion.ids) for completion in drawn]
-            best = most_agreed(texts) if each > 1 else 0
-            answers.append(Answer.of(texts[best], drawn[best], len(prompt)))
+            texts = [self._text(completion.ids, options) for completion in drawn]
+            best = most_agreed([text for text, _ in texts]) if each > 1 else 0
+            answers.append(self._answer(drawn[best], len(prompt), options, texts[best]))
         return answers
 
     def stream(self, messages: Sequence[Message], **options: Any) -> Iterator[str | Answer]:
         """Yield pieces of the answer's text once they are final, then the whole as an Answer.
 
-        With several candidates nothing is final before all are drawn: the text is one piece. Where
-        a threshold forbids the sentence for no answer, nothing is that could still become it.
+        What may become a stop string is not final. With several candidates nothing is before all
+        are drawn: the text is one piece. Where a threshold forbids the sentence for no answer,
+        nothing is that could still become it.
         """
         settings, abstention = GenerateConfig(**options), self.abstention
         if settings.candidates > 1:
@@ -202,7 +286,7 @@ class Answerer:
             yield from (str(answer), answer)
             return
         [prompt] = self._prompts([messages])
-        if abstained := self._abstained([prompt]):
+        if abstained := self._abstained([prompt], settings):
             yield from (str(abstained[0]), abstained[0])
             return
         held: str | None = "" if abstention and abstention.threshold is not None else None
@@ -220,16 +304,17 @@ class Answerer:
                     held = None
 
     def _pieces(self, prompt: Sequence[int], options: GenerateConfig) -> Iterator[str | Answer]:
-        stop_ids, decoder = self._stop_ids(), self.tokenizer.stream()
-        completion, pieces = Completion(), []
-        for step in stream(self.model, [prompt], options, stop_ids):
-            completion.finish_reason = step.finish_reason or completion.finish_reason
-            if step.finish_reason != "stop":
-                completion.ids.append(step.token_id)
-                if piece := decoder.push(step.token_id):
-                    pieces.append(piece)
-                    yield piece
-        if rest := decoder.finish():
+        reader, pieces = Reader(self.tokenizer.stream(), options.stop), list[str]()
+        completion = Completion()
+        for step in stream(self.model, [prompt], options, self._stop_ids()):
+            completion.add(step)
+            if step.is_text and (piece := reader.push(step.token_id)):
+                pieces.append(piece)
+                yield piece
+            if reader.found:
+                break
+        if rest := reader.finish():
             pieces.append(rest)
             yield rest
-        yield Answer.of("".join(pieces), completion, len(prompt))
+        text = "".join(pieces), reader.found
+        yield self._answer(completion, len(prompt), options, text)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 HALF = "\ufffd"
 """What a decoder writes for bytes that are not (yet) a character."""
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class StreamDecoder:
@@ -37,7 +37,7 @@ class StreamDecoder:
             return ""
         self._waiting.append(token_id)
         # Decoders that fall back to byte tokens judge a run of them as one: wait for its end.
-        if _BYTE_TOKEN.fullmatch(self._token(token_id) or ""):
+        if BYTE_TOKEN.fullmatch(self._token(token_id) or ""):
             return ""
         text = self._text()
         if not text or text.endswith(HALF):

@@ -20,7 +20,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from quatrain.errors import CheckpointError, ConfigError, DataError
 from quatrain.text import splits
 from quatrain.text.ranks import PLAIN, RankEncoder
-from quatrain.text.stream import HALF, StreamDecoder
+from quatrain.text.stream import BYTE_TOKEN, HALF, StreamDecoder
 from quatrain.text.tiktoken_file import rank_file, read_rank_file
 from quatrain.text.tokenizer_files import read_tokenizer_files, write_tokenizer_files
 from quatrain.words import Sentence
@@ -119,6 +119,24 @@ class Tokenizer:
         """Turn ids into text without control tokens; broken UTF-8 becomes U+FFFD."""
         text: str = self.backend.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Give the bytes of one id in a text: perhaps a part of a character; a name if control."""
+        token = self.backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        if token_id in self._control_ids:
+            return bytes(token.encode())
+        if isinstance(self.backend.decoder, decoders.ByteLevel) and self._spelt.keys() >= {*token}:
+            return bytes(map(self._spelt.__getitem__, token))
+        if BYTE_TOKEN.fullmatch(token):
+            return bytes.fromhex(token[3:5])
+        # Some decoders drop the space before the first word: the id is decoded after itself.
+        return self.decode([token_id] * 2)[len(self.decode([token_id])) :].encode()
+
+    @cached_property
+    def _spelt(self) -> dict[str, int]:
+        return {spelt: byte for byte, spelt in enumerate(splits.spelling())}
 
     def stream(self) -> StreamDecoder:
         """Start decoding ids that come one at a time."""
