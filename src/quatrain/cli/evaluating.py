@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quatrain.cli.telling import telling
 from quatrain.cli.usage import of_answering
@@ -12,6 +12,11 @@ from quatrain.errors import DataError
 from quatrain.progress import working
 from quatrain.recipe import load_config
 from quatrain.words import Sentence, say, spoken
+
+if TYPE_CHECKING:
+    from quatrain.evaluate.run import Examined
+
+_SCORES = ("exact_match", "f1")
 
 
 def run_evaluation(
@@ -28,16 +33,16 @@ def run_evaluation(
     settings = of_answering("eval", overrides, others=("data",))
     config = load_config(None, [*limits, *settings], data={"train": file})
     with telling():
-        found = _examined(model, file, by, config, never_abstain)
+        exam = _examined(model, file, by, config, never_abstain)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(exam.scores, ensure_ascii=False))
     else:
-        _show(found)
+        _show(exam)
 
 
 def _examined(
     model: str, file: str, by: str | None, config: Any, never_abstain: bool
-) -> dict[str, Any]:
+) -> Examined:
     from quatrain.data.records import load_records
     from quatrain.model.locate import locate
     from quatrain.text.abstention import Abstention
@@ -54,34 +59,56 @@ def _examined(
         known = sorted({name for one in conversations for name in one.fields})
         names = ", ".join(known) or Sentence.of("errors.none")
         raise DataError("Q304.column", column=by, known=names)
-    from quatrain.evaluate.run import examine
+    from quatrain.evaluate.run import examined
     from quatrain.generate.answer import Answerer
 
     with working("progress.loading"):
         answerer = Answerer(directory)
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()
-    return examine(answerer, conversations, config.generate, by)
+    return examined(answerer, conversations, config.generate, by)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(exam: Examined) -> None:
+    """Print the scores; those of all questions with their intervals."""
     from rich.console import Console
     from rich.table import Table
 
+    found, written = exam.scores, spoken().written
     table = Table("", say("cli.eval.questions"), say("cli.eval.exact"), say("cli.eval.f1"))
-    written = spoken().written
     abstained = found.get("abstention") or {}
     kinds = [(say(f"cli.eval.{kind}"), abstained[kind]) for kind in ("has_answer", "no_answer")
              if abstained and abstained[kind]["count"]]  # fmt: skip
-    for name, row in [*found["by"].items(), *kinds, (say("cli.all"), found)]:
-        scores = [written(row[score], ".1f") for score in ("exact_match", "f1")]
-        table.add_row(name, str(row["count"]), *scores)
+    for name, row in [*found["by"].items(), *kinds]:
+        table.add_row(name, str(row["count"]), *[written(row[score], ".1f") for score in _SCORES])
+    scores = [_with_interval(found[score], found["ci95"][score]) for score in _SCORES]
+    table.add_row(say("cli.all"), str(found["count"]), *scores)
     Console(file=sys.stdout).print(table)
+    _tell_of_intervals(exam)
     print(say("cli.eval.loss", loss=found["loss"]))
     if abstained:
         print(say("cli.eval.abstained", count=abstained["abstained"], total=found["count"]))
     if "always_answering" in abstained:
         _compare(found, abstained)
+
+
+def _with_interval(score: float, ends: list[float] | None) -> str:
+    """Write 50.8 (42 to 60)."""
+    if ends is None:
+        return spoken().written(score, ".1f")
+    return say("cli.eval.interval", score=score, low=ends[0], high=ends[1])
+
+
+def _tell_of_intervals(exam: Examined) -> None:
+    """Say what was drawn for the intervals, and when they say nothing."""
+    groups = len({one.conversation.group for one in exam.graded})
+    ends = exam.scores["ci95"]["exact_match"]
+    if ends is None:
+        print(say("cli.eval.one_group"))
+        return
+    print(say("cli.eval.intervals", groups=groups, questions=len(exam.graded)))
+    if ends[0] == ends[1]:
+        print(say("cli.eval.no_spread"))
 
 
 def _compare(found: dict[str, Any], abstained: dict[str, Any]) -> None:
