@@ -56,3 +56,73 @@ def test_questions_of_one_passage_have_no_interval(
     found = quatrain("eval", trained, file, "--json").json
     assert found["ci95"] == {"exact_match": None, "f1": None}
     assert "no intervals: all questions belong together" in quatrain("eval", trained, file).out
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was taught less."""
+    from quatrain.train.run import run
+
+    return run(tiny_run(tmp_path_factory.mktemp("other"), max_steps=2), quiet=True).run_dir
+
+
+def test_two_models_are_compared_question_by_question(
+    quatrain: Any, trained: Path, other: Path, tmp_path: Path
+) -> None:
+    file = exam(tmp_path)
+    found = quatrain("eval", trained, "--against", other, file, "--json").json
+    alone = [quatrain("eval", model, file, "--json").json for model in (trained, other)]
+    assert found["against"] == alone[1]
+    assert {name: found[name] for name in alone[0]} == alone[0]
+    counts = [found[name] for name in ("fixed", "broken", "both_right", "both_wrong")]
+    assert sum(counts) == found["count"] == 24
+    difference = found["exact_match"] - found["against"]["exact_match"]
+    assert difference == pytest.approx(100 * (counts[0] - counts[1]) / 24)
+    assert found["difference"]["exact_match"] == pytest.approx(difference)
+    assert counts[0] > 0
+    shown = quatrain("eval", trained, "--against", other, file, "--lang", "fr").out
+    assert f"corrigées, {min(5, counts[0])} sur {counts[0]}" in shown
+    assert found["examples"]["fixed"][0]["question"] in shown
+
+
+def test_a_model_against_itself_differs_in_nothing(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    found = quatrain("eval", trained, exam(tmp_path), "--against", trained, "--json").json
+    assert (found["fixed"], found["broken"], found["p"]) == (0, 0, 1.0)
+    assert found["difference"]["ci95"] == {"exact_match": [0.0, 0.0], "f1": [0.0, 0.0]}
+
+
+def test_one_model_at_a_time_is_in_memory(
+    quatrain: Any, trained: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import weakref
+
+    from quatrain.generate.answer import Answerer
+
+    opened, alive = list[weakref.ref[Any]](), list[int]()
+    original = Answerer.__init__
+
+    def noted(self: Answerer, *given: Any, **named: Any) -> None:
+        alive.append(sum(one() is not None for one in opened))
+        original(self, *given, **named)
+        opened.append(weakref.ref(self.model))
+
+    monkeypatch.setattr(Answerer, "__init__", noted)
+    assert quatrain("eval", trained, "--against", other, exam(tmp_path), "--json").code == 0
+    assert alive == [0, 0]
+
+
+@pytest.mark.parametrize(("name", "code"), [("nowhere", "Q401"), ("dense", "Q4")])
+def test_what_cannot_be_opened_is_refused_before_any_question_is_asked(
+    quatrain: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, code: str,
+) -> None:  # fmt: skip
+    import quatrain.generate.answer as answering
+
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    monkeypatch.setattr(answering.Answerer, "__init__", lambda *_, **__: pytest.fail("opened"))
+    refused = quatrain("eval", trained, "--against", tmp_path / name, exam(tmp_path))
+    assert refused.code == 4
+    assert f"[{code}" in refused.err

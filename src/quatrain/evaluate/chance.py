@@ -22,9 +22,7 @@ Interval = list[float]
 """Its low and its high end."""
 
 
-def intervals(
-    values: Sequence[Sequence[float]], groups: Sequence[str]
-) -> list[Interval] | None:
+def intervals(values: Sequence[Sequence[float]], groups: Sequence[str]) -> list[Interval] | None:
     """Give the 95 % percentile bootstrap interval of the mean of each score, in percent.
 
     The draws are the same in every call with as many groups.
@@ -44,9 +42,7 @@ def intervals(
     sums = [np.bincount(group_Q, column, count) for column in scores_QS.T]
     table = np.stack([*sums, np.bincount(group_Q, minlength=count)], axis=1)
     random = np.random.default_rng(_SEED)
-    totals = np.stack(
-        [table[random.integers(count, size=count)].sum(0) for _ in range(RESAMPLES)]
-    )
+    totals = np.stack([table[random.integers(count, size=count)].sum(0) for _ in range(RESAMPLES)])
     low_S, high_S = np.quantile(100 * totals[:, :-1] / totals[:, -1:], _TAILS, axis=0)
     return [[float(low), float(high)] for low, high in zip(low_S, high_S, strict=True)]
 
@@ -63,4 +59,4 @@ def mcnemar(one: int, other: int) -> float:
     for number in range(min(one, other)):
         ways = ways * (tossed - number) // (number + 1)  # math.comb(tossed, number + 1)
         total += ways
-    return min(1.0, 2 * total / 2**tossed)
+    return float(min(1.0, 2 * total / 2**tossed))
