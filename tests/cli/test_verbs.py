@@ -142,7 +142,7 @@ def test_eval_scores_a_file_and_each_value_of_a_column(
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = quatrain("eval", trained, file, "--by", "kind", "--json").json
-    assert set(found) == {"count", "too_long", "loss", "exact_match", "f1", "by"}
+    assert set(found) == {"count", "too_long", "loss", "exact_match", "f1", "ci95", "by"}
     assert found["count"] == 2
     assert set(found["by"]) == {"a", "b"}
     assert quatrain("eval", trained, file).code == 0

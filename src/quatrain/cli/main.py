@@ -151,6 +151,9 @@ def evaluate(
     overrides: Answering = None,
     by: Annotated[str | None, typer.Option(help="help.eval.by")] = None,
     limit: Annotated[int | None, typer.Option(help="help.eval.limit")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="help.eval.against", callback=place)
+    ] = None,
     never_abstain: NeverAbstain = False,
     options: Settings = None,
     json: Json = False,
@@ -159,7 +162,7 @@ def evaluate(
     from quatrain.cli.evaluating import run_evaluation
 
     settings = [*(overrides or []), *(options or [])]
-    run_evaluation(model, file, by, limit, settings, json, never_abstain)
+    run_evaluation(model, file, by, limit, settings, json, never_abstain, against)
 
 
 @app.command(help="help.ask")

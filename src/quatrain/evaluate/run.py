@@ -19,6 +19,7 @@ import torch
 from quatrain.config import GenerateConfig
 from quatrain.errors import NonFiniteError
 from quatrain.evaluate.abstention import Said, best_threshold, kinds, risk_coverage
+from quatrain.evaluate.chance import Interval, intervals
 from quatrain.evaluate.loss import judge
 from quatrain.evaluate.score import Score, marks, mean_score
 from quatrain.generate.answer import Answer, Answerer
@@ -280,6 +281,16 @@ def _warn_of_long(
         )
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What an exam found."""
+
+    scores: dict[str, Any]
+    """See `examine`."""
+    graded: list[Graded]
+    """Every question with its answer, in the order of the exam."""
+
+
 def examine(
     answerer: Answerer,
     conversations: Sequence[Conversation],
@@ -289,9 +300,20 @@ def examine(
     """Answer and score everything: count, loss, exact_match and f1, and `by` a field's values.
 
     The loss is that of the gold answers, in nats a token; scores are percentages. `too_long` of the
-    `count` questions fill the model's context: they score 0, and the loss leaves them out. If some
-    question has no answer, there is `abstention` too: see `of_abstention`, and `decided_by`.
+    `count` questions fill the model's context: they score 0, and the loss leaves them out. `ci95`
+    has the interval of both scores: see `confidence`. If some question has no answer, there is
+    `abstention` too: see `of_abstention`, and `decided_by`.
     """
+    return examined(answerer, conversations, options, by).scores
+
+
+def examined(
+    answerer: Answerer,
+    conversations: Sequence[Conversation],
+    options: GenerateConfig,
+    by: str | None = None,
+) -> Examined:
+    """Do as `examine`, and keep the answers."""
     context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
     sizes = [len(one.ids) for one in encoded]
@@ -303,15 +325,28 @@ def examine(
     total, abstained = total_score(graded), of_abstention(graded)
     if abstained:
         abstained["decided_by"] = (answerer.abstention or Abstention(no_answer="-")).decided_by
-    return {
+    scores = {
         "count": total.count,
         "too_long": sum(one.finish_reason == "too_long" for one in graded),
         "loss": loss,
         "exact_match": total.exact_match,
         "f1": total.f1,
+        "ci95": confidence([(g.exact_match, g.f1) for g in graded], conversations),
         **({"abstention": abstained} if abstained else {}),
         "by": {key: asdict(score) for key, score in scores_by(graded, by).items()} if by else {},
     }
+    return Examined(scores, graded)
+
+
+def confidence(
+    pairs: Sequence[tuple[float, float]], conversations: Sequence[Conversation]
+) -> dict[str, Interval | None]:
+    """Give the 95 % intervals of exact match and F1, or of differences of them, in percent.
+
+    None stands for both where all questions are of one group: see `intervals`.
+    """
+    exact, overlap = intervals(pairs, [one.group for one in conversations]) or (None, None)
+    return {"exact_match": exact, "f1": overlap}
 
 
 def total_score(graded: Sequence[Graded]) -> Score:

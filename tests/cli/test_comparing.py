@@ -1,0 +1,128 @@
+"""`quatrain eval`: its intervals, two models on the same questions, and fewer bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny_run import COLOURS, THINGS, tiny_run
+
+ASKED = "{} est {}. De quelle couleur ?"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from quatrain.train.run import run
+
+    directory = tmp_path_factory.mktemp("trained")
+    return run(tiny_run(directory, max_steps=80, eval_interval=40), quiet=True).run_dir
+
+
+def exam(directory: Path, passage: str | None = None) -> Path:
+    """Ask all that was taught, perhaps of one passage."""
+    rows = [
+        {"instruction": ASKED.format(thing, colour), "input": passage or "", "output": colour}
+        for thing in THINGS
+        for colour in COLOURS
+    ]
+    file = directory / "exam.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_the_last_line_has_intervals_and_json_has_them_too(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    file = exam(tmp_path)
+    found = quatrain("eval", trained, file, "--json").json
+    assert set(found["ci95"]) == {"exact_match", "f1"}
+    for score, (low, high) in found["ci95"].items():
+        assert 0 <= low <= found[score] <= high <= 100
+    low, high = found["ci95"]["f1"]
+    shown = quatrain("eval", trained, file)
+    assert f"{found['f1']:.1f} ({low:.0f} to {high:.0f})" in shown.out
+    assert "from 24 questions in 24 groups" in shown.out
+    french = quatrain("eval", trained, file, "--lang", "fr").out
+    assert f"{found['f1']:.1f} ({low:.0f} à {high:.0f})".replace(".", ",") in french
+
+
+def test_questions_of_one_passage_have_no_interval(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    file = exam(tmp_path, passage="Un mur.")
+    found = quatrain("eval", trained, file, "--json").json
+    assert found["ci95"] == {"exact_match": None, "f1": None}
+    assert "no intervals: all questions belong together" in quatrain("eval", trained, file).out
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was taught less."""
+    from quatrain.train.run import run
+
+    return run(tiny_run(tmp_path_factory.mktemp("other"), max_steps=2), quiet=True).run_dir
+
+
+def test_two_models_are_compared_question_by_question(
+    quatrain: Any, trained: Path, other: Path, tmp_path: Path
+) -> None:
+    file = exam(tmp_path)
+    found = quatrain("eval", trained, "--against", other, file, "--json").json
+    alone = [quatrain("eval", model, file, "--json").json for model in (trained, other)]
+    assert found["against"] == alone[1]
+    assert {name: found[name] for name in alone[0]} == alone[0]
+    counts = [found[name] for name in ("fixed", "broken", "both_right", "both_wrong")]
+    assert sum(counts) == found["count"] == 24
+    difference = found["exact_match"] - found["against"]["exact_match"]
+    assert difference == pytest.approx(100 * (counts[0] - counts[1]) / 24)
+    assert found["difference"]["exact_match"] == pytest.approx(difference)
+    assert counts[0] > 0
+    shown = quatrain("eval", trained, "--against", other, file, "--lang", "fr").out
+    assert f"corrigées, {min(5, counts[0])} sur {counts[0]}" in shown
+    assert found["examples"]["fixed"][0]["question"] in shown
+
+
+def test_a_model_against_itself_differs_in_nothing(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    found = quatrain("eval", trained, exam(tmp_path), "--against", trained, "--json").json
+    assert (found["fixed"], found["broken"], found["p"]) == (0, 0, 1.0)
+    assert found["difference"]["ci95"] == {"exact_match": [0.0, 0.0], "f1": [0.0, 0.0]}
+
+
+def test_one_model_at_a_time_is_in_memory(
+    quatrain: Any, trained: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import weakref
+
+    from quatrain.generate.answer import Answerer
+
+    opened, alive = list[weakref.ref[Any]](), list[int]()
+    original = Answerer.__init__
+
+    def noted(self: Answerer, *given: Any, **named: Any) -> None:
+        alive.append(sum(one() is not None for one in opened))
+        original(self, *given, **named)
+        opened.append(weakref.ref(self.model))
+
+    monkeypatch.setattr(Answerer, "__init__", noted)
+    assert quatrain("eval", trained, "--against", other, exam(tmp_path), "--json").code == 0
+    assert alive == [0, 0]
+
+
+@pytest.mark.parametrize(("name", "code"), [("nowhere", "Q401"), ("dense", "Q4")])
+def test_what_cannot_be_opened_is_refused_before_any_question_is_asked(
+    quatrain: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, code: str,
+) -> None:  # fmt: skip
+    import quatrain.generate.answer as answering
+
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    monkeypatch.setattr(answering.Answerer, "__init__", lambda *_, **__: pytest.fail("opened"))
+    refused = quatrain("eval", trained, "--against", tmp_path / name, exam(tmp_path))
+    assert refused.code == 4
+    assert f"[{code}" in refused.err
