@@ -41,7 +41,7 @@ def source_of(shape: dict[str, Any], tokenizer: Tokenizer, **changes: Any) -> So
     return Source(config, tensors, tokenizer, LLAMA4, Path("tiny"), "llama4")
 
 
-KINDS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
 _LIKE = {"Q4_K": 1e-3, "Q5_K": 1e-3, "Q6_K": 1e-4}
 """Kinds that the library cannot write: random blocks, their scales about this large."""
 

@@ -52,7 +52,8 @@ class ModelConfig(Section):
     preset: str | None = None
     """A shipped architecture, with random weights."""
     quantize: Literal["nf4", "int8"] | None = None
-    """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file stays as it is."""
+    """With adapters: hold the base's matrices in 4 or 8 bits. The blocks of a GGUF file
+    stay as they are."""
 
     vocab_size: int = Field(8192, ge=2, le=_WIDEST)
     d_model: int = Field(256, ge=1, le=_WIDEST)

@@ -26,6 +26,8 @@ _TILE = 1 << 24
 """Numbers that are decoded at once, at most: 32 MB in bfloat16."""
 FEW = 8
 """Vectors that are multiplied by what is stored, without decoding it, where code is compiled."""
+_PLAIN = {"f32": torch.float32, "bf16": torch.bfloat16}
+"""Kinds whose blocks are numbers of a dtype that a few vectors are multiplied by as they are."""
 _STEP = 64
 """Outputs of a tile are a multiple of it, except for the last."""
 
@@ -66,8 +68,8 @@ class Matrix(nn.Module):
             return False
         size = self.shape[-2]
         rows = slice(group * size, (group + 1) * size)
-        if self.kind.name == "bf16":
-            return multiply_plain(self.parts["blocks"][rows].view(torch.bfloat16), x_RI, out_RO)
+        if dtype := _PLAIN.get(self.kind.name):
+            return multiply_plain(self.parts["blocks"][rows].view(dtype), x_RI, out_RO)
         return kinds_native.multiply(self.kind.name, self.parts, rows, x_RI, out_RO)
 
     def rows(self, group: int, outputs: slice | Tensor, dtype: torch.dtype) -> Tensor:

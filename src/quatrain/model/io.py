@@ -164,9 +164,10 @@ def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
     if _SMALL.fullmatch(name):
         return tensor.to(form.states, name).load()
     stacked = len(tensor.shape) == 3
-    if tensor.matrices:
+    as_it_is = form.quantise is None or name in (EMBEDDINGS.weight, HEAD)
+    if tensor.matrices and (as_it_is or any(one.kind.block > 1 for one in tensor.matrices)):
         return Frozen(tensor.matrices, form.states, stacked)
-    if form.quantise is None or name in (EMBEDDINGS.weight, HEAD):
+    if as_it_is:
         return tensor.load()
     width = tensor.shape[1]
     kind = KINDS[form.quantise]

@@ -182,6 +182,10 @@ def _write_int8(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["codes"]).mul_(parts["scales"][:, None])
 
 
+def _write_f32(parts: Parts, wide: Tensor) -> None:
+    wide.copy_(parts["blocks"].view(torch.float32).view_as(wide))
+
+
 def _write_f16(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["blocks"].view(torch.float16).view_as(wide))
 
@@ -193,7 +197,8 @@ def _write_bf16(parts: Parts, wide: Tensor) -> None:
 def _kinds() -> dict[str, Kind]:
     kinds = [Kind(name, block, size, write)
              for name, (block, size, write) in kinds_gguf.LAYOUTS.items()]  # fmt: skip
-    kinds += [Kind("f16", 1, 2, _write_f16), Kind("bf16", 1, 2, _write_bf16)]
+    kinds += [Kind("f32", 1, 4, _write_f32), Kind("f16", 1, 2, _write_f16)]
+    kinds.append(Kind("bf16", 1, 2, _write_bf16))
     kinds.append(Kind("nf4", kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, kinds_nf4.write))
     kinds.append(Kind("int8", 1, 1, _write_int8))
     return {kind.name: kind for kind in kinds}
