@@ -103,9 +103,10 @@ def _multiply(name: str, located: list[Any], rows: slice, x: Tensor, out: Tensor
     if library is None:
         return False
     count, width = rows.stop - rows.start, x.shape[1]
+    threads = _threads(count * width, count, MULTIPLIED)
     getattr(library, f"multiply_{name}")(
         *located, _I64(rows.start), _I64(count), _I64(width), _address(x), _I64(len(x)),
-        _address(out), _I64(out.stride(0)), ctypes.c_int(_threads(count * width, count, MULTIPLIED)),
+        _address(out), _I64(out.stride(0)), ctypes.c_int(threads),
     )  # fmt: skip
     return True
 
