@@ -72,6 +72,24 @@ def test_numbers_that_lie_in_no_blocks_are_quantised(
     assert model.lm_head.weight.matrices[0].kind.name == kind.lower()
 
 
+def test_kinds_that_have_to_be_decoded_are_told_with_their_size(
+    files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = with_blocks(files["llama"], tmp_path / "q3.gguf", "Q3_K")
+    held = open_model(path)
+    numbers = sum(p.numel() for p in held.parameters() if p.ndim > 1)
+    matrices = sum(p.ndim > 1 for p in held.parameters())
+    assert f"{matrices} of its matrices" in caplog.text
+    assert f"{4 * numbers / 1e9:.2f} GB" in caplog.text
+    caplog.clear()
+    open_model(path, form=Form(torch.float32, "nf4"))
+    assert "1 of its matrices" in caplog.text  # the embeddings, which are not quantised
+    caplog.clear()
+    open_model(path, torch.float32)  # whoever asks for float32 gets it
+    open_model(with_blocks(files["llama"], tmp_path / "q4.gguf", "Q4_K"))
+    assert not caplog.text
+
+
 def test_a_file_is_asked_and_gives_its_text_tools(files: dict[str, Path], tmp_path: Path) -> None:
     path = with_blocks(files["llama4"], tmp_path / "q4.gguf", "Q4_0")
     assert locate(path) == path
