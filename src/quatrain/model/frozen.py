@@ -22,8 +22,9 @@ from quatrain.model import kinds_native
 from quatrain.model.kinds import Kind, decode
 from quatrain.model.kinds_native import multiply_plain
 
-_TILE = 1 << 24
-"""Numbers that are decoded at once, at most: 32 MB in bfloat16."""
+_TILE = {"cpu": 1 << 21, "cuda": 1 << 24}
+"""Numbers that are decoded at once, at most. What a process frees on a CPU is kept and divided among
+smaller blocks, so that large tiles would need new memory again and again."""
 FEW = 8
 """Vectors that are multiplied by what is stored, without decoding it, where code is compiled."""
 _PLAIN = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -126,7 +127,7 @@ class Frozen(nn.Module):
         for matrix in self.matrices:
             assert isinstance(matrix, Matrix)
             size, width = matrix.shape[-2:]
-            for own in _slices(width, size):
+            for own in _slices(width, size, self.device):
                 yield slice(begin + own.start, begin + own.stop), matrix.rows(group, own, dtype)
             begin += size
 
@@ -138,9 +139,10 @@ class Frozen(nn.Module):
         return table.rows(0, named, self.dtype)[places]
 
 
-def _slices(width: int, outputs: int) -> Iterator[slice]:
+def _slices(width: int, outputs: int, device: torch.device) -> Iterator[slice]:
     """Divide outputs into tiles."""
-    step = max(_STEP, _TILE // width // _STEP * _STEP)
+    most = _TILE.get(device.type, _TILE["cuda"])
+    step = max(_STEP, most // width // _STEP * _STEP)
     for start in range(0, outputs, step):
         yield slice(start, min(outputs, start + step))
 
@@ -165,7 +167,7 @@ def tiles_of(
     if weight.dtype == dtype:
         yield slice(None), matrix_IO
         return
-    for outputs in _slices(*matrix_IO.shape):
+    for outputs in _slices(*matrix_IO.shape, weight.device):
         yield outputs, matrix_IO[:, outputs].to(dtype)
 
 
