@@ -41,9 +41,10 @@ def source_of(shape: dict[str, Any], tokenizer: Tokenizer, **changes: Any) -> So
     return Source(config, tensors, tokenizer, LLAMA4, Path("tiny"), "llama4")
 
 
-KINDS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
-_LIKE = {"Q4_K": 1e-3, "Q5_K": 1e-3, "Q6_K": 1e-4}
+KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+_LIKE = {"Q4_K": 1e-3, "Q5_K": 1e-3, "Q6_K": 1e-4, "Q3_K": 1e-3}
 """Kinds that the library cannot write: random blocks, their scales about this large."""
+_SCALE_COMES_LAST = ("Q3_K", "Q6_K")
 
 
 def rounded(values: Any, kind: str) -> Any:
@@ -55,8 +56,9 @@ def rounded(values: Any, kind: str) -> Any:
     generator = np.random.default_rng(values.shape[-1])
     drawn = generator.integers(0, 256, (values.size // block, size), dtype=np.uint8)
     scales = generator.uniform(-1, 1, (len(drawn), 2)) * _LIKE[kind]
-    places = slice(-2, None) if kind == "Q6_K" else slice(0, 4)
-    drawn[:, places] = scales.astype(np.float16)[:, : 1 if kind == "Q6_K" else 2].view(np.uint8)
+    last = kind in _SCALE_COMES_LAST
+    places = slice(-2, None) if last else slice(0, 4)
+    drawn[:, places] = scales.astype(np.float16)[:, : 1 if last else 2].view(np.uint8)
     return drawn.reshape(*values.shape[:-1], values.shape[-1] // block * size)
 
 

@@ -53,7 +53,8 @@ class ModelConfig(Section):
     preset: str | None = None
     """A shipped architecture, with random weights."""
     quantize: Literal["nf4", "int8"] | None = None
-    """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file stays as it is."""
+    """With adapters: hold the base's matrices in 4 or 8 bits. The blocks of a GGUF file
+    stay as they are."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
     """With adapters: where the base's stored matrices stay. On a CPU: in their file (auto, disk)
     or in memory (none, host). On a GPU: there (none), or in main memory (host) or their file

@@ -210,3 +210,9 @@ def test_a_converted_adapter_says_what_it_goes_with(tmp_path: Path, quatrain: An
         said = quatrain("convert", tmp_path / "lora", tmp_path / str(number), *words, "--no-check")
         assert said.code == 0, said.err
         assert all(part in said.err for part in parts), (words, said.err)
+    base = tmp_path / "base" / "model-f32.gguf"
+    quatrain("convert", tmp_path / "dense", base.parent, "--to", "gguf", "--dtype", "f32")
+    words = ("--to", "gguf", "--base", base, "--no-check")
+    said = quatrain("convert", tmp_path / "lora", tmp_path / "of-gguf", *words)
+    assert f"llama-cli -m {base} --lora {tmp_path / 'of-gguf'}" in said.err
+    assert "BASE.gguf" not in said.err

@@ -15,6 +15,7 @@ from quatrain.generate.answer import Answerer
 from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.opened import open_model, text_tools
 from quatrain.model.frozen import Frozen
+from quatrain.model.io import Form
 from quatrain.model.locate import locate
 from quatrain.text.tokenizer import Tokenizer, train_bpe
 
@@ -59,6 +60,36 @@ def test_blocks_multiply_as_what_they_decode_to(
         assert_close(held(ids), decoded(ids), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
+def test_numbers_that_lie_in_no_blocks_are_quantised(
+    kind: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = with_blocks(files["llama4"], tmp_path / "numbers.gguf", kind)
+    model = open_model(path, form=Form(torch.float32, "nf4"))
+    frozen = [one for one in model.model.layers.modules() if isinstance(one, Frozen)]
+    kinds = {one.kind.name for weight in frozen for one in weight.matrices}
+    assert kinds == {"q8_0" if kind == "Q8_0" else "nf4"}
+    assert model.lm_head.weight.matrices[0].kind.name == kind.lower()
+
+
+def test_kinds_that_have_to_be_decoded_are_told_with_their_size(
+    files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = with_blocks(files["llama"], tmp_path / "q3.gguf", "Q3_K")
+    held = open_model(path)
+    numbers = sum(p.numel() for p in held.parameters() if p.ndim > 1)
+    matrices = sum(p.ndim > 1 for p in held.parameters())
+    assert f"{matrices} of its matrices" in caplog.text
+    assert f"{4 * numbers / 1e9:.2f} GB" in caplog.text
+    caplog.clear()
+    open_model(path, form=Form(torch.float32, "nf4"))
+    assert "1 of its matrices" in caplog.text  # the embeddings, which are not quantised
+    caplog.clear()
+    open_model(path, torch.float32)  # whoever asks for float32 gets it
+    open_model(with_blocks(files["llama"], tmp_path / "q4.gguf", "Q4_K"))
+    assert not caplog.text
+
+
 def test_a_file_is_asked_and_gives_its_text_tools(files: dict[str, Path], tmp_path: Path) -> None:
     path = with_blocks(files["llama4"], tmp_path / "q4.gguf", "Q4_0")
     assert locate(path) == path
@@ -67,9 +98,12 @@ def test_a_file_is_asked_and_gives_its_text_tools(files: dict[str, Path], tmp_pa
     assert 1 <= answer.completion_tokens <= 3
 
 
-def test_opening_a_file_copies_nothing(files: dict[str, Path], tmp_path: Path) -> None:
-    path = with_blocks(files["llama4"], tmp_path / "q8.gguf", "Q8_0")
+@pytest.mark.parametrize("kind", KINDS)
+def test_opening_a_file_copies_nothing(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+    path = with_blocks(files["llama4"], tmp_path / "blocks.gguf", kind)
     held = open_model(path)
+    copied = [name for name, one in held.named_parameters() if one.ndim > 1]
+    assert all("router" in name for name in copied), copied
     blocks = {
         tensor.data_ptr(): tensor.nbytes
         for one in held.modules()

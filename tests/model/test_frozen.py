@@ -71,7 +71,7 @@ def pair(name: str, form: Form, **changes: Any) -> tuple[LlamaModel, LlamaModel]
 def test_logits_and_gradients_are_those_of_the_decoded_weights(
     name: str, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen, "_TILE", 64 * 64)
+    monkeypatch.setattr(frozen, "_TILE", {"cpu": 64 * 64, "cuda": 64 * 64})
     monkeypatch.setattr(frozen, "_STEP", 16)
     held, plain = pair(name, form)
     kinds = {type(module) for module in held.modules()}

@@ -18,9 +18,10 @@ from quatrain.model import kinds_native
 from quatrain.model.kinds import KINDS, decode, decode_by_torch, encode, fits
 from quatrain.model.kinds_nf4 import scale_map, values
 
-GGUF = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "f16", "bf16")
+GGUF = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "f32", "f16", "bf16")
 HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
 """Where a block has numbers in float16; the others have one at its start."""
+PLAIN = {"f32": torch.float32, "bf16": torch.bfloat16}
 DTYPES = (torch.float32, torch.bfloat16)
 CPU = torch.device("cpu")
 
@@ -56,10 +57,11 @@ def random_blocks(name: str, rows: int, width: int) -> Tensor:
         halves = torch.randn(shape, generator=draw(at)).half()
         special = torch.tensor([0.0, -0.0, 6e-8, -3e-5, 65504, -65504])[: halves.numel()]
         halves.view(-1)[: len(special)] = special
-        if name != "bf16":
+        if name not in PLAIN:
             blocks[..., at : at + 2] = halves[..., None].view(torch.uint8)
-    if name == "bf16":
-        blocks = torch.randn(shape, generator=draw()).bfloat16()[..., None].view(torch.uint8)
+    if name in PLAIN:
+        numbers = torch.randn(shape, generator=draw()).to(PLAIN[name])
+        blocks = numbers[..., None].view(torch.uint8)
     return blocks.view(rows, -1)
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from frozen_bases import adapters_on, in_blocks, trained_base
 from gguf_files import with_blocks
 from quatrain.config import Config
 from quatrain.errors import ConfigError
 from quatrain.files import sha256
 from quatrain.generate.answer import Answerer
 from quatrain.hub.convert import Conversion, convert
-from quatrain.hub.gguf_write import write_gguf
-from quatrain.hub.open import open_source
 from quatrain.model.adapter import quantised_base
 from quatrain.model.frozen import Frozen
 from quatrain.recipe import build
@@ -24,32 +22,16 @@ from quatrain.train.run import run
 from tiny_run import stop_after, tiny_run
 
 FILES = ("adapter_model.safetensors", "optimizer.safetensors", "state.json")
-SHAPE: dict[str, Any] = dict(
-    d_model=64, n_layers=4, n_heads=4, num_local_experts=4, vocab_size=320,
-    attention_chunk_size=8192, max_position_embeddings=1024,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run whose widths are multiples of 64, as a model that llama.cpp has."""
-    values = tiny_run(tmp_path_factory.mktemp("base"), "text", max_steps=4).model_dump(
-        exclude_unset=True
-    )
-    return run(build({**values, "model": SHAPE}), quiet=True).run_dir
+    return trained_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def gguf(base: Path) -> Path:
-    whole, made = base.parent / "f32.gguf", base.parent / "q4_1.gguf"
-    write_gguf(open_source(base), whole, "f32")
-    return with_blocks(whole, made, "Q4_1")
-
-
-def adapters_on(directory: Path, base: Path, name: str = "run", **model: Any) -> Config:
-    values = tiny_run(directory, name).model_dump(exclude_unset=True)
-    values["train"]["adapter"] = "lora"
-    return build({**values, "model": {"init": str(base), **model}, "lora": {"rank": 4}})
+    return in_blocks(base)
 
 
 def frozen_in(answerer: Answerer) -> list[Frozen]:
@@ -85,6 +67,18 @@ def test_what_is_asked_is_what_was_trained(
     assert quantised_base(best) == model.get("quantize")
     kinds = {one.matrices[0].kind.name for one in frozen_in(Answerer(result.run_dir))}
     assert kinds == set(model.values())
+
+
+@pytest.mark.parametrize("kind", ["F16", "F32"])
+def test_what_is_asked_is_what_was_trained_on_numbers_of_a_gguf_file(
+    kind: str, tmp_path: Path, base: Path, gguf: Path
+) -> None:
+    file = with_blocks(base.parent / "f32.gguf", tmp_path / "numbers.gguf", kind)
+    result = run(adapters_on(tmp_path, file, quantize="nf4"), quiet=True)
+    weights = [one for one in frozen_in(Answerer(result.run_dir)) if len(one.matrices) == 1]
+    kinds = [one.matrices[0].kind.name for one in weights]
+    assert set(kinds) == {"nf4", kind.lower()}
+    assert kinds.count(kind.lower()) <= 2  # the embeddings and the head
 
 
 def test_an_adapter_goes_on_from_the_base_that_it_was_trained_on(

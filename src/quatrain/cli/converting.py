@@ -97,17 +97,19 @@ def _what_next(directory: Path, base: str | None) -> Iterator[str]:
     """Say what the result is for: to be asked and trained here, or to be opened elsewhere."""
     from quatrain.model.hf_config import DENSE_TYPES
     from quatrain.model.locate import is_adapter, model_type_of
+    from quatrain.model.stranger import is_gguf
 
     file = next(iter(sorted(directory.glob("*.gguf"))), None)
     alone = is_adapter(directory) or (file is not None and file.name.startswith(_ADAPTER))
     kind = model_type_of(str(base if alone else directory))
     if file is not None:
-        words = ["llama-cli", "-m", *(["BASE.gguf", "--lora"] if alone else []), str(file)]
+        needed = base if base and is_gguf(Path(base)) else "BASE.gguf"
+        words = ["llama-cli", "-m", *([needed, "--lora"] if alone else []), str(file)]
         yield say("cli.convert.run", command=shlex.join(words))
-        if alone:
+        if alone and needed != base:
             making = shlex.join(["quatrain", "convert", str(base), "NEW", "--to", "gguf"])
             yield say("cli.convert.base_made", command=making)
-        elif (directory / "Modelfile").exists():
+        if (directory / "Modelfile").exists():
             words = ["ollama", "create", "NAME", "-f", str(directory / "Modelfile")]
             yield say("cli.convert.run", command=shlex.join(words))
     elif alone and kind in DENSE_TYPES:

@@ -5,19 +5,27 @@ Not for changing a model's format (open.py), nor for finding what a name means (
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from quatrain.hub.gguf_read import read_gguf, read_weights
-from quatrain.model.io import Form, form_to_run, load_adapted, load_model, model_of
+from quatrain.model.adapter import quantised_base
+from quatrain.model.io import HEAD, Form, form_to_run, load_adapted, load_model, model_of
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of, text_tools_of
+from quatrain.model.shards import LazyTensor
 from quatrain.model.stranger import is_gguf
+from quatrain.model.targets import EMBEDDINGS
 from quatrain.text.chat import ChatFormat
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
+from quatrain.words import say
+
+logger = logging.getLogger(__name__)
 
 
 class TextTools(NamedTuple):
@@ -48,11 +56,24 @@ def open_model(
     if not is_gguf(base):
         return load_model(place, dtype, device, form)
     if form is None and dtype is None:
-        form = form_to_run(device)
+        form = form_to_run(device, quantised_base(place) if base != place else None)
     config, tensors = read_weights(base)
+    if form is not None:
+        tables = (EMBEDDINGS.weight, HEAD)
+        _tell_what_is_decoded(
+            base, [one for name, one in tensors.items() if not form.quantise or name in tables]
+        )
     if base != place:
         return load_adapted(config, tensors, place, dtype, device, form)
     return model_of(config, tensors, dtype, device, form)
+
+
+def _tell_what_is_decoded(path: Path, tensors: Sequence[LazyTensor]) -> None:
+    """Say how much memory matrices take that cannot be used as the file stores them."""
+    decoded = [one for one in tensors if len(one.shape) > 1 and not one.matrices]
+    if decoded:
+        size = sum(one.nbytes for one in decoded) / 1e9
+        logger.warning(say("log.decoded", path=path, number=len(decoded), size=size))
 
 
 def text_tools(place: Path) -> TextTools:

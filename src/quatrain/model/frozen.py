@@ -22,10 +22,13 @@ from quatrain.model import kinds_native
 from quatrain.model.kinds import Kind, decode
 from quatrain.model.kinds_native import multiply_columns, multiply_plain
 
-_TILE = 1 << 24
-"""Numbers that are decoded at once, at most: 32 MB in bfloat16."""
+_TILE = {"cpu": 1 << 21, "cuda": 1 << 24}
+"""Numbers that are decoded at once, at most. What a process frees on a CPU is kept and divided
+among smaller blocks, so that large tiles would need new memory again and again."""
 FEW = 8
 """Vectors that are multiplied by what is stored, without decoding it, where code is compiled."""
+_PLAIN = {"f32": torch.float32, "bf16": torch.bfloat16}
+"""Kinds whose blocks are numbers of a dtype that a few vectors are multiplied by as they are."""
 _STEP = 64
 """Outputs of a tile are a multiple of it, except for the last."""
 
@@ -87,8 +90,8 @@ class Matrix(nn.Module):
             return False
         size = self.shape[-2]
         rows = slice(group * size, (group + 1) * size)
-        if self.kind.name == "bf16":
-            return multiply_plain(self.parts["blocks"][rows].view(torch.bfloat16), x_RI, out_RO)
+        if dtype := _PLAIN.get(self.kind.name):
+            return multiply_plain(self.parts["blocks"][rows].view(dtype), x_RI, out_RO)
         return kinds_native.multiply(self.kind.name, self.parts, rows, x_RI, out_RO)
 
     def rows(self, group: int, outputs: slice | Tensor, dtype: torch.dtype) -> Tensor:
@@ -146,7 +149,7 @@ class Frozen(nn.Module):
         for matrix in self.matrices:
             assert isinstance(matrix, Matrix)
             size, width = matrix.shape[-2:]
-            for own in _slices(width, size):
+            for own in _slices(width, size, self.device):
                 yield slice(begin + own.start, begin + own.stop), matrix.rows(group, own, dtype)
             begin += size
 
@@ -158,9 +161,10 @@ class Frozen(nn.Module):
         return table.rows(0, named, self.dtype).to(ids.device)[places]
 
 
-def _slices(width: int, outputs: int) -> Iterator[slice]:
+def _slices(width: int, outputs: int, device: torch.device) -> Iterator[slice]:
     """Divide outputs into tiles."""
-    step = max(_STEP, _TILE // width // _STEP * _STEP)
+    most = _TILE.get(device.type, _TILE["cuda"])
+    step = max(_STEP, most // width // _STEP * _STEP)
     for start in range(0, outputs, step):
         yield slice(start, min(outputs, start + step))
 
@@ -185,7 +189,8 @@ def tiles_of(weight: Weight, group: int | None, x: Tensor) -> Iterator[tuple[sli
     if weight.dtype == dtype:
         yield slice(None), matrix_IO
         return
-    for outputs in _slices(*matrix_IO.shape):
+    inputs, number = matrix_IO.shape
+    for outputs in _slices(inputs, number, weight.device):
         yield outputs, matrix_IO[:, outputs].to(dtype)
 
 

@@ -21,7 +21,7 @@ from quatrain.model.adapter import load_adapter, merged, quantised_base, read_ad
 from quatrain.model.frozen import Frozen, Matrix, Weight
 from quatrain.model.hf_config import CONFIG, read_config, read_json, to_hf
 from quatrain.model.hf_quantised import QUANTISED, described, quantisation
-from quatrain.model.kinds import KINDS, encode
+from quatrain.model.kinds import KINDS, PLAIN, encode
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of
 from quatrain.model.peft_config import BASE, read_fields
@@ -173,13 +173,15 @@ def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
     if is_small(name):
         return tensor.to(form.states, name).load()
     stacked = len(tensor.shape) == 3
-    if tensor.matrices:
+    quantise = form.quantise if may_be_stored(name) else None
+    in_blocks = any(one.kind.name not in PLAIN for one in tensor.matrices)
+    if in_blocks or (tensor.matrices and quantise is None):
         for matrix in tensor.matrices:
             refuse_infinite_scales(name, matrix)
         return Frozen(tensor.matrices, form.states, stacked)
-    if form.quantise is None or not may_be_stored(name):
+    if quantise is None:
         return tensor.load()
-    kind = KINDS[form.quantise]
+    kind = KINDS[quantise]
     refuse_width(name, tensor.shape[1], kind)
     weight = outputs_first(tensor.load())
     parts = encode(kind, weight)

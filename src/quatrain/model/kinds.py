@@ -183,6 +183,10 @@ def _write_int8(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["codes"]).mul_(parts["scales"][:, None])
 
 
+def _write_f32(parts: Parts, wide: Tensor) -> None:
+    wide.copy_(parts["blocks"].view(torch.float32).view_as(wide))
+
+
 def _write_f16(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["blocks"].view(torch.float16).view_as(wide))
 
@@ -194,7 +198,8 @@ def _write_bf16(parts: Parts, wide: Tensor) -> None:
 def _kinds() -> dict[str, Kind]:
     kinds = [Kind(name, block, size, write)
              for name, (block, size, write) in kinds_gguf.LAYOUTS.items()]  # fmt: skip
-    kinds += [Kind("f16", 1, 2, _write_f16), Kind("bf16", 1, 2, _write_bf16)]
+    kinds += [Kind("f32", 1, 4, _write_f32), Kind("f16", 1, 2, _write_f16)]
+    kinds.append(Kind("bf16", 1, 2, _write_bf16))
     kinds += [Kind(name, kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, partial(kinds_nf4.write, name))
               for name in kinds_nf4.TABLES]  # fmt: skip
     kinds.append(Kind("int8", 1, 1, _write_int8))
@@ -203,3 +208,5 @@ def _kinds() -> dict[str, Kind]:
 
 KINDS = _kinds()
 """By name."""
+PLAIN = ("f32", "f16", "bf16")
+"""Kinds whose numbers lie in no blocks."""

@@ -30,6 +30,8 @@ _KINDS = ("f32", "bf16", "f32 columns", "bf16 columns", "int8", "nf4", "q8_0", "
           "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")  # fmt: skip
 """In the order of one_token.cpp."""
 _PLAIN = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_AS_NUMBERS = {name: dtype for dtype, name in _PLAIN.items()}
+"""Kinds whose strides are counted in numbers, not in bytes."""
 _I64, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _WORK = 1 << 19
 """Numbers of a layer that are worth a thread."""
@@ -198,7 +200,7 @@ class OneToken:
         made = _Stored(kind=_KINDS.index(name), outputs=outputs, inputs=inputs)
         if "blocks" in parts:
             blocks = parts["blocks"]
-            blocks = blocks.view(torch.bfloat16) if name == "bf16" else blocks
+            blocks = blocks.view(_AS_NUMBERS[name]) if name in _AS_NUMBERS else blocks
             made.data, made.stride = blocks.data_ptr(), blocks.stride(0)
             return made
         made.data, made.scales = parts["codes"].data_ptr(), parts["scales"].data_ptr()

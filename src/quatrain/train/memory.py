@@ -35,7 +35,7 @@ _HELD_BACK = 48 * 10**6
 (machine.keep_freed_memory). Chosen to fit what bench/plan.py measured."""
 _SPLIT = 0.12
 """Further unused memory, as a share of what is held; chosen in the same way."""
-TILE, _TILES = 1 << 24, 2
+_TILE, _TILE_ON_GPU, _TILES = 1 << 21, 1 << 24, 2
 """The most numbers of a frozen weight that are decoded at once (model/frozen.py), and how many such
 tiles there are: one, and what makes it."""
 _QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.01}
@@ -141,6 +141,7 @@ class _Step:
         self.counts: Parameters = parameters(config)
         self.frozen = learning is not None
         self.base = base_bytes(config, mapped)
+        self.tile = _TILE if mapped else _TILE_ON_GPU
         self.learning = self.counts.total if learning is None else learning
         self.gradient = 0 if self.frozen else _FLOAT
         """Bytes of a weight's gradient; those of adapters are small and counted together."""
@@ -216,7 +217,8 @@ class _Step:
             "held back": min(_HELD_BACK, every + self._stored()) + self._holes(),
         }
         if self.frozen:
-            held["tiles"] = _TILES * min(TILE, self.counts.head) * (_HALF if self.half else _FLOAT)
+            product = _HALF if self.half else _FLOAT
+            held["tiles"] = _TILES * min(self.tile, self.counts.head) * product
         elif self.half:
             held["bf16 copies"] = self.counts.total * _HALF
         held["held back"] += round(_SPLIT * sum(held.values()))
