@@ -2,9 +2,10 @@
 
     python bench/plan.py [NAME...] [--steps 2]
 
-Rows of random ids are written; a child trains on them with the loop, AdamW and the checkpoints of a
-run, while its anonymous memory is read from /proc every two milliseconds. What the child has after
-its imports is taken off. The child is forked, so that torch is imported once.
+Rows of random ids are written, and random weights of a base beside which adapters learn. A child
+builds the model as a run does, and trains with the loop, AdamW and the checkpoints of a run, while
+its anonymous memory is read from /proc every two milliseconds. What the child has after its imports
+is taken off. Children are forked, so that torch is imported once; one writes the base.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,19 +24,24 @@ import numpy as np
 import torch
 from sides import as_in_a_run
 
-from quatrain.config import Config
+from quatrain.config import Config, ModelConfig
 from quatrain.data.batches import Batches
 from quatrain.data.rows import Block, Rows, write_rows
+from quatrain.hub.convert import Conversion, convert
+from quatrain.model.io import write_model
 from quatrain.model.llama import LlamaModel
-from quatrain.model.lora import add_adapters
-from quatrain.model.targets import choose
+from quatrain.model.shards import LazyTensor
+from quatrain.text.chat import LLAMA4
+from quatrain.text.tokenizer import train_bpe
 from quatrain.train.calibrate import anonymous
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
-from quatrain.train.plan import make_plan
+from quatrain.train.plan import Plan, make_plan
+from quatrain.train.run import build_model
 from quatrain.train.settle import settle, settle_intervals
+from quatrain.train.start import Start
 
 SMALL: dict[str, Any] = dict(
     vocab_size=8192, d_model=256, n_layers=4, n_heads=8, n_kv_heads=4, d_k=32,
@@ -83,10 +90,7 @@ def main() -> None:
 
 
 def row_of(name: str, case: dict[str, Any], directory: Path, steps: int) -> str:
-    config = config_of(case, directory, steps)
-    rows = random_rows(config, case, directory / "rows")
-    plan = make_plan(settle(config, len(rows)), SimpleNamespace(train=rows), None, 1 << 50)  # type: ignore[arg-type]
-    measured = peak_of(plan.config, rows)
+    plan, measured = planned_and_measured(case, directory, steps)
     peak = plan.memory.peak
     error = peak.total / measured - 1
     cells = (
@@ -96,21 +100,63 @@ def row_of(name: str, case: dict[str, Any], directory: Path, steps: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def planned_and_measured(case: dict[str, Any], directory: Path, steps: int) -> tuple[Plan, int]:
+    """Plan a run, and do it in a child; give its peak in bytes.
+
+    Args:
+        case: what differs from the smallest run; `base` (bf16, nf4, int8 or gguf) makes it learn
+            adapters beside such a base.
+        directory: for rows, base and run.
+        steps: of the run.
+    """
+    config = config_of(case, directory, steps)
+    if config.model.init:
+        apart(lambda: write_base(config.model, directory / "base", case["base"] == "gguf"))
+    rows = random_rows(config, case, directory / "rows")
+    plan = make_plan(settle(config, len(rows)), SimpleNamespace(train=rows), None, 1 << 50)  # type: ignore[arg-type]
+    return plan, peak_of(lambda: learn(plan.config, rows))
+
+
 def config_of(case: dict[str, Any], directory: Path, steps: int) -> Config:
-    length, adapter = case.get("length", 512), case.get("adapter")
+    model, base = {**SMALL, **case.get("model", {})}, case.get("base")
+    if base:
+        file = "gguf/model-q8_0.gguf" if base == "gguf" else ""
+        model["init"] = str(directory / "base" / file)
+        model["quantize"] = base if base in ("nf4", "int8") else None
     return Config.model_validate(
         {
             "run_dir": directory / "run",
-            "model": {**SMALL, **case.get("model", {}), **({"init": "x"} if adapter else {})},
-            "data": {"block_size": length},
+            "model": model,
+            "data": {"block_size": case.get("length", 512)},
             "train": {
                 "batch_size": case["batch"], "micro_batch_size": case["micro"],
                 "max_steps": steps, "activation_checkpointing": case.get("again", False),
-                "learning_rate": 1e-3, "threads": 2, "adapter": adapter,
+                "learning_rate": 1e-3, "threads": 2, "adapter": "lora" if base else None,
                 "precision": case.get("precision", "fp32"),
             },
         }
     )  # fmt: skip
+
+
+def write_base(config: ModelConfig, directory: Path, as_gguf: bool = False) -> None:
+    """Write random bf16 weights, and a GGUF file of them where it is wanted, tensor by tensor."""
+    with torch.device("meta"):
+        shapes = {name: one.shape for name, one in LlamaModel(config).state_dict().items()}
+    write_model(config, {name: drawn(tuple(shape)) for name, shape in shapes.items()}, directory)
+    train_bpe(["Quelle heure est-il ?"], vocab_size=300).save(directory)
+    LLAMA4.save(directory)
+    if as_gguf:
+        asked = Conversion(to="gguf", dtype="q8_0", check=False)
+        convert(directory, directory / "gguf", asked)
+
+
+def drawn(shape: tuple[int, ...]) -> LazyTensor:
+    """Draw a weight in bf16 when it is written; a vector is a norm's."""
+    if len(shape) == 1:
+        return LazyTensor(shape, torch.bfloat16, lambda: torch.ones(shape).bfloat16())
+    return LazyTensor(
+        shape, torch.bfloat16, lambda: torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02)
+    )
 
 
 def random_rows(config: Config, case: dict[str, Any], directory: Path) -> Rows:
@@ -128,22 +174,17 @@ def random_rows(config: Config, case: dict[str, Any], directory: Path) -> Rows:
                       packing="best_fit", pad_id=0)  # fmt: skip
 
 
-def peak_of(config: Config, rows: Rows) -> int:
-    """Train in a child; return how far its anonymous memory rises above that of its imports."""
+def peak_of(work: Callable[[], None]) -> int:
+    """Work in a child; return how far its anonymous memory rises above that of its imports."""
     ready, go = os.pipe(), os.pipe()
-    child = os.fork()
-    if not child:
+
+    def announced() -> None:
         os.write(ready[1], b"1")
         os.read(go[0], 1)
-        status = 1
-        try:
-            with as_in_a_run():
-                learn(config, rows)
-            status = 0
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+        with as_in_a_run():
+            work()
+
+    child = forked(announced)
     status_file = Path(f"/proc/{child}/status")
     os.read(ready[0], 1)
     before = highest = anonymous(status_file) or 0
@@ -151,19 +192,41 @@ def peak_of(config: Config, rows: Rows) -> int:
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
         highest = max(highest, anonymous(status_file) or 0)
         time.sleep(0.002)
-    if ended[1]:
-        raise SystemExit(f"the run that was measured failed: {ended[1]}")
+    refuse_failure(ended[1])
     return highest - before
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Work in a child, so that this process stays as small as it was."""
+    refuse_failure(os.waitpid(forked(work), 0)[1])
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Fork a child that works and ends; give its number."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            work()
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return child
+
+
+def refuse_failure(status: int) -> None:
+    if status:
+        raise SystemExit(f"what was to be measured failed: {status}")
 
 
 def learn(config: Config, rows: Rows) -> None:
     """Do what a run does once its data is prepared."""
     torch.set_num_threads(config.train.threads or 1)
-    model = LlamaModel(config.model)
-    if config.train.adapter:
-        add_adapters(model, choose(config.lora, config.model))
-        model.base = "the base"
-    model.model.activation_checkpointing = config.train.activation_checkpointing
+    base = config.model.init
+    start = Start(config, Path(base) if base else None, base, None, LLAMA4)
+    model = build_model(config, start, None)
     optimizer = make_optimizer(model, config.train)
     keeper = Keeper(config.run_dir, 2, lambda *_: None, {})
     around = Around(
@@ -171,7 +234,7 @@ def learn(config: Config, rows: Rows) -> None:
         Display(config.train.max_steps or 0, 0, quiet=True),
     )  # fmt: skip
     batches = Batches(rows, config.train.batch_size or 1, config.train.seed)
-    train(model.train(), optimizer, batches, settle_intervals(config).train, State(), around)
+    train(model, optimizer, batches, settle_intervals(config).train, State(), around)
 
 
 if __name__ == "__main__":

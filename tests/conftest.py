@@ -16,7 +16,7 @@ from quatrain.words import speak
 
 BENCH = Path(__file__).parents[1] / "bench"
 BENCH_MODULES = ("active_flops", "device_parity", "first_hour", "first_run", "newcomers",
-                 "original", "paired", "parts", "saving", "sides", "tables",
+                 "original", "paired", "parts", "plan", "saving", "sides", "tables",
                  "transcript")  # fmt: skip
 torch.set_num_threads(1)  # tiny products gain nothing from threads, and lose when cores are shared
 os.environ["LC_ALL"] = "C.UTF-8"  # tests read English, whatever the machine's locale

@@ -82,6 +82,21 @@ def test_every_kind_of_stored_weights_is_timed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("base", ["nf4", "gguf"])
+def test_a_planned_run_learns_beside_a_written_base(
+    base: str, bench: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    plan, shape = bench["plan"], {"d_model": 64, "n_kv_heads": 8, "intermediate_size_expert": 64}
+    case = {"model": shape, "batch": 1, "micro": 1, "length": 128, "base": base}
+    config = plan.config_of(case, tmp_path, 2)
+    plan.write_base(config.model, tmp_path / "base", base == "gguf")
+    rows = plan.random_rows(config, case, tmp_path / "rows")
+    plan.learn(plan.settle(config, len(rows)), rows)
+    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
+    torch.set_num_threads(1)
+
+
+@pytest.mark.slow
 def test_a_drawing_is_made_of_a_result(tmp_path: Path) -> None:
     whole = smoke("scaling.py", "--smoke", "--threads", "1")
     assert whole["result"]["experts"]["2"]["seconds"] > 0
