@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quatrain.text.abstention import Abstention
+from quatrain.words import say
 from tiny_run import COLOURS, THINGS, tiny_run
 
 ASKED = "{} est {}. De quelle couleur ?"
@@ -208,3 +211,26 @@ def test_an_unknown_kind_is_refused_in_python_too(wide: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"Q208.*quantize int4 is not possible"):
         Answerer(wide, quantize="int4")
+
+
+def test_each_model_abstains_with_its_own_sentence(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    models = [tmp_path / "one", tmp_path / "two"]
+    for model, sentence in zip(models, ("Rien.", "Le texte ne le dit pas."), strict=True):
+        shutil.copytree(trained / "checkpoints" / "best", model)
+        Abstention(no_answer=sentence, threshold=-1e9).save(model)  # it always abstains
+    asked = {"id": "1", "question": "Qui ?", "answers": [], "is_impossible": True}
+    told = {"title": "t", "paragraphs": [{"context": "Un mur.", "qas": [asked]}]}
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps({"version": "2", "data": [told]}), encoding="utf-8")
+    found = quatrain("eval", models[0], file, "--against", models[1], "--json").json
+    alone = [quatrain("eval", model, file, "--json").json for model in models]
+    assert found["against"] == alone[1]
+    assert {name: found[name] for name in alone[0]} == alone[0]
+    assert (found["both_right"], found["exact_match"], alone[1]["exact_match"]) == (1, 100, 100)
+    assert found["difference"]["ci95"] == {"exact_match": None, "f1": None}
+
+
+def test_a_difference_of_nothing_has_no_sign_of_less() -> None:
+    assert say("cli.eval.change", score=-0.01, low=-0.04, high=2.5) == "+0.0 (+0.0 to +2.5)"
