@@ -22,6 +22,9 @@ _WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
 MOST_EXPERTS = _MOST
 _MOST_STOPS = 8
 
+Quantised = Literal["nf4", "int8"]
+"""The kinds in which matrices are held or stored in fewer bits."""
+
 TokenId = Annotated[int, Field(ge=-1, le=_LARGEST)]
 
 
@@ -52,7 +55,7 @@ class ModelConfig(Section):
     architecture."""
     preset: str | None = None
     """A shipped architecture, with random weights."""
-    quantize: Literal["nf4", "int8"] | None = None
+    quantize: Quantised | None = None
     """With adapters: hold the base's matrices in 4 or 8 bits. The blocks of a GGUF file
     stay as they are."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"

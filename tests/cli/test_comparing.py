@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quatrain.text.abstention import Abstention
+from quatrain.words import say
 from tiny_run import COLOURS, THINGS, tiny_run
 
 ASKED = "{} est {}. De quelle couleur ?"
@@ -126,3 +129,108 @@ def test_what_cannot_be_opened_is_refused_before_any_question_is_asked(
     refused = quatrain("eval", trained, "--against", tmp_path / name, exam(tmp_path))
     assert refused.code == 4
     assert f"[{code}" in refused.err
+
+
+WIDE = dict(
+    d_model=64, n_layers=4, n_heads=4, num_local_experts=4, vocab_size=320,
+    attention_chunk_size=8192, max_position_embeddings=1024,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose widths are whole blocks of nf4, and which llama.cpp can hold."""
+    from quatrain.recipe import build
+    from quatrain.train.run import run
+
+    values = tiny_run(tmp_path_factory.mktemp("wide"), max_steps=40).model_dump(exclude_unset=True)
+    return run(build({**values, "model": WIDE}), quiet=True).run_dir
+
+
+def kinds_of(answerer: Any) -> set[str]:
+    from quatrain.model.frozen import Matrix
+
+    return {one.kind.name for one in answerer.model.modules() if isinstance(one, Matrix)}
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_model_answers_as_its_stored_copy_does(
+    quatrain: Any, wide: Path, tmp_path: Path, kind: str
+) -> None:
+    from quatrain.generate.answer import Answerer
+
+    made = quatrain("convert", wide, tmp_path / kind, "--to", "llama4", "--quantize", kind)
+    assert made.code == 0, made.err
+    assert kinds_of(Answerer(wide, quantize=kind)) == kinds_of(Answerer(tmp_path / kind)) == {kind}
+    file, question = exam(tmp_path), ASKED.format(THINGS[0], COLOURS[0])
+    stored = quatrain("eval", tmp_path / kind, file, "--json").json
+    assert quatrain("eval", wide, file, "--quantize", kind, "--json").json == stored
+    assert quatrain("eval", tmp_path / kind, file, "--quantize", kind, "--json").json == stored
+    asked = [quatrain("ask", wide, question, "--quantize", kind),
+             quatrain("ask", tmp_path / kind, question)]  # fmt: skip
+    assert asked[0].code == 0, asked[0].err
+    assert asked[0].out == asked[1].out
+
+
+def test_against_itself_only_the_first_model_is_quantised(
+    quatrain: Any, wide: Path, tmp_path: Path
+) -> None:
+    file = exam(tmp_path)
+    words = ("eval", wide, file, "--against", wide, "--quantize", "nf4")
+    found = quatrain(*words, "--json").json
+    assert found["against"] == quatrain("eval", wide, file, "--json").json
+    assert found["loss"] != found["against"]["loss"]
+    assert "(nf4)" in quatrain(*words).out.replace("\n", "")
+
+
+@pytest.mark.parametrize("verb", ["ask", "eval"])
+def test_what_cannot_be_held_in_fewer_bits_is_refused(
+    quatrain: Any, trained: Path, wide: Path, tmp_path: Path, verb: str
+) -> None:
+    last = exam(tmp_path) if verb == "eval" else "Qui ?"
+    unknown = quatrain(verb, trained, last, "--quantize", "int4")
+    assert unknown.code == 2
+    assert "--quantize int4 is not possible" in unknown.err
+    narrow = quatrain(verb, trained, last, "--quantize", "nf4")
+    assert narrow.code == 4
+    assert "[Q411]" in narrow.err
+    assert "has 32 inputs" in narrow.err
+    for words in (["--to", "llama4", "--quantize", "int8"], ["--to", "gguf", "--dtype", "q8_0"]):
+        made = quatrain("convert", wide, tmp_path / "few", *words, "--no-check", "--force")
+        assert made.code == 0, made.err
+        place = next((tmp_path / "few").glob("*.gguf"), tmp_path / "few")
+        kept = quatrain(verb, place, last, "--quantize", "nf4")
+        assert kept.code == 4
+        assert f"stores matrices as {'q8_0' if 'gguf' in words else 'int8'}" in kept.err
+        assert "Remove --quantize" in kept.err
+
+
+def test_an_unknown_kind_is_refused_in_python_too(wide: Path) -> None:
+    from quatrain.errors import ConfigError
+    from quatrain.generate.answer import Answerer
+
+    with pytest.raises(ConfigError, match=r"Q208.*quantize int4 is not possible"):
+        Answerer(wide, quantize="int4")
+
+
+def test_each_model_abstains_with_its_own_sentence(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    models = [tmp_path / "one", tmp_path / "two"]
+    for model, sentence in zip(models, ("Rien.", "Le texte ne le dit pas."), strict=True):
+        shutil.copytree(trained / "checkpoints" / "best", model)
+        Abstention(no_answer=sentence, threshold=-1e9).save(model)  # it always abstains
+    asked = {"id": "1", "question": "Qui ?", "answers": [], "is_impossible": True}
+    told = {"title": "t", "paragraphs": [{"context": "Un mur.", "qas": [asked]}]}
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps({"version": "2", "data": [told]}), encoding="utf-8")
+    found = quatrain("eval", models[0], file, "--against", models[1], "--json").json
+    alone = [quatrain("eval", model, file, "--json").json for model in models]
+    assert found["against"] == alone[1]
+    assert {name: found[name] for name in alone[0]} == alone[0]
+    assert (found["both_right"], found["exact_match"], alone[1]["exact_match"]) == (1, 100, 100)
+    assert found["difference"]["ci95"] == {"exact_match": None, "f1": None}
+
+
+def test_a_difference_of_nothing_has_no_sign_of_less() -> None:
+    assert say("cli.eval.change", score=-0.01, low=-0.04, high=2.5) == "+0.0 (+0.0 to +2.5)"

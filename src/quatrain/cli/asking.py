@@ -23,6 +23,7 @@ def run_asking(
     options: list[str],
     as_json: bool,
     never_abstain: bool = False,
+    quantize: str | None = None,
 ) -> None:
     """Answer a question as a stream, or converse until the input ends."""
     if as_json and question is None:
@@ -37,7 +38,7 @@ def run_asking(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from quatrain.generate.answer import Answer, Answerer
 
-    answerer = Answerer(model)
+    answerer = Answerer(model, quantize=quantize)
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()
     if question is None:

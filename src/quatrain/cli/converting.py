@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from quatrain.cli.telling import telling
 from quatrain.cli.training import asking, tuning
+from quatrain.cli.usage import refuse_unknown
 from quatrain.errors import ConfigError
 from quatrain.progress import working
 from quatrain.words import say, tell
@@ -84,11 +85,8 @@ def _refuse_unknown(to: str, dtype: str | None, quantize: str | None, experts: i
     from quatrain.hub.convert import Dtype, Format, Kind
 
     options = (("--to", to, Format), ("--dtype", dtype, Dtype), ("--quantize", quantize, Kind))
-    for name, value, known in options:
-        if value is not None and value not in get_args(known):
-            raise ConfigError(
-                "Q208.option", name=name, value=value, known=", ".join(get_args(known))
-            )
+    for name, value, kinds in options:
+        refuse_unknown(name, value, get_args(kinds))
     if experts is not None and experts < 1:
         raise ConfigError("Q208.no_experts", experts=experts)
 

@@ -17,8 +17,9 @@ from quatrain.recipe import load_config
 from quatrain.words import Sentence, say, spoken
 
 if TYPE_CHECKING:
-    from quatrain.config import DataConfig, GenerateConfig
+    from quatrain.config import DataConfig
     from quatrain.evaluate.run import Examined
+    from quatrain.generate.answer import Answerer
     from quatrain.text.conversation import Conversation
 
 _SCORES = ("exact_match", "f1")
@@ -34,8 +35,12 @@ def run_evaluation(
     as_json: bool,
     never_abstain: bool = False,
     against: str | None = None,
+    quantize: str | None = None,
 ) -> None:
-    """Answer every question of a file, perhaps with two models, and print the scores."""
+    """Answer every question of a file, perhaps with two models, and print the scores.
+
+    The other model is held as it is, so that a model can be compared with itself in fewer bits.
+    """
     limits = [f"data.limit={limit}"] * (limit is not None)
     settings = of_answering("eval", overrides, others=("data",))
     config = load_config(None, [*limits, *settings], data={"train": file})
@@ -43,7 +48,7 @@ def run_evaluation(
         raise ConfigError("Q208.logprobs", number=config.generate.logprobs)
     models = [model] if against is None else [model, against]
     with telling():
-        exam, *others = _examined(models, file, by, config, never_abstain)
+        exam, *others = _examined(models, quantize, file, by, config, never_abstain)
     compared = dict[str, Any]()
     if others:
         from quatrain.evaluate.comparison import compare
@@ -54,11 +59,17 @@ def run_evaluation(
         return
     _show(exam)
     if compared:
-        _show_comparison(models, exam.scores, compared)
+        name = model if quantize is None else f"{model} ({quantize})"
+        _show_comparison([name, *models[1:]], exam.scores, compared)
 
 
 def _examined(
-    models: Sequence[str], file: str, by: str | None, config: Any, never_abstain: bool
+    models: Sequence[str],
+    quantize: str | None,
+    file: str,
+    by: str | None,
+    config: Any,
+    never_abstain: bool,
 ) -> list[Examined]:
     """Examine models one after the other, so that one at a time is in memory."""
     from quatrain.model.locate import locate
@@ -68,10 +79,15 @@ def _examined(
     exams *= len(places) // len(exams)
     for place in places[1:]:
         _refuse_unopenable(place)
+    from quatrain.evaluate.run import examined
+
     found, total = [], len(places) if len(places) > 1 else None
     for number, (place, questions) in enumerate(zip(places, exams, strict=True), 1):
         with working("progress.examining", total=total, done=number, model=models[number - 1]):
-            found.append(_answered(place, questions, config.generate, by, never_abstain))
+            kind = quantize if number == 1 else None
+            answerer = _opened(place, kind, never_abstain)
+            found.append(examined(answerer, questions, config.generate, by))
+        del answerer
         gc.collect()
     return found
 
@@ -116,21 +132,14 @@ def _refuse_unopenable(place: Path) -> None:
     text_tools(place)
 
 
-def _answered(
-    place: Path,
-    questions: Sequence[Conversation],
-    options: GenerateConfig,
-    by: str | None,
-    never_abstain: bool,
-) -> Examined:
-    from quatrain.evaluate.run import examined
+def _opened(place: Path, quantize: str | None, never_abstain: bool) -> Answerer:
     from quatrain.generate.answer import Answerer
 
     with working("progress.loading"):
-        answerer = Answerer(place)
+        answerer = Answerer(place, quantize=quantize)
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()
-    return examined(answerer, questions, options, by)
+    return answerer
 
 
 def _show(exam: Examined) -> None:

@@ -22,7 +22,16 @@ from quatrain import __version__
 from quatrain.cli.completing import dtypes, formats, kinds, languages, recipes, with_shells
 from quatrain.cli.data import data_app
 from quatrain.cli.speech import in_words, take_language
-from quatrain.cli.usage import Answering, Json, Options, Overrides, Settings, Verbs, place
+from quatrain.cli.usage import (
+    Answering,
+    Json,
+    Options,
+    Overrides,
+    Quantize,
+    Settings,
+    Verbs,
+    place,
+)
 from quatrain.errors import QuatrainError, ResourceError
 from quatrain.locale import choose_language
 from quatrain.words import say, speak
@@ -155,6 +164,7 @@ def evaluate(
         str | None, typer.Option(metavar="MODEL", help="help.eval.against", callback=place)
     ] = None,
     never_abstain: NeverAbstain = False,
+    quantize: Quantize = None,
     options: Settings = None,
     json: Json = False,
 ) -> None:
@@ -162,7 +172,7 @@ def evaluate(
     from quatrain.cli.evaluating import run_evaluation
 
     settings = [*(overrides or []), *(options or [])]
-    run_evaluation(model, file, by, limit, settings, json, never_abstain, against)
+    run_evaluation(model, file, by, limit, settings, json, never_abstain, against, quantize)
 
 
 @app.command(help="help.ask")
@@ -173,13 +183,14 @@ def ask(
         str | None, typer.Option(metavar="FILE", help="help.ask.context", callback=place)
     ] = None,
     never_abstain: NeverAbstain = False,
+    quantize: Quantize = None,
     options: Settings = None,
     json: Json = False,
 ) -> None:
     """Answer one question, or hold a conversation."""
     from quatrain.cli.asking import run_asking
 
-    run_asking(model, question, context, options or [], json, never_abstain)
+    run_asking(model, question, context, options or [], json, never_abstain, quantize)
 
 
 @app.command(help="help.convert")

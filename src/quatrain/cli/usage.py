@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from quatrain.cli.completing import overrides, settings
+from quatrain.cli.completing import KINDS, kinds, overrides, settings
 from quatrain.errors import ConfigError
 from quatrain.files import at_home
 
@@ -41,6 +41,23 @@ Settings = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="help.settings", autocompletion=settings),
 ]
 """The same two for commands that answer: see `of_answering`."""
+
+
+def refuse_unknown(name: str, value: str | None, values: Sequence[str]) -> None:
+    """Refuse a value that an option does not take. Raises Q208."""
+    if value is not None and value not in values:
+        raise ConfigError("Q208.option", name=name, value=value, known=", ".join(values))
+
+
+def _kind(value: str | None) -> str | None:
+    refuse_unknown("--quantize", value, KINDS)
+    return value
+
+
+Quantize = Annotated[
+    str | None, typer.Option(help="help.quantize", autocompletion=kinds, callback=_kind)
+]
+"""For commands that answer."""
 
 _GENERATE = "generate"
 _UsageError: Any = typer.BadParameter.__base__

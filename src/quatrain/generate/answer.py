@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
-from quatrain.config import GenerateConfig
+from quatrain.config import GenerateConfig, Quantised
+from quatrain.errors import ConfigError
 from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.alternative import alternatives
 from quatrain.generate.consensus import most_agreed
 from quatrain.generate.engine import Completion, FinishReason, Watch, complete, stream
 from quatrain.generate.likelihood import Likelihood, likelihoods_of
 from quatrain.model.hf_config import refuse_larger_vocabulary
+from quatrain.model.io import form_to_run, refuse_other_kinds
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate, stands_on_gguf, text_tools_of
 from quatrain.text.abstention import Abstention
@@ -65,14 +67,34 @@ class Answerer:
     abstention: Abstention | None = None
     """How it abstains; None for a model that was not trained to."""
 
-    def __init__(self, model: str | Path, device: str | None = None) -> None:
-        """Open MODEL: a run (its best checkpoint), a directory, a GGUF file or a Hub id."""
+    def __init__(
+        self, model: str | Path, device: str | None = None, quantize: str | None = None
+    ) -> None:
+        """Open MODEL: a run (its best checkpoint), a directory, a GGUF file or a Hub id.
+
+        Args:
+            model: its name.
+            device: where it answers; None is a GPU where there is one.
+            quantize: nf4 or int8: matrices of layers are held so, each from when it is read. None
+                holds them as they are stored.
+
+        Raises:
+            ConfigError: Q208 for another kind.
+            CheckpointError: Q411 for matrices that cannot be held so, or are stored in another kind
+                already; and as `open_model`.
+        """
+        if quantize is not None and quantize not in get_args(Quantised):
+            kinds = ", ".join(get_args(Quantised))
+            raise ConfigError("Q208.option", name="quantize", value=quantize, known=kinds)
         place = locate(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if stands_on_gguf(place):
+        if quantize is not None or stands_on_gguf(place):
             from quatrain.hub.opened import open_model, text_tools  # what others need not wait for
 
-            self.model = open_model(place, device=device).eval()
+            form = None if quantize is None else form_to_run(device, quantize)
+            self.model = open_model(place, device=device, form=form).eval()
+            if quantize is not None:
+                refuse_other_kinds(self.model, quantize, place)
             self.tokenizer, self.chat, where = text_tools(place)
         else:
             self.model = LlamaModel.from_pretrained(place, device=device).eval()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from quatrain.config import Quantised
 from quatrain.errors import CheckpointError
 from quatrain.files import new_directory
 from quatrain.hub.adapter import (
@@ -62,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 Format = Literal["llama4", "hf", "hf-multimodal", "gguf"]
 Dtype = Literal["bf16", "f16", "f32", "q8_0"]
-Kind = Literal["nf4", "int8"]
+Kind = Quantised
 
 
 @dataclass(frozen=True)

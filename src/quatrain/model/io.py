@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import ModelConfig
+from quatrain.errors import CheckpointError
 from quatrain.files import write_json
 from quatrain.model.adapter import load_adapter, merged, quantised_base, read_adapter, write_adapter
 from quatrain.model.frozen import Frozen, Matrix, Weight
@@ -77,6 +78,13 @@ def load_model(
 def form_to_run(device: str, quantise: str | None = None) -> Form:
     """Give the form in which stored or quantised weights are held to answer."""
     return Form(torch.bfloat16 if device.startswith("cuda") else torch.float32, quantise)
+
+
+def refuse_other_kinds(model: LlamaModel, kind: str, place: Path) -> None:
+    """Refuse a quantised model of which matrices stayed as they were stored. Raises Q411."""
+    held = {one.kind.name for one in model.model.layers.modules() if isinstance(one, Matrix)}
+    if others := sorted(held - {kind}):
+        raise CheckpointError("Q411.kept", source=place, others=", ".join(others), kind=kind)
 
 
 def opened(directory: Path) -> tuple[ModelConfig, dict[str, LazyTensor]]:
