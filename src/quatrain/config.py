@@ -56,8 +56,7 @@ class ModelConfig(Section):
     preset: str | None = None
     """A shipped architecture, with random weights."""
     quantize: Quantised | None = None
-    """With adapters: hold the base's matrices in 4 or 8 bits. The blocks of a GGUF file
-    stay as they are."""
+    """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file's blocks stay."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
     """With adapters: where the base's stored matrices stay. On a CPU: in their file (auto, disk)
     or in memory (none, host). On a GPU: there (none), or in main memory (host) or their file
