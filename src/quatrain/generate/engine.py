@@ -196,8 +196,9 @@ def _rows(
     for prompt, draw in zip(each, generators(options, len(prompts)), strict=True):
         answer = list(prompt[len(prompt) - begun :])
         ends_at = watch() if watch is not None else None
-        for token_id in answer if ends_at else ():
-            ends_at(token_id)
+        if ends_at is not None:
+            for token_id in answer:
+                ends_at(token_id)
         rows.append(_Row(list(prompt), answer, draw, ends_at))
     return rows
 
