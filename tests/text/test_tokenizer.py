@@ -164,6 +164,21 @@ def test_any_characters_stream_to_what_they_decode_to(ids: list[int]) -> None:
     assert "".join(streamed(CHARACTERS, ids)) == CHARACTERS.decode(ids)
 
 
+@pytest.mark.parametrize("text", ["Où est l'été ?", "né 🦊 !", " deux  espaces\n"])
+def test_the_bytes_of_ids_joined_are_those_of_the_text(text: str) -> None:
+    old = sentencepiece_style()
+    cuts = [(BPE, BPE.encode(text)), (BPE, bytes_of(text)), (old, old.encode(text))]
+    for tokenizer, ids in cuts:
+        spelt = b"".join(map(tokenizer.bytes_of, ids)).decode()
+        assert spelt.strip() == tokenizer.decode(ids).strip()
+
+
+def test_the_bytes_of_a_control_token_are_its_name_and_no_token_has_none() -> None:
+    assert BPE.bytes_of(BPE.control_id("<|eot|>")) == b"<|eot|>"
+    assert BPE.bytes_of(BPE.vocab_size) == b""
+    assert CHARACTERS.bytes_of(CHARACTERS.encode("é")[0]) == "é".encode()
+
+
 def test_a_character_that_never_ends_is_given_at_the_finish() -> None:
     stream = BPE.stream()
     assert [stream.push(token_id) for token_id in bytes_of("a🦊")[:3]] == ["a", "", ""]
