@@ -334,3 +334,24 @@ def test_without_a_compiler_torch_decodes(
         assert same_bits(decoded(), wanted)
     assert "torch reads stored weights" in caplog.text
     kinds_native.library.cache_clear()
+
+
+def test_a_process_in_haste_lets_another_one_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kinds_native.library("products") is None:
+        pytest.skip("no C++ compiler that can compile products.cpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kinds_native.Haste, "asked", True)
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        kinds_native.subprocess, "Popen", lambda command, **_: started.append(command)
+    )
+    kinds_native.library.cache_clear()
+    try:
+        assert kinds_native.library("products") is None
+        (command,) = started
+        assert "library('products')" in command[-1]
+        assert kinds_native.library("kinds") is not None  # takes half a second
+    finally:
+        kinds_native.library.cache_clear()

@@ -37,7 +37,9 @@ def run_asking(
     # Spinning threads take cores from other processes while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from quatrain.generate.answer import Answer, Answerer
+    from quatrain.model.kinds_native import Haste
 
+    Haste.asked = True
     answerer = Answerer(model, quantize=quantize)
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()

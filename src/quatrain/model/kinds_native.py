@@ -2,8 +2,8 @@
 
 Decoders are several times as fast as operations of torch, which pass over the numbers again and
 again, and give the same numbers bit for bit. Products of a few vectors read nothing but the stored
-bytes. The first use compiles, in a second or two, and keeps the result in the user's cache
-directory. Where that fails, torch does the work.
+bytes. The first use compiles, in some seconds, and keeps the result in the user's cache directory.
+A process that does not wait lets another one compile. Where that fails, torch does the work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from quatrain.model import kinds_gguf, kinds_nf4
+from quatrain.progress import working
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +202,12 @@ def _address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+class Haste:
+    """Whether this process is too short to wait for a compiler: then another one compiles."""
+
+    asked = False
+
+
 @cache
 def library(name: str) -> ctypes.CDLL | None:
     """Load a library; compile it first where no earlier process has."""
@@ -209,8 +217,16 @@ def library(name: str) -> ctypes.CDLL | None:
         return None
     try:
         file = _cache_directory() / f"{name}-{_key(name, compiler)}.so"
+        if not file.exists() and Haste.asked and name != "kinds":  # which takes half a second
+            code = f"from quatrain.model.kinds_native import library; library({name!r})"
+            subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            return None
         if not file.exists():
-            _compile(name, compiler, file)
+            with working("progress.compiling"):
+                _compile(name, compiler, file)
         return ctypes.CDLL(str(file))
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("torch reads stored weights, since %s cannot be compiled: %s", name, error)
