@@ -23,8 +23,8 @@ from quatrain.model.kinds import Kind, decode
 from quatrain.model.kinds_native import multiply_plain
 
 _TILE = {"cpu": 1 << 21, "cuda": 1 << 24}
-"""Numbers that are decoded at once, at most. What a process frees on a CPU is kept and divided among
-smaller blocks, so that large tiles would need new memory again and again."""
+"""Numbers that are decoded at once, at most. On a CPU, freed memory is kept and divided among smaller
+blocks, so that large tiles would need new memory again and again."""
 FEW = 8
 """Vectors that are multiplied by what is stored, without decoding it, where code is compiled."""
 _PLAIN = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -167,7 +167,8 @@ def tiles_of(
     if weight.dtype == dtype:
         yield slice(None), matrix_IO
         return
-    for outputs in _slices(*matrix_IO.shape, weight.device):
+    width, number = matrix_IO.shape
+    for outputs in _slices(width, number, weight.device):
         yield outputs, matrix_IO[:, outputs].to(dtype)
 
 

@@ -164,13 +164,14 @@ def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
     if _SMALL.fullmatch(name):
         return tensor.to(form.states, name).load()
     stacked = len(tensor.shape) == 3
-    as_it_is = form.quantise is None or name in (EMBEDDINGS.weight, HEAD)
-    if tensor.matrices and (as_it_is or any(one.kind.block > 1 for one in tensor.matrices)):
+    quantise = None if name in (EMBEDDINGS.weight, HEAD) else form.quantise
+    in_blocks = any(one.kind.block > 1 for one in tensor.matrices)
+    if tensor.matrices and (in_blocks or quantise is None):
         return Frozen(tensor.matrices, form.states, stacked)
-    if as_it_is:
+    if quantise is None:
         return tensor.load()
     width = tensor.shape[1]
-    kind = KINDS[form.quantise]
+    kind = KINDS[quantise]
     if not fits(kind, width):
         raise CheckpointError(
             "Q411.width", name=name, width=width, kind=kind.name, block=kind.block
