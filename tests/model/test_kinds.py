@@ -352,6 +352,5 @@ def test_a_process_in_haste_lets_another_one_compile(
         assert kinds_native.library("products") is None
         (command,) = started
         assert "library('products')" in command[-1]
-        assert kinds_native.library("kinds") is not None  # takes half a second
     finally:
         kinds_native.library.cache_clear()

@@ -117,7 +117,7 @@ def _tokenizer_of(given: str | None) -> tuple[str | None, str | None]:
 def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
     """Open the tokenizer that a directory or the recipe names; None is one to be trained."""
     from quatrain.model.locate import locate
-    from quatrain.model.stranger import is_weights
+    from quatrain.model.stranger import is_gguf, is_weights
     from quatrain.text.chat import LLAMA4
     from quatrain.text.recognise import chat_format_of
     from quatrain.text.tokenizer import Tokenizer
@@ -131,6 +131,11 @@ def _with_tokenizer(config: Any, directory: str | None) -> tuple[Any, Any, Any]:
     bare = bare or ((path / "tokenizer.json").is_file() and not _is_model(path))
     if not bare:
         path = locate(directory)
+    if is_gguf(path):
+        from quatrain.hub.opened import text_tools
+
+        tools = text_tools(path)
+        return config, tools.tokenizer, tools.chat
     tokenizer = Tokenizer.load(path)
     formatted = _is_model(path) or (path / "chat_format.json").is_file()
     return config, tokenizer, chat_format_of(path, tokenizer) if formatted else LLAMA4
