@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import gguf
 import pytest
@@ -344,9 +345,12 @@ def test_a_process_in_haste_lets_another_one_compile(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kinds_native.Haste, "asked", True)
     started: list[list[str]] = []
-    monkeypatch.setattr(
-        kinds_native.subprocess, "Popen", lambda command, **_: started.append(command)
+    instead = SimpleNamespace(
+        Popen=lambda command, **_: started.append(command),
+        DEVNULL=subprocess.DEVNULL,
+        SubprocessError=subprocess.SubprocessError,
     )
+    monkeypatch.setattr(kinds_native, "subprocess", instead)
     kinds_native.library.cache_clear()
     try:
         assert kinds_native.library("products") is None
