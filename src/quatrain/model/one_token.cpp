@@ -57,11 +57,7 @@ template <class Source>
 static void some(Source source, int64_t row, int64_t first, int64_t last, int64_t width, const float* x,
                  int64_t n, float* out, int64_t stride, float* room) {
     if (n <= 4) {
-        float* to = out + first;
-        if (n == 4) few<4>(source, row + first, last - first, width, x, to, stride, 1);
-        if (n == 3) few<3>(source, row + first, last - first, width, x, to, stride, 1);
-        if (n == 2) few<2>(source, row + first, last - first, width, x, to, stride, 1);
-        if (n == 1) few<1>(source, row + first, last - first, width, x, to, stride, 1);
+        for (int64_t i = first; i < last; i++) row_times(source, row + i, width, x, n, out + i, stride);
         return;
     }
     constexpr int numbers = Source::numbers;
@@ -69,7 +65,7 @@ static void some(Source source, int64_t row, int64_t first, int64_t last, int64_
     for (int64_t i = first; i < last; i++) {
         for (int64_t at = 0; at < width; at += numbers)
             source.read(row + i, at, width - at < numbers ? width - at : numbers, room + at);
-        multiply(whole, 0, 1, width, x, n, out + i, stride, 1);
+        row_times(whole, 0, width, x, n, out + i, stride);
     }
 }
 
@@ -80,10 +76,10 @@ static void some_outputs(const Stored& w, int64_t group, int64_t first, int64_t 
         case F32: some(FromPlain<float>{(const float*)w.data, w.stride}, row, first, last, I, x, n, out, stride, room); break;
         case BF16: some(FromPlain<uint16_t>{(const uint16_t*)w.data, w.stride}, row, first, last, I, x, n, out, stride, room); break;
         case F32_COLUMNS:
-            multiply_columns((const float*)w.data + group * I * w.stride + first, w.stride, last - first, I, x, n, out + first, stride, 1);
+            columns_times((const float*)w.data + group * I * w.stride, w.stride, first, last, I, x, n, out, stride);
             break;
         case BF16_COLUMNS:
-            multiply_columns((const uint16_t*)w.data + group * I * w.stride + first, w.stride, last - first, I, x, n, out + first, stride, 1);
+            columns_times((const uint16_t*)w.data + group * I * w.stride, w.stride, first, last, I, x, n, out, stride);
             break;
         case INT8: some(FromInt8{(const int8_t*)w.data, (const float*)w.scales, I}, row, first, last, I, x, n, out, stride, room); break;
         case NF4: some(FromNf4{w.data, w.scales, w.nested, w.offset, w.map, w.values, I / 64}, row, first, last, I, x, n, out, stride, room); break;
@@ -127,10 +123,10 @@ static void product(const Stored& w, int64_t group, int64_t first, int64_t last,
     if (w.rank) {
         t.inner.resize(n * w.rank + n * (last - first));
         float *inner = t.inner.data(), *added = inner + n * w.rank;
-        multiply_columns(w.a + group * w.inputs * w.rank, w.rank, w.rank, w.inputs, x, n, inner, w.rank, 1);
+        columns_times(w.a + group * w.inputs * w.rank, w.rank, 0, w.rank, w.inputs, x, n, inner, w.rank);
         for (int64_t i = 0; i < n * w.rank; i++) inner[i] *= w.scale;
-        multiply_columns(w.b + group * w.rank * all + first, all, last - first, w.rank, inner, n, added,
-                         last - first, 1);
+        columns_times(w.b + group * w.rank * all + first, all, 0, last - first, w.rank, inner, n, added,
+                      last - first);
         for (int64_t r = 0; r < n; r++)
             for (int64_t o = first; o < last; o++) out[r * stride + o] += added[r * (last - first) + o - first];
     }
@@ -225,18 +221,18 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
             for (int64_t i = first; i < last; i++) x[r * H + i] += y[r * H + i];
         meeting.wait(t.all);
         normalise(x, layer.post_norm, B, H, layer.eps, h.data());
-        std::vector<int64_t> expert(R);
-        std::vector<float> score(R), scaled(H);
+        std::vector<int64_t> expert(R), sorted, counts(E + 1, 0);  // copies, in the order of experts
+        std::vector<float> score(R), scaled(R * H);
         if (E) {
             std::vector<float> logits(B * E);
             for (int64_t b = 0; b < B; b++)
                 for (int64_t e = 0; e < E; e++) logits[b * E + e] = dot(h.data() + b * H, layer.router + e * H, H);
             if (layer.router_rank) {
                 std::vector<float> inner(B * layer.router_rank), added(B * E);
-                multiply_columns(layer.router_a, layer.router_rank, layer.router_rank, H, h.data(), B,
-                                 inner.data(), layer.router_rank, 1);
+                columns_times(layer.router_a, layer.router_rank, 0, layer.router_rank, H, h.data(), B,
+                              inner.data(), layer.router_rank);
                 for (float& one_inner : inner) one_inner *= layer.router_scale;
-                multiply_columns(layer.router_b, E, E, layer.router_rank, inner.data(), B, added.data(), E, 1);
+                columns_times(layer.router_b, E, 0, E, layer.router_rank, inner.data(), B, added.data(), E);
                 for (int64_t i = 0; i < B * E; i++) logits[i] += added[i];
             }
             for (int64_t b = 0; b < B; b++)
@@ -248,13 +244,21 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
                     score[b * C + c] = 1.0f / (1.0f + __builtin_expf(-logits[b * E + best]));
                     logits[b * E + best] = -__builtin_inff();
                 }
+            for (int64_t e = 0; e < E; e++)
+                for (int64_t r = 0; r < R; r++)
+                    if (expert[r] == e) sorted.push_back(r), counts[e]++;
+            for (int64_t place = 0; place < R; place++)
+                for (int64_t i = 0, r = sorted[place]; i < H; i++)
+                    scaled[place * H + i] = h[r / C * H + i] * score[r];
             t.part(F, &first, &last);
-            for (int64_t r = 0; r < R && first < last; r++) {
-                for (int64_t i = 0; i < H; i++) scaled[i] = h[r / C * H + i] * score[r];
-                float* own = both.data() + r * 2 * F;
-                product(layer.gate_up, expert[r], first, last, scaled.data(), 1, own, 2 * F, t);
-                product(layer.gate_up, expert[r], F + first, F + last, scaled.data(), 1, own, 2 * F, t);
-                for (int64_t i = first; i < last; i++) routed[r * F + i] = silu(own[i]) * own[F + i];
+            for (int64_t e = 0, place = 0; e < E; place += counts[e], e++) {
+                if (!counts[e] || first >= last) continue;
+                float *own = both.data() + place * 2 * F, *in = scaled.data() + place * H;
+                product(layer.gate_up, e, first, last, in, counts[e], own, 2 * F, t);
+                product(layer.gate_up, e, F + first, F + last, in, counts[e], own, 2 * F, t);
+                for (int64_t r = 0; r < counts[e]; r++)
+                    for (int64_t i = first; i < last; i++)
+                        routed[(place + r) * F + i] = silu(own[r * 2 * F + i]) * own[r * 2 * F + F + i];
             }
         }
         t.part(M, &first, &last);
@@ -266,12 +270,16 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
         meeting.wait(t.all);
         t.part(H, &first, &last);
         product(layer.down, 0, first, last, shared.data(), B, y.data(), H, t);
-        for (int64_t r = 0; r < R; r++)
-            product(layer.expert_down, expert[r], first, last, routed.data() + r * F, 1, result.data() + r * H, H, t);
+        for (int64_t e = 0, place = 0; e < E; place += counts[e], e++)
+            if (counts[e])
+                product(layer.expert_down, e, first, last, routed.data() + place * F, counts[e],
+                        result.data() + place * H, H, t);
+        std::vector<int64_t> at_place(R);
+        for (int64_t place = 0; place < (E ? R : 0); place++) at_place[sorted[place]] = place;
         for (int64_t b = 0; b < B; b++)
             for (int64_t i = first; i < last; i++) {
                 float sum = y[b * H + i];
-                for (int64_t c = 0; c < C && E; c++) sum += result[(b * C + c) * H + i];
+                for (int64_t c = 0; c < C && E; c++) sum += result[at_place[b * C + c] * H + i];
                 x[b * H + i] += sum;
             }
     }

@@ -96,50 +96,54 @@ template <class T> struct FromPlain {  // float32, or bfloat16 as uint16_t
     }
 };
 
+// A row times N vectors.
 template <int N, class Source>
-static void few(Source source, int64_t first, int64_t count, int64_t width, const float* x,
-                float* out, int64_t stride, int threads) {
+static inline void one_row(const Source& source, int64_t row, int64_t width, const float* x, float* out,
+                           int64_t stride) {
     constexpr int numbers = Source::numbers;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < count; i++) {
-        lanes even[N] = {}, odd[N] = {};  // two sums, since one would wait for itself
-        alignas(64) float w[numbers];
-        int64_t at = 0;
-        for (; at + numbers <= width; at += numbers) {
-            source.read(first + i, at, numbers, w);
-            for (int k = 0; k < numbers; k += 32) {
-                lanes one = load(w + k), other = load(w + k + 16);
-                for (int r = 0; r < N; r++) {
-                    const float* row = x + r * width + at + k;
-                    even[r] += one * load(row);
-                    odd[r] += other * load(row + 16);
-                }
+    lanes even[N] = {}, odd[N] = {};  // two sums, since one would wait for itself
+    alignas(64) float w[numbers];
+    int64_t at = 0;
+    for (; at + numbers <= width; at += numbers) {
+        source.read(row, at, numbers, w);
+        for (int k = 0; k < numbers; k += 32) {
+            lanes one = load(w + k), other = load(w + k + 16);
+            for (int r = 0; r < N; r++) {
+                const float* vector = x + r * width + at + k;
+                even[r] += one * load(vector);
+                odd[r] += other * load(vector + 16);
             }
         }
-        float rest[N] = {};
-        if (at < width) {
-            source.read(first + i, at, width - at, w);
-            for (int r = 0; r < N; r++)
-                for (int64_t k = 0; k < width - at; k++) rest[r] += w[k] * x[r * width + at + k];
-        }
-        for (int r = 0; r < N; r++) {
-            lanes sums = even[r] + odd[r];
-            float total = rest[r];
-            for (int l = 0; l < 16; l++) total += sums[l];
-            out[r * stride + i] = total;
-        }
     }
+    float rest[N] = {};
+    if (at < width) {
+        source.read(row, at, width - at, w);
+        for (int r = 0; r < N; r++)
+            for (int64_t k = 0; k < width - at; k++) rest[r] += w[k] * x[r * width + at + k];
+    }
+    for (int r = 0; r < N; r++) {
+        lanes sums = even[r] + odd[r];
+        float total = rest[r];
+        for (int l = 0; l < 16; l++) total += sums[l];
+        out[r * stride] = total;
+    }
+}
+
+template <class Source>
+static inline void row_times(const Source& source, int64_t row, int64_t width, const float* x, int64_t n,
+                             float* out, int64_t stride) {
+    for (; n >= 4; n -= 4, x += 4 * width, out += 4 * stride) one_row<4>(source, row, width, x, out, stride);
+    if (n == 3) one_row<3>(source, row, width, x, out, stride);
+    if (n == 2) one_row<2>(source, row, width, x, out, stride);
+    if (n == 1) one_row<1>(source, row, width, x, out, stride);
 }
 
 // `count` outputs from row `first` on, for n vectors x [n, width]; out has a row for each vector.
 template <class Source>
 static void multiply(Source source, int64_t first, int64_t count, int64_t width, const float* x,
                      int64_t n, float* out, int64_t stride, int threads) {
-    for (; n >= 4; n -= 4, x += 4 * width, out += 4 * stride)
-        few<4>(source, first, count, width, x, out, stride, threads);
-    if (n == 3) few<3>(source, first, count, width, x, out, stride, threads);
-    if (n == 2) few<2>(source, first, count, width, x, out, stride, threads);
-    if (n == 1) few<1>(source, first, count, width, x, out, stride, threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < count; i++) row_times(source, first + i, width, x, n, out + i, stride);
 }
 
 #define MULTIPLY(KIND)                                                                           \
@@ -187,11 +191,10 @@ extern "C" void multiply_bf16(const uint16_t* data, int64_t stride, int64_t firs
 // The same for a matrix whose inputs come first [width, count]: some outputs at a time, so that their
 // sums stay in registers while the inputs go by.
 template <int N, class T>
-static void few_columns(const T* data, int64_t stride, int64_t count, int64_t width, const float* x,
-                        float* out, int64_t out_stride, int threads) {
+static void few_columns(const T* data, int64_t stride, int64_t first, int64_t count, int64_t width,
+                        const float* x, float* out, int64_t out_stride) {
     constexpr int64_t vectors = N > 2 ? 4 : 8, taken = 16 * vectors;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t first = 0; first < count; first += taken) {
+    for (; first < count; first += taken) {
         int64_t left = count - first < taken ? count - first : taken;
         lanes sums[N][vectors] = {};
         alignas(64) float w[taken] = {0};
@@ -206,14 +209,26 @@ static void few_columns(const T* data, int64_t stride, int64_t count, int64_t wi
     }
 }
 
+// Outputs `first` to `last`.
+template <class T>
+static void columns_times(const T* data, int64_t stride, int64_t first, int64_t last, int64_t width,
+                          const float* x, int64_t n, float* out, int64_t out_stride) {
+    for (; n >= 4; n -= 4, x += 4 * width, out += 4 * out_stride)
+        few_columns<4>(data, stride, first, last, width, x, out, out_stride);
+    if (n == 3) few_columns<3>(data, stride, first, last, width, x, out, out_stride);
+    if (n == 2) few_columns<2>(data, stride, first, last, width, x, out, out_stride);
+    if (n == 1) few_columns<1>(data, stride, first, last, width, x, out, out_stride);
+}
+
 template <class T>
 static void multiply_columns(const T* data, int64_t stride, int64_t count, int64_t width,
                              const float* x, int64_t n, float* out, int64_t out_stride, int threads) {
-    for (; n >= 4; n -= 4, x += 4 * width, out += 4 * out_stride)
-        few_columns<4>(data, stride, count, width, x, out, out_stride, threads);
-    if (n == 3) few_columns<3>(data, stride, count, width, x, out, out_stride, threads);
-    if (n == 2) few_columns<2>(data, stride, count, width, x, out, out_stride, threads);
-    if (n == 1) few_columns<1>(data, stride, count, width, x, out, out_stride, threads);
+    int64_t each = (count + 128 * threads - 1) / (128 * threads) * 128;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < count; first += each) {
+        int64_t last = first + each < count ? first + each : count;
+        columns_times(data, stride, first, last, width, x, n, out, out_stride);
+    }
 }
 
 #define COLUMNS(NAME, T)                                                                         \
