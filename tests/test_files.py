@@ -103,7 +103,7 @@ def test_every_flipped_bit_is_found(seed: int, tmp_path: Path) -> None:
             lambda d: os.truncate(d / "weights.bin", 2047),
             "weights.bin has 2047 bytes, but 2048 were",
         ),
-        (lambda d: (d / "empty").write_text("x"), "empty has 1 bytes, but 0 were written"),
+        (lambda d: (d / "empty").write_text("x"), "empty has 1 byte, but 0 were written"),
         (lambda d: (d / "weights.bin").write_bytes(b"\0" * 2048), "weights.bin: its SHA-256"),
         (lambda d: (d / "manifest.json").unlink(), "manifest.json is missing or unreadable"),
         (lambda d: os.truncate(d / "manifest.json", 50), "manifest.json is missing or unreadable"),

@@ -164,12 +164,12 @@ def test_inspect_says_what_comes_next(trained: Path, tmp_path: Path, quatrain: A
 def test_inspect_says_how_a_column_beside_becomes_the_context(
     tmp_path: Path, quatrain: Any
 ) -> None:
-    table = "Passage;question;answer\nMarie est née à Lyon.;Où ?;À Lyon\n"
+    table = "Notice;question;answer\nMarie est née à Lyon.;Où ?;À Lyon\n"
     (tmp_path / "quiz.csv").write_text(table, encoding="utf-8")
     command = ("data", "inspect", tmp_path / "quiz.csv")
     assert "data.columns.context=COLUMN" in quatrain(*command).out
     assert (
-        "data.columns.context=COLUMN" not in quatrain(*command, "data.columns.context=Passage").out
+        "data.columns.context=COLUMN" not in quatrain(*command, "data.columns.context=Notice").out
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,8 +73,9 @@ def test_inspecting_tuning_and_evaluating_read_alike(
 
     asked: list[Any] = []
     monkeypatch.setattr("quatrain.model.locate.locate", Path)
-    monkeypatch.setattr("quatrain.generate.answer.Answerer", lambda model: model)
-    examine = "quatrain.evaluate.run.examine"
-    monkeypatch.setattr(examine, lambda model, asks, *_: asked.extend(asks) or {})
+    monkeypatch.setattr("quatrain.generate.answer.Answerer", lambda model, **_: model)
+    examine = "quatrain.evaluate.run.examined"
+    exam = SimpleNamespace(scores={}, graded=[])
+    monkeypatch.setattr(examine, lambda model, asks, *_: asked.extend(asks) or exam)
     run_evaluation("model", str(path), None, None, [], as_json=True)
     assert asked == good

@@ -108,10 +108,10 @@ def test_a_result_that_is_another_function_is_refused_and_leaves_nothing(
 
     write = module.write_text_only
 
-    def wrong(source: Any, directory: Path, shard_bytes: int) -> None:
+    def wrong(source: Any, directory: Path, shard_bytes: int, *more: Any) -> None:
         name = "model.layers.0.self_attn.q_proj.weight"
         broken = {**source.tensors, name: source.tensors[name].map(lambda x: -x)}
-        write(source.replace(tensors=broken), directory, shard_bytes)
+        write(source.replace(tensors=broken), directory, shard_bytes, *more)
 
     monkeypatch.setattr(module, "write_text_only", wrong)
     with pytest.raises(CheckpointError, match="differs from the source") as raised:

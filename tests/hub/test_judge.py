@@ -78,8 +78,8 @@ def test_a_conversion_from_and_to_gguf_is_judged(
     assert done.agreement.judged_by == "transformers"
     assert [(one.by, one.file) for one in done.agreement.gguf] == [("llama.cpp", "m.gguf")]
     assert "llama.cpp agrees on `m.gguf`" in (tmp_path / "hf" / "README.md").read_text()
-    run_conversion(str(tmp_path / "hf"), tmp_path / "back", "gguf", None, dtype, None, False, True,
-                   "5GB", False, None, False, False)  # fmt: skip
+    run_conversion(str(tmp_path / "hf"), tmp_path / "back", "gguf", None, dtype, None, None, False,
+                   True, "5GB", False, None, False, False)  # fmt: skip
     assert f"llama.cpp agrees on model-{dtype}.gguf" in capsys.readouterr().out
 
 
@@ -103,8 +103,8 @@ def test_where_nobody_can_judge_it_is_said(
 ) -> None:  # fmt: skip
     without_llama_cpp(monkeypatch)
     write_gguf(source_of(LLAMA4_MODEL, tokenizer), tmp_path / "m.gguf", "f32")
-    run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, False, True,
-                   "5GB", False, None, False, False)  # fmt: skip
+    run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, None, False,
+                   True, "5GB", False, None, False, False)  # fmt: skip
     said = capsys.readouterr()
     assert "checked by quatrain" in said.out
     assert "no other program checked the GGUF file" in said.err
@@ -133,8 +133,8 @@ def test_json_says_who_judged(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_gguf(source_of(DENSE_MODEL, tokenizer), tmp_path / "m.gguf", "f32")
-    run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, False, True,
-                   "5GB", False, None, False, True)  # fmt: skip
+    run_conversion(str(tmp_path / "m.gguf"), tmp_path / "hf", "hf", None, None, None, None, False,
+                   True, "5GB", False, None, False, True)  # fmt: skip
     check = json.loads(capsys.readouterr().out)["check"]
     assert check["gguf"][0]["by"] == "llama.cpp"
     assert check["gguf"][0]["places"] == 256

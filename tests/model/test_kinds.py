@@ -32,9 +32,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compile the decoders into a directory of these tests, where there is a compiler."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        kinds_native.library.cache_clear()
+        kinds_native.loaded.cache_clear()
         yield
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -304,15 +304,15 @@ def test_decoders_are_compiled_once_and_kept(
     if kinds_native.library("kinds") is None:
         pytest.skip("no C++ compiler that can compile kinds.cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
     decoded()
     (file,) = (tmp_path / "quatrain").iterdir()
     made = file.stat().st_mtime_ns
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
     decoded()
     assert [file.stat().st_mtime_ns] == [f.stat().st_mtime_ns for f in file.parent.iterdir()]
     assert file.stat().st_mtime_ns == made
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
 
 
 @pytest.mark.parametrize("fault", ["none", "fails", "nonsense"])
@@ -330,11 +330,11 @@ def test_without_a_compiler_torch_decodes(
     if fault == "none":
         monkeypatch.setenv("PATH", str(compiler.parent))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
     with caplog.at_level(logging.INFO):
         assert same_bits(decoded(), wanted)
     assert "torch reads stored weights" in caplog.text
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
 
 
 def test_a_process_in_haste_lets_another_one_compile(
@@ -344,6 +344,8 @@ def test_a_process_in_haste_lets_another_one_compile(
         pytest.skip("no C++ compiler that can compile products.cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kinds_native.Haste, "asked", True)
+    monkeypatch.setattr(kinds_native.Haste, "started", {})
+    monkeypatch.setattr(kinds_native.Haste, "made", set())
     started: list[list[str]] = []
     instead = SimpleNamespace(
         Popen=lambda command, **_: started.append(command),
@@ -351,10 +353,11 @@ def test_a_process_in_haste_lets_another_one_compile(
         SubprocessError=subprocess.SubprocessError,
     )
     monkeypatch.setattr(kinds_native, "subprocess", instead)
-    kinds_native.library.cache_clear()
+    kinds_native.loaded.cache_clear()
     try:
+        assert kinds_native.library("products") is None
         assert kinds_native.library("products") is None
         (command,) = started
         assert "library('products')" in command[-1]
     finally:
-        kinds_native.library.cache_clear()
+        kinds_native.loaded.cache_clear()

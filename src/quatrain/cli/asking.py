@@ -36,10 +36,23 @@ def run_asking(
         raise ConfigError("Q208.logprobs", number=settings["logprobs"])
     # Spinning threads take cores from other processes while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
-    from quatrain.generate.answer import Answer, Answerer
-    from quatrain.model.kinds_native import Haste
+    from quatrain.model.kinds_native import in_haste
 
-    Haste.asked = True
+    with in_haste():
+        _ask(model, question, context, settings, as_json, never_abstain, quantize)
+
+
+def _ask(
+    model: str,
+    question: str | None,
+    context: str | None,
+    settings: dict[str, Any],
+    as_json: bool,
+    never_abstain: bool,
+    quantize: str | None,
+) -> None:
+    from quatrain.generate.answer import Answer, Answerer
+
     answerer = Answerer(model, quantize=quantize)
     if never_abstain and answerer.abstention is not None:
         answerer.abstention = answerer.abstention.never()

@@ -17,10 +17,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -206,24 +207,54 @@ class Haste:
     """Whether this process is too short to wait for a compiler: then another one compiles."""
 
     asked = False
+    started: ClassVar[dict[str, Any]] = {}
+    """Processes that compile, by library; until this one ends, torch does the work."""
+    made: ClassVar[set[str]] = set()
+    """Libraries that were there."""
+
+
+@contextmanager
+def in_haste() -> Iterator[None]:
+    """Let the body not wait for a compiler."""
+    Haste.asked = True
+    try:
+        yield
+    finally:
+        Haste.asked = False
+
+
+def library(name: str) -> ctypes.CDLL | None:
+    """Load a library; compile it first where no earlier process has."""
+    if Haste.asked and name != "kinds" and not _is_made(name):  # which takes half a second
+        return None
+    return loaded(name)
+
+
+def _is_made(name: str) -> bool:
+    """Whether a library need not be compiled; else have another process compile it."""
+    compiler = shutil.which("c++")
+    if name in Haste.started or name in Haste.made or compiler is None:
+        return name not in Haste.started
+    if not _file(name, compiler).exists():
+        code = f"from quatrain.model.kinds_native import library; library({name!r})"
+        Haste.started[name] = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        return False
+    Haste.made.add(name)
+    return True
 
 
 @cache
-def library(name: str) -> ctypes.CDLL | None:
-    """Load a library; compile it first where no earlier process has."""
+def loaded(name: str) -> ctypes.CDLL | None:
+    """Load a library, once; compile it first where that is needed."""
     compiler = shutil.which("c++")
     if compiler is None:
         logger.info("no C++ compiler: torch reads stored weights")
         return None
     try:
-        file = _cache_directory() / f"{name}-{_key(name, compiler)}.so"
-        if not file.exists() and Haste.asked and name != "kinds":  # which takes half a second
-            code = f"from quatrain.model.kinds_native import library; library({name!r})"
-            subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-            return None
+        file = _file(name, compiler)
         if not file.exists():
             with working("progress.compiling"):
                 _compile(name, compiler, file)
@@ -231,6 +262,10 @@ def library(name: str) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("torch reads stored weights, since %s cannot be compiled: %s", name, error)
         return None
+
+
+def _file(name: str, compiler: str) -> Path:
+    return _cache_directory() / f"{name}-{_key(name, compiler)}.so"
 
 
 def _cache_directory() -> Path:
