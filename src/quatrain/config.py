@@ -246,9 +246,13 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     balance_loss_coef: float | None = Field(None, ge=0)
     """Weight of the load-balancing loss. By default 0.01 in pretraining, 0 in fine-tuning."""
+    weights: Literal["float32", "bf16"] = "float32"
+    """How weights and AdamW's moments are kept where all weights are trained. bf16 takes 6 bytes a
+    parameter instead of 12. Updates are computed in float32 and rounded at random, so that small
+    ones are not lost."""
     precision: Literal["fp32", "bf16"] | None = None
-    """With bf16, computation uses autocast and the weights stay fp32. By default bf16 if model.init
-    is large and the processor supports bf16 natively, otherwise fp32."""
+    """With bf16, computation uses autocast; how weights are kept is `weights`. By default bf16 if
+    model.init is large and the processor supports bf16 natively, otherwise fp32."""
     activation_checkpointing: bool = False
     loss_chunk_size: int = Field(1024, ge=1)
     """How many positions have their logits in memory at the same time."""
@@ -280,11 +284,13 @@ class TrainConfig(Section):
 
     def problems(self) -> list[Sentence]:
         """See Section."""
-        batch, micro = self.batch_size, self.micro_batch_size
+        found, batch, micro = [], self.batch_size, self.micro_batch_size
         if batch and micro and batch % micro:
             left = batch % micro
-            return [Sentence.of("rules.micro_batch", batch=batch, micro=micro, left=left)]
-        return []
+            found.append(Sentence.of("rules.micro_batch", batch=batch, micro=micro, left=left))
+        if self.weights == "bf16" and self.adapter:
+            found.append(Sentence.of("rules.weights", adapter=self.adapter))
+        return found
 
 
 LORA_GROUPS = {
