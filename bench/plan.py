@@ -34,6 +34,7 @@ from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
 from quatrain.train.plan import make_plan
+from quatrain.train.rounded import keep_in_bfloat16
 from quatrain.train.settle import settle, settle_intervals
 
 SMALL: dict[str, Any] = dict(
@@ -62,6 +63,17 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "rows of 1,024 tokens, 8 layers": {
         "model": {"n_layers": 8}, "batch": 4, "micro": 4, "length": 1024, "document": 256,
+    },
+    "weights in bf16, a vocabulary of 65,536": {
+        "model": {"vocab_size": 65_536}, "batch": 2, "micro": 2, "weights": "bf16",
+    },
+    "weights and products in bf16, 16 experts": {
+        "model": {"num_local_experts": 16, "n_layers": 8}, "batch": 2, "micro": 2,
+        "weights": "bf16", "precision": "bf16",
+    },
+    "weights in bf16, 4 micro-batches": {
+        "model": {"num_local_experts": 16, "n_layers": 8}, "batch": 4, "micro": 1,
+        "weights": "bf16", "precision": "bf16",
     },
 }  # fmt: skip
 
@@ -108,6 +120,7 @@ def config_of(case: dict[str, Any], directory: Path, steps: int) -> Config:
                 "max_steps": steps, "activation_checkpointing": case.get("again", False),
                 "learning_rate": 1e-3, "threads": 2, "adapter": adapter,
                 "precision": case.get("precision", "fp32"),
+                "weights": case.get("weights", "float32"),
             },
         }
     )  # fmt: skip
@@ -163,6 +176,8 @@ def learn(config: Config, rows: Rows) -> None:
     if config.train.adapter:
         add_adapters(model, choose(config.lora, config.model))
         model.base = "the base"
+    if config.train.weights == "bf16":
+        keep_in_bfloat16(model)
     model.model.activation_checkpointing = config.train.activation_checkpointing
     optimizer = make_optimizer(model, config.train)
     keeper = Keeper(config.run_dir, 2, lambda *_: None, {})

@@ -12,7 +12,7 @@ from typing import Any
 
 import plan as measured
 
-from quatrain.train.sizes import bases
+from quatrain.train.bases import bases
 
 SMALL, MIDDLE, LARGE = (
     "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -22,7 +22,7 @@ SMALL, MIDDLE, LARGE = (
 
 
 def case(name: str, batch: int, micro: int, length: int = 512, **more: Any) -> dict[str, Any]:
-    shape = bases()[name].model_dump(exclude_unset=True)
+    shape = bases()[name].shape.model_dump(exclude_unset=True)
     return {"model": shape, "batch": batch, "micro": micro, "length": length,
             "document": min(length, 512), **more}  # fmt: skip
 
@@ -33,6 +33,7 @@ CASES = {
     "135M, two rows of 640, bf16": case(SMALL, 4, 2, 640, precision="bf16"),
     "135M, four rows of 512": case(SMALL, 4, 4),
     "135M, recomputed": case(SMALL, 8, 8, again=True),
+    "135M, two rows, weights in bf16": case(SMALL, 2, 2, precision="bf16", weights="bf16"),
     "135M, LoRA, bf16": case(SMALL, 4, 4, adapter="lora", precision="bf16"),
     "135M, LoRA, accumulated": case(SMALL, 8, 2, adapter="lora"),
     "360M, one row, bf16": case(MIDDLE, 2, 1, precision="bf16"),
