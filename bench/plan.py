@@ -70,6 +70,17 @@ CASES: dict[str, dict[str, Any]] = {
     "rows of 1,024 tokens, 8 layers": {
         "model": {"n_layers": 8}, "batch": 4, "micro": 4, "length": 1024, "document": 256,
     },
+    "weights in bf16, a vocabulary of 65,536": {
+        "model": {"vocab_size": 65_536}, "batch": 2, "micro": 2, "weights": "bf16",
+    },
+    "weights and products in bf16, 16 experts": {
+        "model": {"num_local_experts": 16, "n_layers": 8}, "batch": 2, "micro": 2,
+        "weights": "bf16", "precision": "bf16",
+    },
+    "weights in bf16, 4 micro-batches": {
+        "model": {"num_local_experts": 16, "n_layers": 8}, "batch": 4, "micro": 1,
+        "weights": "bf16", "precision": "bf16",
+    },
 }  # fmt: skip
 
 
@@ -133,6 +144,7 @@ def config_of(case: dict[str, Any], directory: Path, steps: int) -> Config:
                 "max_steps": steps, "activation_checkpointing": case.get("again", False),
                 "learning_rate": 1e-3, "threads": 2, "adapter": "lora" if base else None,
                 "precision": case.get("precision", "fp32"),
+                "weights": case.get("weights", "float32"),
             },
         }
     )  # fmt: skip

@@ -38,6 +38,7 @@ CASES = {
     "135M, two rows of 640, bf16": case(SMALL, 4, 2, 640, precision="bf16"),
     "135M, four rows of 512": case(SMALL, 4, 4),
     "135M, recomputed": case(SMALL, 8, 8, again=True),
+    "135M, two rows, weights in bf16": case(SMALL, 2, 2, precision="bf16", weights="bf16"),
     "360M, one row, bf16": case(MIDDLE, 2, 1, precision="bf16"),
     "beside bf16: 135M, four rows, bf16": case(SMALL, 4, 4, base="bf16", precision="bf16"),
     "beside bf16: 135M, accumulated": case(SMALL, 8, 2, base="bf16"),

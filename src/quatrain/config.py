@@ -51,16 +51,13 @@ class ModelConfig(Section):
     """The architecture (Llama4TextConfig, with the names of the papers) and the initial weights."""
 
     init: Place | None = None
-    """The model to start from: a model directory, a run directory or a Hub id. It also sets the
-    architecture."""
+    """The model to start from, and its architecture: a directory, a run, a GGUF file, a Hub id."""
     preset: str | None = None
     """A shipped architecture, with random weights."""
     quantize: Quantised | None = None
     """With adapters: hold the base's matrices in 4 or 8 bits. A GGUF file's blocks stay."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
-    """With adapters: where the base's stored matrices stay. On a CPU: in their file (auto, disk)
-    or in memory (none, host). On a GPU: there (none), or in main memory (host) or their file
-    (disk), from which they visit the GPU layer by layer; auto takes the first that fits."""
+    """With adapters: where the base's stored matrices stay; auto takes the first that fits."""
 
     vocab_size: int = Field(8192, ge=2, le=_WIDEST)
     d_model: int = Field(256, ge=1, le=_WIDEST)
@@ -254,9 +251,11 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     balance_loss_coef: float | None = Field(None, ge=0)
     """Weight of the load-balancing loss. By default 0.01 in pretraining, 0 in fine-tuning."""
+    weights: Literal["float32", "bf16"] = "float32"
+    """How weights and moments are kept that all learn: 12 bytes a parameter, or 6."""
     precision: Literal["fp32", "bf16"] | None = None
-    """With bf16, computation uses autocast and the weights stay fp32. By default bf16 if model.init
-    is large and the processor supports bf16 natively, otherwise fp32."""
+    """With bf16, computation uses autocast. By default bf16 if model.init is large and the CPU
+    supports bf16 natively, otherwise fp32."""
     activation_checkpointing: bool = False
     loss_chunk_size: int = Field(1024, ge=1)
     """How many positions have their logits in memory at the same time."""
@@ -288,11 +287,12 @@ class TrainConfig(Section):
 
     def problems(self) -> list[Sentence]:
         """See Section."""
-        batch, micro = self.batch_size, self.micro_batch_size
-        if batch and micro and batch % micro:
-            left = batch % micro
-            return [Sentence.of("rules.micro_batch", batch=batch, micro=micro, left=left)]
-        return []
+        found, batch, micro = [], self.batch_size, self.micro_batch_size
+        if batch and micro and (left := batch % micro):
+            found.append(Sentence.of("rules.micro_batch", batch=batch, micro=micro, left=left))
+        if self.weights == "bf16" and self.adapter:
+            found.append(Sentence.of("rules.weights", adapter=self.adapter))
+        return found
 
 
 LORA_GROUPS = {

@@ -18,6 +18,7 @@ from quatrain.train.loop import accumulate
 from quatrain.train.memory import Memory, Work, predict
 from quatrain.train.optim import make_optimizer
 from quatrain.train.plan import attention_of
+from quatrain.train.rounded import keep_in_bfloat16
 from quatrain.train.sizes import parameters
 
 SHAPE: dict[str, Any] = dict(
@@ -41,6 +42,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     ),
     "bfloat16 products": ({}, {"precision": "bf16"}, 32),
     "bfloat16 products, one document a row": ({}, {"precision": "bf16"}, LENGTH),
+    "bfloat16 weights and products": (
+        {}, {"weights": "bf16", "precision": "bf16", "batch_size": 2}, 32,
+    ),
+    "bfloat16 weights, accumulated": ({}, {"weights": "bf16", "precision": "bf16"}, 32),
+    "bfloat16 weights, float32 products, dense": (
+        {"moe_layers": ()}, {"weights": "bf16", "batch_size": 2}, LENGTH,
+    ),
+    "bfloat16 weights, a large tied vocabulary": (
+        {"vocab_size": 12_000, "tie_word_embeddings": True},
+        {"weights": "bf16", "precision": "bf16", "batch_size": 2}, LENGTH,
+    ),
     "softmax weights computed again": ({}, {}, LONG_BY_BLOCKS),
     "without QK-norm": ({"use_qk_norm": False}, {}, LENGTH),
     "PyTorch's kernel": ({}, {}, LONG),
@@ -87,6 +99,8 @@ def test_the_predicted_peak_is_what_torch_allocates(
     train = TrainConfig(**{"batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-3,
                            "balance_loss_coef": 0.0, **settings})  # fmt: skip
     model = LlamaModel(config)
+    if train.weights == "bf16":
+        keep_in_bfloat16(model)
     model.model.activation_checkpointing = train.activation_checkpointing
     batch = batch_of(train.batch_size or 1, config.vocab_size, document)
     measured = allocated(model, batch, train, tmp_path / "trace.json")
@@ -113,6 +127,15 @@ def test_weights_gradients_and_moments_take_sixteen_bytes_a_parameter() -> None:
     held = sum(update.parts[name] for name in ("weights", "gradients", "moments"))
     assert update.name == "update"
     assert held == 16 * parameters(config).total
+
+
+@pytest.mark.parametrize(("batch", "each"), [(1, 8), (2, 10)])
+def test_weights_in_bfloat16_take_eight_bytes_a_parameter_or_ten(batch: int, each: int) -> None:
+    config = ModelConfig(**SHAPE)
+    train = TrainConfig(batch_size=batch, micro_batch_size=1, weights="bf16")
+    update = predict(config, train, Work(1, LENGTH, 10)).moments[-1]
+    held = sum(update.parts[name] for name in ("weights", "gradients", "moments"))
+    assert held == each * parameters(config).total
 
 
 def test_what_should_lessen_the_peak_does() -> None:

@@ -91,6 +91,11 @@ def test_too_little_disk_is_refused(tmp_path: Path) -> None:
     assert "train.keep_last=2" in error.remedy
 
 
+def test_checkpoints_of_bf16_weights_take_half(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, weights="bf16")
+    assert plan.disk.checkpoint == 6 * plan.parameters.total
+
+
 @pytest.mark.parametrize("share", [0.95, 0.7, 0.5, 0.35, 0.2])
 def test_the_smallest_change_fits_and_gentler_ones_do_not(share: float) -> None:
     config = build({

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quatrain.model.frozen import Weight, has_to_be_decoded, times, times_transposed
+from quatrain.model.frozen import Weight, gradient_dtype, has_to_be_decoded, times, times_transposed
 from quatrain.model.layout import Segments
 from quatrain.model.llama import LlamaModel
 
@@ -126,6 +126,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if grad_weight is not None:
                     grad_weight += grad_logits.T @ states
         ctx.save_for_backward(grad_states, grad_weight)
+        if head_learns:
+            assert isinstance(weight_VH, Tensor)
+            ctx.dtype = gradient_dtype(weight_VH)
         return total
 
     @staticmethod
@@ -134,9 +137,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale = grads[0]
         return (
             grad_states * scale.to(grad_states.dtype),
-            None if grad_weight is None else grad_weight * scale,
+            None if grad_weight is None else _scaled(grad_weight, scale, ctx.dtype),
             None,
             None,
             None,
             None,
         )
+
+
+def _scaled(grad: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scale a gradient; where it is rounded, no second one of its size is made before."""
+    return grad * scale if grad.dtype == dtype else grad.mul_(scale).to(dtype)

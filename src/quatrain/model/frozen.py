@@ -3,8 +3,9 @@
     stored   [O, I] in blocks of a file, mapped          y[:, tile] = x decode(tile)^T
     tile     some of its outputs, decoded and dropped    dx += dy[:, tile] decode(tile)
 
-Nothing decoded is kept for the gradient: it is decoded again. A plain tensor that does not learn,
-and has another dtype than the product, is treated in the same way.
+Nothing decoded is kept for the gradient: it is decoded again. A plain tensor of another dtype than
+the product is treated in the same way if it does not learn, or has fewer bits; the gradient of one
+that learns is rounded to its dtype tile by tile.
 Not for how numbers are stored (kinds.py), nor for what learns beside them (weights.py).
 
 Shapes: R rows, I input width, O output width, E groups.
@@ -175,7 +176,10 @@ Weight = Tensor | Frozen
 
 def has_to_be_decoded(weight: Weight, dtype: torch.dtype) -> bool:
     """Whether a product in dtype reads a weight tile by tile; else it is used as it is."""
-    return isinstance(weight, Frozen) or (not weight.requires_grad and weight.dtype != dtype)
+    if isinstance(weight, Frozen):
+        return True
+    narrower = weight.dtype.itemsize < dtype.itemsize
+    return weight.dtype != dtype and (narrower or not weight.requires_grad)
 
 
 def tiles_of(weight: Weight, group: int | None, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -248,15 +252,36 @@ def times_transposed(grad_RO: Tensor, weight: Weight, group: int | None = None) 
     return total if wide is None else wide.to(grad_RO.dtype)
 
 
+def gradient_dtype(weight: Tensor) -> torch.dtype:
+    """Say in which dtype the gradient of a weight is kept, which training may choose."""
+    return (weight.grad_dtype if weight.is_leaf else None) or weight.dtype
+
+
+def multiply_into(out_AB: Tensor, left_AR: Tensor, right_RB: Tensor) -> None:
+    """Multiply in the dtype of the factors, and round to that of the result, a tile at a time."""
+    if out_AB.dtype == left_AR.dtype:
+        torch.mm(left_AR, right_RB, out=out_AB)
+        return
+    for rows in _slices(out_AB.shape[1], len(out_AB), out_AB.device):
+        out_AB[rows] = left_AR[rows] @ right_RB
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_RI: Tensor, weight: Weight) -> Tensor:
         ctx.weight = weight
+        ctx.save_for_backward(x_RI if ctx.needs_input_grad[1] else None)
         return times(x_RI, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return times_transposed(grads[0], ctx.weight), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (x_RI,), weight, grad_RO = ctx.saved_tensors, ctx.weight, grads[0]
+        learns_x, learns_weight = ctx.needs_input_grad
+        grad_weight = None
+        if learns_weight:
+            grad_weight = torch.empty_like(weight, dtype=gradient_dtype(weight))
+            multiply_into(grad_weight, grad_RO.T, x_RI)
+        return times_transposed(grad_RO, weight) if learns_x else None, grad_weight
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

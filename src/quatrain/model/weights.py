@@ -22,8 +22,10 @@ from quatrain.model.frozen import (
     FEW,
     Frozen,
     Weight,
+    gradient_dtype,
     has_to_be_decoded,
     multiply,
+    multiply_into,
     product_dtype,
     tiles_of,
     times_few,
@@ -74,7 +76,7 @@ class LowRank(nn.Module):
     def initialise(self, seed: int) -> None:
         """Draw A from the seed and the name, uniform in +-1/sqrt(I); let B be zero."""
         bound = self.A.shape[-2] ** -0.5
-        drawn = torch.rand(self.A.shape, generator=_generator("cpu", "A", self.name, seed))
+        drawn = torch.rand(self.A.shape, generator=generator_for("cpu", "A", self.name, seed))
         self.A.copy_((2 * drawn - 1) * bound)
         self.B.zero_()
 
@@ -106,13 +108,13 @@ class LowRank(nn.Module):
         assert not left
         kept = x.new_empty(num_rows, per_row, width)
         for row in range(num_rows):
-            generator = _generator(x.device.type, "drop", self.name, seed, step, first + row)
+            generator = generator_for(x.device.type, "drop", self.name, seed, step, first + row)
             kept[row].bernoulli_(1 - self.dropout, generator=generator)
         kept = kept.div_(1 - self.dropout).view(-1, width)
         return x * (kept.view_as(x) if order_R is None else kept[order_R])
 
 
-def _generator(device: str, *key: str | int) -> torch.Generator:
+def generator_for(device: str, *key: str | int) -> torch.Generator:
     """Make a generator whose draws are a function of the key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -159,7 +161,33 @@ class Embedding(nn.Embedding):
         """Map ids [...] to vectors [..., H]."""
         if isinstance(self.weight, Frozen):
             return self.weight.look_up(ids)
+        if self.weight.dtype == torch.bfloat16 and self.weight.requires_grad:
+            found: Tensor = _LookUp.apply(ids, self.weight)
+            return found
         return super().forward(ids)
+
+
+class _LookUp(torch.autograd.Function):
+    """Rows of a bfloat16 table, whose gradients are added up in float32.
+
+    PyTorch adds them in the table's dtype: there, 5,000 ones are 256.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight_VH: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.dtype = weight_VH.shape, gradient_dtype(weight_VH)
+        return F.embedding(ids, weight_VH)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        (ids,) = ctx.saved_tensors
+        named, places = ids.unique(return_inverse=True)
+        sums = grads[0].new_zeros(len(named), ctx.shape[1], dtype=torch.float32)
+        sums.index_add_(0, places.flatten(), grads[0].flatten(0, -2).float())
+        grad_weight = sums.new_zeros(ctx.shape, dtype=ctx.dtype)
+        grad_weight[named] = sums.to(ctx.dtype)
+        return None, grad_weight
 
 
 def grouped_linear(
@@ -191,7 +219,9 @@ def _multiply(x_RI: Tensor, weight_EIO: Weight, counts_E: Tensor) -> Tensor:
     if is_few(x_RI) and (few := _group_by_group(x_RI, weight_EIO, counts_E)) is not None:
         return few
     if has_to_be_decoded(weight_EIO, x_RI.dtype):
-        decoded: Tensor = _LoopOverGroups.apply(x_RI, None, counts_E.tolist(), weight_EIO)
+        learns = weight_EIO.requires_grad
+        given = (weight_EIO, None) if learns else (None, weight_EIO)
+        decoded: Tensor = _LoopOverGroups.apply(x_RI, given[0], counts_E.tolist(), given[1])
         return decoded
     assert isinstance(weight_EIO, Tensor)
     weight_EIO = weight_EIO.to(x_RI.dtype)
@@ -240,7 +270,7 @@ class _LoopOverGroups(torch.autograd.Function):
         ctx.save_for_backward(x_RI if learns_weight else None, weight_EIO if learns_x else None)
         weight = weight_EIO if frozen is None else frozen
         assert weight is not None
-        ctx.shape, ctx.counts, ctx.frozen = weight.shape, counts, frozen
+        ctx.shape, ctx.dtype, ctx.counts, ctx.frozen = weight.shape, weight.dtype, counts, frozen
         groups = _groups(counts, _rounds(x_RI))
         out_RO = x_RI.new_empty(_last_taken(groups), weight.shape[2])
         for group, start, _, end in groups:
@@ -260,16 +290,16 @@ class _LoopOverGroups(torch.autograd.Function):
         learns_x, learns_weight, _, _ = ctx.needs_input_grad
         groups = _groups(ctx.counts, _rounds(grad_RO))
         grad_x = grad_RO.new_empty(_last_taken(groups), ctx.shape[1]) if learns_x else None
-        grad_weight = grad_RO.new_empty(ctx.shape) if learns_weight else None
+        grad_weight = grad_RO.new_empty(ctx.shape, dtype=ctx.dtype) if learns_weight else None
         for group, start, own_end, end in groups:
             grad = _rows(grad_RO, start, end)
-            if grad_x is not None and ctx.frozen is None:
+            if grad_x is not None and ctx.frozen is None and weight.dtype == grad.dtype:
                 torch.mm(grad, weight[group].T, out=grad_x[start:end])
             elif grad_x is not None:
                 grad_x[start:end] = times_transposed(grad, weight, group)
             if grad_weight is not None:
                 own = _rows(x_RI[:own_end], start, end)
-                torch.mm(own.T, grad, out=grad_weight[group])
+                multiply_into(grad_weight[group], own.T, grad)
         if grad_weight is not None:
             for group, count in enumerate(ctx.counts):
                 if not count:

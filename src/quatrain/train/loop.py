@@ -174,6 +174,7 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int =
     total = Gradients(num_tokens=num_tokens)
     loss_sum = torch.zeros((), device=device)
     parts = _micro_batches(len(batch.ids), config.micro_batch_size)
+    _add_in_float32(model, len(parts) > 1)
     with working("progress.step", total=len(parts)) as work:
         for part in parts:
             ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
@@ -193,6 +194,16 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int =
             work.advance()
     total.loss = float(loss_sum) / num_targets
     return total
+
+
+def _add_in_float32(model: LlamaModel, several: bool) -> None:
+    """Let gradients of several micro-batches be float32, whatever the weights are.
+
+    In bfloat16, what is added to a sum 256 times as large is lost.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.grad_dtype = torch.float32 if several else weight.dtype
 
 
 def _micro_batches(rows: int, size: int | None) -> list[slice]:

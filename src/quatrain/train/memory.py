@@ -8,8 +8,10 @@
     update           weights, gradients and moments
 
 The peak is the largest of these. Elements are float32. Under bf16, products and what they save have
-two bytes, and each weight that multiplies has a second copy of two bytes. Weights that do not learn
-stay in their file, are not counted, and are decoded by tiles. Nothing is measured here:
+two bytes, and each weight that multiplies has a second copy of two bytes. Weights kept in bf16 have
+two bytes, as have their moments, and their gradients where a step has one micro-batch; they need no
+second copy, and are decoded by tiles for products in float32. Weights that do not learn stay in
+their file, are not counted, and are decoded by tiles. Nothing is measured here:
 see bench/plan.py, and tests/train/test_memory.py, which counts what torch allocates.
 
 Shapes: N tokens of a micro-batch, M targets, H model width.
@@ -128,6 +130,11 @@ def base_bytes(config: ModelConfig, mapped: bool) -> int:
     return held + (0 if mapped else sum(counts.layers) * _HALF) + small * _FLOAT
 
 
+def bytes_of_weight(train: TrainConfig) -> int:
+    """Say how many bytes a number of a weight that learns takes, and of each of its moments."""
+    return _HALF if train.weights == "bf16" else _FLOAT
+
+
 class _Step:
     def __init__(
         self,
@@ -143,12 +150,15 @@ class _Step:
         self.base = base_bytes(config, mapped)
         self.tile = _TILE if mapped else _TILE_ON_GPU
         self.learning = self.counts.total if learning is None else learning
-        self.gradient = 0 if self.frozen else _FLOAT
-        """Bytes of a weight's gradient; those of adapters are small and counted together."""
+        self.weight = bytes_of_weight(train)
         self.half = train.precision == "bf16"
         self.recomputes = train.activation_checkpointing
         micro = train.micro_batch_size or train.batch_size or 1
         self.accumulates = (train.batch_size or 1) > micro
+        self.gradient = 0 if self.frozen else _FLOAT if self.accumulates else self.weight
+        """Bytes of a weight's gradient; those of adapters are small and counted together."""
+        self.table = 0 if self.frozen else self.counts.head * _FLOAT
+        """Bytes of the head's gradient while it is added up, chunk by chunk."""
         self.chunk = min(train.loss_chunk_size, max(1, work.targets))
         self.chunks = -(-max(1, work.targets) // self.chunk)
         self.kept = [self._layer(layer) for layer in range(config.n_layers)]
@@ -157,16 +167,18 @@ class _Step:
         """The forward pass is done, and a chunk's logits exist."""
         logits = self.chunk * self.config.vocab_size * _FLOAT
         width = self.chunk * self.config.d_model * _FLOAT
-        table = self.counts.head * self.gradient
-        copies = max((2 + (self.chunks > 1)) * logits, logits + table + width)
+        table = self.table
+        rounded = 1.5 if self.half else 1  # a product in bf16 is float32, too, while it is added
+        adding = round(rounded * (logits + table)) + width
+        copies = max((2 + (self.chunks > 1)) * logits, adding if table else 0)
         moment = Sentence.of("plan.moment.loss")
         return self._moment(moment, logits=copies, head=table + self._states(),
                             activations=self._stored() + self._ends())  # fmt: skip
 
     def head(self) -> Moment:
-        """The head's gradient is scaled: a second one beside the first."""
-        table = self.counts.head * self.gradient
-        return self._moment(Sentence.of("plan.moment.head"), head=2 * table + 2 * self._states(),
+        """The head's gradient is scaled, or rounded: a second one beside the first."""
+        both = self.table + self.counts.head * self.gradient
+        return self._moment(Sentence.of("plan.moment.head"), head=both + 2 * self._states(),
                             activations=self._stored() + self._ends())  # fmt: skip
 
     def layers(self) -> list[Moment]:
@@ -205,21 +217,24 @@ class _Step:
 
     def _moment(self, name: str, fresh: int = 0, **parts: int) -> Moment:
         """Add what is held throughout; `fresh` are gradients that no earlier ones preceded."""
-        every, learning = self.counts.total * _FLOAT, self.learning * _FLOAT
+        every, learning = self.counts.total * self.weight, self.learning * self.weight
         if self.frozen:  # the gradients are of adapters, in any layer
             every, fresh = self.base + learning, learning
         held = {
             "weights": every,
             "moments": 2 * learning,
-            "gradients": learning if self.accumulates else fresh,
+            "gradients": self.learning * _FLOAT if self.accumulates else fresh,
             **parts,
             "libraries": _LIBRARIES,
             "held back": min(_HELD_BACK, every + self._stored()) + self._holes(),
         }
+        kept_in_bf16 = self.weight == _HALF
         if self.frozen:
             product = _HALF if self.half else _FLOAT
             held["tiles"] = _TILES * min(self.tile, self.counts.head) * product
-        elif self.half:
+        elif kept_in_bf16 and not self.half:
+            held["tiles"] = min(self.tile, self.counts.head) * _FLOAT
+        elif self.half and not kept_in_bf16:
             held["bf16 copies"] = self.counts.total * _HALF
         held["held back"] += round(_SPLIT * sum(held.values()))
         return Moment(name, held)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quatrain.config import TrainConfig
+from quatrain.train.rounded import RoundedAdamW
 
 
 def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
@@ -31,14 +32,21 @@ def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
     return peak * share
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Make a fused AdamW; norms and biases do not decay (Loshchilov and Hutter, 2019)."""
-    learning = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Make a fused AdamW; norms and biases do not decay (Loshchilov and Hutter, 2019).
+
+    Weights of bfloat16 get one that rounds by chance (rounded.py).
+    """
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
-    ]
+        {"params": [one for one in learning if one[1].ndim >= 2],
+         "weight_decay": config.weight_decay},
+        {"params": [one for one in learning if one[1].ndim < 2], "weight_decay": 0.0},
+    ]  # fmt: skip
+    groups = [group for group in groups if group["params"]]
     betas = (config.beta1, config.beta2)
+    if config.weights == "bf16":
+        return RoundedAdamW(groups, config.seed, betas, config.adam_eps)
     return torch.optim.AdamW(groups, betas=betas, eps=config.adam_eps, fused=True)
 
 
@@ -64,8 +72,8 @@ def update(optimizer: torch.optim.Optimizer, norm: Tensor, max_norm: float) -> N
     """Update the weights, and drop the gradients.
 
     Args:
-        optimizer: a fused one, which divides gradients by its `grad_scale` during the update, as
-            for torch.amp.GradScaler.
+        optimizer: divides gradients by its `grad_scale` during the update, as PyTorch's fused ones
+            do for torch.amp.GradScaler.
         norm: of the gradients, which are finite.
         max_norm: gradients with a larger norm are scaled down to it; others are left as they are.
     """

@@ -19,7 +19,7 @@ from quatrain.errors import ResourceError
 from quatrain.model.targets import choose, num_learning
 from quatrain.train.bases import bases
 from quatrain.train.machine import free_memory
-from quatrain.train.memory import Memory, Way, Work, predict
+from quatrain.train.memory import Memory, Way, Work, bytes_of_weight, predict
 from quatrain.train.settle import settle_intervals
 from quatrain.train.sizes import Parameters, parameters
 from quatrain.words import Sentence
@@ -92,7 +92,8 @@ def make_plan(
     counts = parameters(settled.model)
     work, tokens = work_of(settled, data)
     learning = learning_of(settled)
-    checkpoint = 12 * (counts.total if learning is None else learning)
+    each = 3 * bytes_of_weight(settled.train)  # a weight and its two moments
+    checkpoint = each * (counts.total if learning is None else learning)
     kept = settled.train.keep_last + _BEST + _BEING_WRITTEN
     return Plan(
         config=settled,

@@ -59,7 +59,7 @@ def meet_experts(model: LlamaModel, num_tokens: int, precision: str | None) -> N
     weights = (weight for layer in layers for weight in (layer.gate_up_proj, layer.down_proj))
     by_kind = {(weight.shape, weight.requires_grad): weight for weight in weights}
     for weight in by_kind.values():
-        dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         meet_numbers_of_rows(weight, min(most, num_tokens), dtype)
 
 

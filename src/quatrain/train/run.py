@@ -38,6 +38,7 @@ from quatrain.train.placing import place
 from quatrain.train.plan import memory_of
 from quatrain.train.products import emulates_bfloat16, set_for_training
 from quatrain.train.report import Reporter
+from quatrain.train.rounded import keep_in_bfloat16
 from quatrain.train.settling import settle_run
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
@@ -111,7 +112,8 @@ def run(config: Config, quiet: bool = False, started: float | None = None) -> Re
 def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel:
     """Load weights, or draw them from the seed, on the device that the Config names.
 
-    What learns is float32; the base of adapters is held as its file has it.
+    What learns is float32, or bfloat16 by `train.weights`, whose states between layers are float32;
+    the base of adapters is held as its file has it.
 
     Args:
         config: with the model's architecture.
@@ -119,13 +121,16 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
         newest: the checkpoint to resume from; for an adapted model it holds the adapters.
     """
     weights = start.weights if config.train.adapter else newest or start.weights
+    dtype = torch.bfloat16 if config.train.weights == "bf16" else torch.float32
     if weights is not None:
         form = Form(torch.float32, config.model.quantize) if config.train.adapter else None
-        model = open_model(weights, torch.float32, form=form)
+        model = open_model(weights, dtype, form=form)
         model.config = config.model
     else:
         model = LlamaModel(config.model)
         model.initialise(torch.Generator().manual_seed(config.train.seed))
+    if dtype == torch.bfloat16:
+        keep_in_bfloat16(model)
     model.model.activation_checkpointing = config.train.activation_checkpointing
     device = device_of(config)
     if config.train.adapter:
@@ -255,6 +260,9 @@ def _introduce(
             device=device,
         )
     )
+    if config.train.weights == "bf16":
+        key = "train.narrowed" if config.model.init and not state.step else "train.in_bf16"
+        display.say(say(key, init=str(config.model.init)))
     if model.adapters:
         groups = learning(model)
         listed = [say("train.group", group=group, number=count) for group, count in groups.items()]
