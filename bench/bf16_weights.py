@@ -14,8 +14,11 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from losses import draw, held_out, rows_of
 
 from quatrain.train.calibrate import anonymous
 
@@ -42,7 +45,7 @@ def main() -> None:
     for side, one in found.items():
         print(f"{side:8} peak {one['peak'] / 1e6:,.0f} MB, {one['seconds']:.1f} s a step (median)")
     if options.picture:
-        draw(found, options.picture)
+        draw(options.picture, partial(lines_of, found))
 
 
 def trained(side: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -59,12 +62,11 @@ def trained(side: str, options: argparse.Namespace) -> dict[str, Any]:
             f"train.threads={options.threads}", f"train.weights={side}",
         )  # fmt: skip
         record.write_text(json.dumps({"peak": peak}), encoding="utf-8")
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = rows_of(run_dir)
     steps = [row for row in rows if "grad_norm" in row]
     return {
         **json.loads(record.read_text(encoding="utf-8")),
-        "held_out": [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row],
+        "held_out": held_out(run_dir),
         "learning": [(row["step"], row["loss"]) for row in steps],
         "seconds": sorted(row["seconds"] for row in steps)[len(steps) // 2],
     }
@@ -82,20 +84,12 @@ def peak_of(*words: Any) -> int:
     return highest
 
 
-def draw(found: dict[str, dict[str, Any]], picture: Path) -> None:
-    """Draw the losses by step: of the rows of each step, and held out."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+def lines_of(found: dict[str, dict[str, Any]], axes: Any) -> None:
+    """Plot the losses by step: of the rows of each step, and held out."""
     for colour, (side, one) in zip(("C0", "C1"), found.items(), strict=True):
         axes.plot(*zip(*one["learning"], strict=True), linewidth=0.8, alpha=0.5, color=colour)
         axes.plot(*zip(*one["held_out"], strict=True), marker="o", markersize=3, linewidth=1.2,
                   color=colour, label=f"weights in {side}")  # fmt: skip
-    axes.set(xlabel="steps", ylabel="loss of the answers, nats a token")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=160)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from losses import draw, held_out
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
         first, last = losses[0][1], losses[-1][1]
         print(f"{name:10} {first:.4f} -> {last:.4f}  {100 * (last / reference - 1):+.2f} %")
     if options.picture:
-        draw(found, options.picture)
+        draw(options.picture, partial(lines_of, found))
 
 
 def trained(run_dir: Path, words: list[str], options: argparse.Namespace) -> list[Any]:
@@ -59,26 +61,17 @@ def trained(run_dir: Path, words: list[str], options: argparse.Namespace) -> lis
         f"train.eval_interval={max(1, options.steps // 4)}", "evaluate.questions=1",
         "evaluate.rows=40", *words,
     )  # fmt: skip
-    rows = map(json.loads, (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
+    return held_out(run_dir)
+
+
+def lines_of(found: dict[str, list[Any]], axes: Any) -> None:
+    """Plot held-out loss by step, a line for each side."""
+    for name, losses in found.items():
+        axes.plot(*zip(*losses, strict=True), marker="o", markersize=3, linewidth=1.2, label=name)
 
 
 def quatrain(*words: Any) -> None:
     subprocess.run([sys.executable, "-m", "quatrain", *map(str, words)], check=True)
-
-
-def draw(found: dict[str, list[Any]], picture: Path) -> None:
-    """Draw held-out loss by step, a line for each side."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for name, losses in found.items():
-        axes.plot(*zip(*losses, strict=True), marker="o", markersize=3, linewidth=1.2, label=name)
-    axes.set(xlabel="steps", ylabel="held-out loss of the answers, nats a token")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=160)
 
 
 if __name__ == "__main__":

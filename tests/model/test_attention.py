@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from quatrain.model import attention, blocks, kinds_native
+from quatrain.model import attention, blocks
 from quatrain.model.attention import (
     Attention,
     attend,
@@ -378,30 +378,3 @@ def test_the_temperature_is_for_layers_without_rope() -> None:
     layers = [Attention(tiny_config(), layer) for layer in range(4)]
     assert [layer.tunes_temperature for layer in layers] == [False, False, False, True]
     assert [layer.uses_qk_norm for layer in layers] == [True, True, True, False]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("heads", [1, 2, 6])
-def test_one_token_sees_what_the_cache_holds(
-    heads: int, chunk: int | None, dtype: torch.dtype
-) -> None:
-    if kinds_native.library("products") is None:
-        pytest.skip("no C++ compiler that can compile products.cpp")
-    generator = torch.Generator().manual_seed(0)
-    room = torch.randn(2, 3, heads, 20, 24, generator=generator).to(dtype)
-    keys, values = room[0, :, :, 5:14], room[1, :, :, 5:14]
-    q = torch.randn(3, 6, 1, 24, generator=generator).to(dtype)
-    held = torch.tensor([[-1, -1, 0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 7, 8],
-                         [-1, 0, 1, 2, 3, 4, 5, 6, -1]])  # fmt: skip
-    at = torch.tensor([6, 8, 3])
-    found = kinds_native.attend_one(q, keys, values, held, at, chunk)
-    assert found is not None
-    assert found.dtype == dtype
-    seen = (held >= 0) & (held <= at[:, None])
-    if chunk:
-        seen &= held // chunk == at[:, None] // chunk
-    wide = [x.float().repeat_interleave(6 // heads, 1) for x in (keys, values)]
-    expected = F.scaled_dot_product_attention(q.float(), *wide, attn_mask=seen[:, None, None])
-    bound = 1e-5 if dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(found.float(), expected, atol=bound, rtol=bound)

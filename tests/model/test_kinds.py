@@ -298,21 +298,25 @@ def decoded() -> Tensor:
     return decode(KINDS["q8_0"], {"blocks": blocks}, slice(0, 2), 64, torch.float32)
 
 
-def test_decoders_are_compiled_once_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Forget what was compiled; it would be looked for in an empty directory."""
     if kinds_native.library("kinds") is None:
         pytest.skip("no C++ compiler that can compile kinds.cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kinds_native.loaded.cache_clear()
+    yield tmp_path
+    kinds_native.loaded.cache_clear()
+
+
+def test_decoders_are_compiled_once_and_kept(empty_cache: Path) -> None:
     decoded()
-    (file,) = (tmp_path / "quatrain").iterdir()
+    (file,) = (empty_cache / "quatrain").iterdir()
     made = file.stat().st_mtime_ns
     kinds_native.loaded.cache_clear()
     decoded()
     assert [file.stat().st_mtime_ns] == [f.stat().st_mtime_ns for f in file.parent.iterdir()]
     assert file.stat().st_mtime_ns == made
-    kinds_native.loaded.cache_clear()
 
 
 @pytest.mark.parametrize("fault", ["none", "fails", "nonsense"])
@@ -337,12 +341,8 @@ def test_without_a_compiler_torch_decodes(
     kinds_native.loaded.cache_clear()
 
 
-def test_a_process_in_haste_lets_another_one_compile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if kinds_native.library("products") is None:
-        pytest.skip("no C++ compiler that can compile products.cpp")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.mark.usefixtures("empty_cache")
+def test_a_process_in_haste_lets_another_one_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds_native.Haste, "asked", True)
     monkeypatch.setattr(kinds_native.Haste, "started", {})
     monkeypatch.setattr(kinds_native.Haste, "made", set())
@@ -353,11 +353,7 @@ def test_a_process_in_haste_lets_another_one_compile(
         SubprocessError=subprocess.SubprocessError,
     )
     monkeypatch.setattr(kinds_native, "subprocess", instead)
-    kinds_native.loaded.cache_clear()
-    try:
-        assert kinds_native.library("products") is None
-        assert kinds_native.library("products") is None
-        (command,) = started
-        assert "library('products')" in command[-1]
-    finally:
-        kinds_native.loaded.cache_clear()
+    assert kinds_native.library("products") is None
+    assert kinds_native.library("products") is None
+    (command,) = started
+    assert "library('products')" in command[-1]

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from quatrain.config import ModelConfig
 from quatrain.model.blocks import attend_by_blocks
 from quatrain.model.cache import LayerCache
-from quatrain.model.kinds_native import attend_one
 from quatrain.model.layout import Layout, Runs
 from quatrain.model.norm import rms_normalise
 from quatrain.model.rope import rotate
@@ -126,11 +125,6 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: Lay
         cache: of this layer; its chunk bounds what is seen.
     """
     keys, values, held_BS = cache.extend(k, v, positions)
-    if q.shape[2] == 1 and not q.is_cuda and not torch.is_grad_enabled():
-        at_B = positions[:, 0].contiguous()
-        out = attend_one(q.contiguous(), keys, values, held_BS, at_B, cache.chunk)
-        if out is not None:
-            return out
     visible = (held_BS[:, None] >= 0) & (held_BS[:, None] <= positions[..., None])
     if cache.chunk is not None:
         visible &= held_BS[:, None] // cache.chunk == positions[..., None] // cache.chunk

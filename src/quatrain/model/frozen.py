@@ -220,7 +220,7 @@ def times_few(x_RI: Tensor, weight: Weight, group: int | None = None) -> Tensor 
     What is written for many rows takes several times as long for one: it decodes first, or was
     made for other processors.
     """
-    if len(x_RI) > FEW or x_RI.is_cuda:
+    if len(x_RI) > FEW or x_RI.device.type != "cpu":
         return None
     wide = x_RI.float().contiguous()
     if isinstance(weight, Tensor):

@@ -47,8 +47,8 @@ FUSED = {
 """Whether a product and a sum may become one operation, which rounds once."""
 SECONDS = 60
 """For the compiler."""
-SHARE, MULTIPLIED, ATTENDED = 1 << 16, 1 << 19, 1 << 17
-"""Numbers that are worth a thread, to decode, multiply, attend to: some twenty microseconds."""
+SHARE, MULTIPLIED = 1 << 16, 1 << 19
+"""Numbers that are worth a thread, to decode and to multiply: some twenty microseconds."""
 _I64 = ctypes.c_int64
 _PLAIN = {torch.float32: "f32", torch.bfloat16: "bf16"}
 INT8 = {"codes": torch.int8, "scales": torch.float32}
@@ -112,7 +112,7 @@ def multiply(name: str, parts: Mapping[str, Tensor], rows: slice, x: Tensor, out
 def multiply_columns(weight_IO: Tensor, x: Tensor, out: Tensor) -> bool:
     """Multiply a few vectors by a float32 or bfloat16 matrix [I, O]; see `multiply`."""
     name, native = _PLAIN.get(weight_IO.dtype), library("products")
-    if name is None or native is None or weight_IO.is_cuda or weight_IO.stride(1) != 1:
+    if name is None or native is None or weight_IO.device.type != "cpu" or weight_IO.stride(1) != 1:
         return False
     width, count = weight_IO.shape
     threads = _threads(count * width, -(-count // 64), MULTIPLIED)
@@ -121,38 +121,6 @@ def multiply_columns(weight_IO: Tensor, x: Tensor, out: Tensor) -> bool:
         _I64(len(x)), _address(out), _I64(out.stride(0)), ctypes.c_int(threads),
     )  # fmt: skip
     return True
-
-
-def attend_one(
-    q: Tensor, keys: Tensor, values: Tensor, held_BS: Tensor, at_B: Tensor, chunk: int | None
-) -> Tensor | None:
-    """Let one new token of each row see what its cache holds; None where that cannot be done.
-
-    Args:
-        q: contiguous [B, N, 1, D], on the CPU.
-        keys: [B, K, S, D].
-        values: of the same strides.
-        held_BS: positions of the columns; a token sees those from 0 to its own.
-        at_B: positions of the new tokens.
-        chunk: only columns of its chunk are seen; None for all.
-
-    Returns:
-        [B, N, 1, D], computed in float32.
-    """
-    name, native = _PLAIN.get(q.dtype), library("products")
-    alike = keys.stride() == values.stride() and keys.stride(3) == 1 and held_BS.stride(1) == 1
-    if name is None or native is None or not alike or keys.dtype != q.dtype:
-        return None
-    batch, heads, length, width = keys.shape
-    out = torch.empty_like(q)
-    threads = max(1, min(torch.get_num_threads(), batch * heads, keys.numel() // ATTENDED))
-    getattr(native, f"attend_{name}")(
-        _address(q), _address(keys), _address(values), *map(_I64, keys.stride()[:3]),
-        _address(held_BS), _I64(held_BS.stride(0)), _address(at_B), _I64(chunk or 0), _I64(batch),
-        _I64(heads), _I64(q.shape[1] // heads), _I64(length), _I64(width), _address(out),
-        ctypes.c_int(threads),
-    )  # fmt: skip
-    return out
 
 
 def _multiply(name: str, located: list[Any], rows: slice, x: Tensor, out: Tensor) -> bool:

@@ -118,7 +118,7 @@ class Decoder(nn.Module):
     def _continues_by_one(self, x_BTH: Tensor, cache: Cache) -> bool:
         """Whether compiled code computes this token; decided once for a cache."""
         rows, length = x_BTH.shape[:2]
-        if length != 1 or rows > MOST_ROWS or x_BTH.is_cuda or torch.is_grad_enabled():
+        if length != 1 or rows > MOST_ROWS or x_BTH.device.type != "cpu" or torch.is_grad_enabled():
             return False
         if torch.is_autocast_enabled("cpu"):
             return False

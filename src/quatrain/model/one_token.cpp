@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cmath>
 #include <thread>
+#include <vector>
 
 // Kinds of `Stored`, in the order of one_token.py.
 enum { F32, BF16, F32_COLUMNS, BF16_COLUMNS, INT8, NF4, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };

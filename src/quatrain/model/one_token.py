@@ -177,7 +177,7 @@ class OneToken:
 
     def _plain(self, weight: Tensor) -> _Stored:
         name = _PLAIN.get(weight.dtype)
-        if name is None or weight.is_cuda or not weight.is_contiguous():
+        if name is None or weight.device.type != "cpu" or not weight.is_contiguous():
             raise UnfitError
         self.kept.append(weight)
         if weight.ndim == 3:
@@ -193,7 +193,7 @@ class OneToken:
         name, parts = matrix.kind.name, matrix.stored
         if name not in _KINDS or matrix.order is not None or matrix.stays:
             raise UnfitError
-        if any(part.is_cuda or not part.is_contiguous() for part in parts.values()):
+        if any(part.device.type != "cpu" or not part.is_contiguous() for part in parts.values()):
             raise UnfitError
         self.kept.append(parts)
         outputs, inputs = matrix.shape[-2:]
@@ -217,7 +217,7 @@ class OneToken:
     def _numbers(self, tensor: Tensor) -> int:
         """Give the address of small weights, as float32."""
         wide = tensor.detach().float().contiguous()
-        if wide.is_cuda:
+        if wide.device.type != "cpu":
             raise UnfitError
         self.kept.append(wide)
         return wide.data_ptr()

@@ -3,8 +3,6 @@
 
 #include "kinds.cpp"
 
-#include <vector>
-
 // A source gives some numbers of a row, from `at` on.
 template <class Kind> struct FromBlocks {
     enum { numbers = Kind::numbers };
@@ -255,58 +253,3 @@ template <class T> static inline const float* widened(const T* in, int64_t n, fl
     return out;
 }
 static inline const float* widened(const float* in, int64_t, float*) { return in; }
-
-// One new token of each row sees the keys that its cache holds, if their positions are not after its
-// own, and in its chunk. q and out are [B, K, G, D]; keys and values [B, K, S, D] of any strides.
-template <class T>
-static void attend(const T* q, const T* keys, const T* values, int64_t row, int64_t head,
-                   int64_t column, const int64_t* held, int64_t held_row, const int64_t* at,
-                   int64_t chunk, int64_t B, int64_t K, int64_t G, int64_t S, int64_t D, T* out,
-                   int threads) {
-    float scale = 1.0f / __builtin_sqrtf((float)D);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t pair = 0; pair < B * K; pair++) {
-        int64_t b = pair / K, k = pair % K;
-        const int64_t* seen = held + b * held_row;
-        std::vector<float> room(G * S + 2 * G * D + D), sums(G, 0.0f);
-        float *scores = room.data(), *mine = scores + G * S, *mean = mine + G * D, *one = mean + G * D;
-        for (int64_t i = 0; i < G * D; i++) mine[i] = wide(q[pair * G * D + i]) * scale;
-        for (int64_t s = 0; s < S; s++) {
-            bool visible = seen[s] >= 0 && seen[s] <= at[b];
-            if (chunk) visible = visible && seen[s] / chunk == at[b] / chunk;
-            const float* key = widened(keys + b * row + k * head + s * column, D, one);
-            for (int64_t g = 0; g < G; g++)
-                scores[g * S + s] = visible ? dot(mine + g * D, key, D) : -__builtin_inff();
-        }
-        for (int64_t g = 0; g < G; g++) {
-            float most = -__builtin_inff();
-            for (int64_t s = 0; s < S; s++) most = scores[g * S + s] > most ? scores[g * S + s] : most;
-            for (int64_t s = 0; s < S; s++) {
-                scores[g * S + s] = __builtin_expf(scores[g * S + s] - most);
-                sums[g] += scores[g * S + s];
-            }
-        }
-        for (int64_t s = 0; s < S; s++) {
-            const float* value = widened(values + b * row + k * head + s * column, D, one);
-            for (int64_t g = 0; g < G; g++) {
-                float weight = scores[g * S + s];
-                if (weight != 0)
-                    for (int64_t d = 0; d < D; d++) mean[g * D + d] += weight * value[d];
-            }
-        }
-        for (int64_t g = 0; g < G; g++)
-            for (int64_t d = 0; d < D; d++) put(out + (pair * G + g) * D + d, mean[g * D + d] / sums[g]);
-    }
-}
-
-#define ATTEND(NAME, T)                                                                          \
-    extern "C" void attend_##NAME(const T* q, const T* keys, const T* values, int64_t row,       \
-                                  int64_t head, int64_t column, const int64_t* held,             \
-                                  int64_t held_row, const int64_t* at, int64_t chunk, int64_t B, \
-                                  int64_t K, int64_t G, int64_t S, int64_t D, T* out,            \
-                                  int threads) {                                                 \
-        attend(q, keys, values, row, head, column, held, held_row, at, chunk, B, K, G, S, D, out, \
-               threads);                                                                         \
-    }
-ATTEND(f32, float)
-ATTEND(bf16, uint16_t)

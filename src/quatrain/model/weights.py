@@ -151,7 +151,7 @@ class Linear(nn.Linear):
 
 def is_few(x: Tensor) -> bool:
     """Whether these are a few vectors that no gradient is wanted of, as in answering."""
-    return x.numel() <= FEW * x.shape[-1] and not torch.is_grad_enabled() and not x.is_cuda
+    return x.numel() <= FEW * x.shape[-1] and not torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 class Embedding(nn.Embedding):
