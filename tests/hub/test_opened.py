@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from gguf_files import DENSE_MODEL, KINDS, LLAMA4_MODEL, as_qwen2, source_of, with_blocks
 from quatrain.data.demo_text import pretraining_text
 from quatrain.generate.answer import Answerer
+from quatrain.hub import opened
 from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.opened import open_model, text_tools
 from quatrain.model.frozen import Frozen
@@ -116,3 +118,17 @@ def test_opening_a_file_copies_nothing(kind: str, files: dict[str, Path], tmp_pa
     if not spans:
         pytest.skip("this system does not say what is mapped")
     assert all(any(begin <= at < end for begin, end in spans) for at in blocks)
+
+
+def test_text_tools_are_read_once_and_again_where_the_file_changed(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "m.gguf", []
+    path.write_bytes(files["llama4"].read_bytes())
+    whole = opened.read_gguf
+    monkeypatch.setattr(opened, "read_gguf", lambda file: read.append(file) or whole(file))
+    assert text_tools(path) is text_tools(path)
+    assert read == [path]
+    os.utime(path, ns=(0, 0))
+    assert text_tools(path).tokenizer.vocab_size == 512
+    assert read == [path, path]

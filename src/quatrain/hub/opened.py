@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +85,14 @@ def text_tools(place: Path) -> TextTools:
     """
     found = text_tools_of(place)
     if is_gguf(found):
-        source = read_gguf(found)
-        return TextTools(source.tokenizer, source.chat, found)
+        state = found.stat()
+        return _tools_in(found, state.st_size, state.st_mtime_ns)
     tokenizer = Tokenizer.load(found)
     return TextTools(tokenizer, chat_format_of(found, tokenizer), found)
+
+
+@lru_cache(maxsize=1)
+def _tools_in(file: Path, size: int, changed: int) -> TextTools:
+    """Read a GGUF file's text tools once: a run looks at its recipe twice, and this takes seconds."""
+    source = read_gguf(file)
+    return TextTools(source.tokenizer, source.chat, file)
