@@ -93,6 +93,6 @@ def text_tools(place: Path) -> TextTools:
 
 @lru_cache(maxsize=1)
 def _tools_in(file: Path, size: int, changed: int) -> TextTools:
-    """Read a GGUF file's text tools once: a run looks at its recipe twice, and this takes seconds."""
+    """Read a GGUF file once: a run resolves its recipe twice, and this takes seconds."""
     source = read_gguf(file)
     return TextTools(source.tokenizer, source.chat, file)
