@@ -11,7 +11,7 @@ import torch
 from quatrain.config import GenerateConfig
 from quatrain.errors import DataError
 from quatrain.generate.answer import Answer, Answerer
-from quatrain.generate.engine import Completion
+from quatrain.generate.request import Completion
 from quatrain.text.chat import LLAMA4
 from quatrain.text.conversation import Message
 from quatrain.text.tokenizer import SimpleCharTokenizer, Tokenizer, train_bpe

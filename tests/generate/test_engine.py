@@ -9,7 +9,8 @@ import torch
 
 from quatrain.config import GenerateConfig
 from quatrain.errors import DataError
-from quatrain.generate.engine import Completion, complete, stream
+from quatrain.generate.engine import Engine, complete
+from quatrain.generate.request import Completion
 from quatrain.model.llama import LlamaModel
 from tiny import random_ids, tiny_config, tiny_model
 
@@ -113,13 +114,13 @@ def test_no_prompt_has_no_answer() -> None:
     assert answers([]) == []
 
 
-def test_the_stream_gives_the_tokens_of_the_answers() -> None:
-    options = GenerateConfig(max_new_tokens=6)
-    found: list[list[int]] = [[] for _ in PROMPTS]
-    for step in stream(tiny_model(), PROMPTS, options, []):
-        found[step.row].append(step.token_id)
-        assert (step.finish_reason == "length") == (len(found[step.row]) == 6)
-    assert found == [a.ids for a in answers(max_new_tokens=6)]
+def test_a_request_gives_the_tokens_of_its_answer_one_by_one() -> None:
+    engine, options = Engine(tiny_model()), GenerateConfig(max_new_tokens=6)
+    for prompt, answer in zip(PROMPTS, answers(max_new_tokens=6), strict=True):
+        steps = list(engine.submit(prompt, options))
+        assert [step.token_id for step in steps] == answer.ids
+        assert [step.finish_reason for step in steps] == [None] * 5 + ["length"]
+    assert engine.is_idle
 
 
 def test_a_penalty_stops_an_answer_from_repeating_itself() -> None:

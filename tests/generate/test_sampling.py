@@ -8,15 +8,19 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from quatrain.config import GenerateConfig
-from quatrain.generate.sampling import choose, discourage, generators, keep_likely, penalise
+from quatrain.generate.sampling import choose, discourage, generator, keep_likely, penalise
 
 LOG = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None]
 """Logits whose probabilities are 0.5, 0.3, 0.15, 0.05."""
 
 
+def draws_of(config: GenerateConfig, rows: int) -> list[torch.Generator]:
+    return [generator(config) for _ in range(rows)]
+
+
 def drawn(logits: Tensor, times: int = 1, **options: object) -> list[int]:
     config = GenerateConfig(**options)
-    draws = generators(config, len(logits))
+    draws = [generator(config) for _ in logits]
     return [int(choose(logits, config, [[]] * len(logits), draws)[0]) for _ in range(times)]
 
 
@@ -73,7 +77,7 @@ def test_the_penalty_lowers_positive_and_negative_logits_of_ids_already_there() 
 def test_the_penalty_is_of_each_row() -> None:
     logits = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
     config = GenerateConfig(repetition_penalty=4.0)
-    assert choose(logits, config, [[0], [1]], generators(config, 2)).tolist() == [1, 0]
+    assert choose(logits, config, [[0], [1]], draws_of(config, 2)).tolist() == [1, 0]
 
 
 def test_frequencies_of_draws_are_the_probabilities() -> None:
@@ -108,7 +112,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
 def test_a_row_draws_what_it_would_draw_alone() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     config = GenerateConfig(temperature=1.0, seed=5)
-    together = choose(logits, config, [[]] * 3, generators(config, 3)).tolist()
+    together = choose(logits, config, [[]] * 3, draws_of(config, 3)).tolist()
     alone = [drawn(row[None], temperature=1.0, seed=5)[0] for row in logits]
     assert together == alone
 
@@ -177,14 +181,14 @@ def test_presence_counts_once_and_frequency_each_time() -> None:
 def test_only_the_answer_is_discouraged_not_the_prompt(name: str, expected: list[int]) -> None:
     logits = torch.tensor([[2.0, 1.5], [2.0, 1.5]])
     config = GenerateConfig(**{name: 1.0})
-    draws = generators(config, 2)
+    draws = draws_of(config, 2)
     assert choose(logits, config, [[0], [0]], draws, [[0], []]).tolist() == expected
 
 
 def test_a_negative_penalty_encourages() -> None:
     config = GenerateConfig(frequency_penalty=-1.0)
     logits = torch.tensor([[2.0, 1.5]])
-    assert choose(logits, config, [[1]], generators(config, 1), [[1]]).tolist() == [1]
+    assert choose(logits, config, [[1]], draws_of(config, 1), [[1]]).tolist() == [1]
 
 
 @pytest.mark.parametrize(

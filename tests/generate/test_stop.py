@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_p_of
 from quatrain.generate.answer import Answer, Answerer
-from quatrain.generate.engine import complete, stream
+from quatrain.generate.engine import Engine, complete
+from quatrain.generate.lookup import Lookup
 from quatrain.text.abstention import Abstention
 from quatrain.text.chat import LLAMA4
 from quatrain.text.conversation import Message
@@ -48,6 +49,7 @@ def saying(text: str) -> Iterator[Answerer]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(one.model.lm_head, "forward", head)
+        patch.setattr(Lookup, "draft", lambda *_: [])  # a draft would take the next tokens at once
         yield one
 
 
@@ -136,10 +138,11 @@ def test_a_row_that_a_watch_ends_leaves_the_others_as_they_were() -> None:
 
 def test_what_has_begun_of_an_answer_is_watched_and_discouraged() -> None:
     model, options = tiny_model(), GenerateConfig(max_new_tokens=1)
-    [step] = stream(model, PROMPTS[:1], options, [])
+    engine = Engine(model)
+    [step] = engine.submit(PROMPTS[0], options)
     seen: list[int] = []
     prompt = [*PROMPTS[0], step.token_id, step.token_id]
-    list(stream(model, [prompt], options, [], lambda: lambda i: bool(seen.append(i)), begun=2))
+    list(engine.submit(prompt, options, [], lambda: lambda i: bool(seen.append(i)), begun=2))
     assert seen[:2] == [step.token_id] * 2
     assert len(seen) == 3
     penalties = options.replace(max_new_tokens=30, frequency_penalty=2.0)

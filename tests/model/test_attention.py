@@ -14,15 +14,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from quatrain.model import attention, blocks
-from quatrain.model.attention import (
-    Attention,
-    attend,
-    attend_cached,
-    attend_variable_length,
-)
+from quatrain.model.attention import Attention, attend, attend_cached, attend_variable_length
 from quatrain.model.blocks import Sizes, attend_by_blocks, weights_kept
-from quatrain.model.cache import LayerCache
+from quatrain.model.cache import Step
 from quatrain.model.layout import Layout, Runs
+from quatrain.model.store import Store
 from tiny import CONFIGS, random_ids, tiny_config, tiny_model
 
 # float32 sums in another order, of values of size 1
@@ -200,13 +196,36 @@ def test_a_cache_fed_in_pieces_agrees_with_the_formula(seed: int, chunk: int | N
     q, k, v = heads(2, 40, seed)
     document = Runs([[40], [40]], torch.device("cpu"))
     expected = by_hand(q, k, v, document.split(chunk) if chunk else document)
-    cache, outs, start = LayerCache(chunk), [], 0
+    store, outs, start = store_like(k, chunk), [], 0
+    rows = [store.begin(), store.begin()]
     for length in cut(source, 40, source.randint(1, 12)):
         part = slice(start, start + length)
-        positions = torch.arange(40)[part].expand(2, -1)
-        outs.append(attend_cached(q[:, :, part], k[:, :, part], v[:, :, part], positions, cache))
+        step = Step(store, rows, [length] * 2, q.device)
+        new = (end_to_end(x[:, :, part]) for x in (q, k, v))
+        if step.is_fresh:
+            q_new, k_new, v_new = new
+            chunks = step.layout(chunk).chunks
+            assert chunks is not None
+            step.layer(0).store(k_new, v_new)
+            out = attend(q_new, k_new, v_new, chunks)
+        else:
+            out = attend_cached(*new, step.layer(0))
+        step.finish()
+        outs.append(out[0].unflatten(1, (2, length)).transpose(0, 1))
         start += length
     assert_close(torch.cat(outs, dim=2), expected, **TOLERANCE)
+
+
+def end_to_end(x_BNTD: Tensor) -> Tensor:
+    return x_BNTD.transpose(0, 1).flatten(1, 2)[None]
+
+
+def store_like(k: Tensor, chunk: int | None) -> Store:
+    heads, width = k.shape[1], k.shape[-1]
+    return Store(
+        tiny_config(n_layers=1, rope_layers=(int(chunk is not None),), moe_layers=(), d_k=width,
+                    n_heads=heads, n_kv_heads=heads, attention_chunk_size=chunk)
+    )  # fmt: skip
 
 
 @pytest.mark.gpu

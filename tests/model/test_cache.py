@@ -1,4 +1,4 @@
-"""The cache: whatever it has dropped, the next logits are those of a full forward pass."""
+"""The cache: whatever was let go, the next logits are those of a full forward pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quatrain.model.cache import LayerCache
+from quatrain.errors import ResourceError
+from quatrain.model import llama
 from quatrain.model.llama import LlamaModel
 from tiny import random_ids, tiny_config, tiny_model
 
@@ -44,79 +45,64 @@ def test_a_prompt_in_parts_equals_the_full_forward(name: str, lengths: list[int]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prompts_padded_on_the_left_equal_each_alone(name: str) -> None:
-    model, prompts = tiny_model(tiny_config(name)), [9, 33, 1, 40]
-    ids, more = random_ids(4, 40), random_ids(4, 35, seed=1)
-    segments = [[n for n in (40 - length, length) if n] for length in prompts]
+@pytest.mark.parametrize("rounds", [[1] * 12, [3, 1, 40, 1], [20]])
+def test_sequences_end_to_end_equal_each_alone(name: str, rounds: list[int]) -> None:
+    model, lengths = tiny_model(tiny_config(name)), [9, 33, 1, 40]
+    cache, taken = model.new_cache(), [0] * 4
+    ids = [
+        random_ids(1, length + sum(rounds) + 2 * len(rounds), seed=length)[0] for length in lengths
+    ]
+    found: list[list[Tensor]] = [[] for _ in ids]
+    with torch.no_grad():
+        for counts in (lengths, *([new, new + 1, new, new + 2] for new in rounds)):
+            ends = [begin + new for begin, new in zip(taken, counts, strict=True)]
+            parts = [one[a:b] for one, a, b in zip(ids, taken, ends, strict=True)]
+            logits = model(torch.cat(parts)[None], [counts], cache)[0].split(counts)
+            for each, part in zip(found, logits, strict=True):
+                each.append(part)
+            taken = ends
+        for one, each, end in zip(ids, found, taken, strict=True):
+            assert apart(torch.cat(each), model(one[None, :end])[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_compiled_code_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama, "MOST_ROWS", 0)
+    test_sequences_end_to_end_equal_each_alone(name, [1, 1, 5, 1])
+
+
+def test_layers_with_chunks_hold_a_chunk_and_what_is_new() -> None:
+    model = tiny_model(tiny_config(attention_chunk_size=16))
     cache = model.new_cache()
+    everything, chunks = cache.store.groups
     with torch.no_grad():
-        first = model(ids, segments, cache)[:, -1:]
-        rest = [model(more[:, i : i + 1], cache=cache) for i in range(35)]
-        together = torch.cat([first, *rest], dim=1)
-        for row, length in enumerate(prompts):
-            alone = torch.cat([ids[row, 40 - length :], more[row]])[None]
-            assert apart(together[row], model(alone)[0, length - 1 :]) < TOLERANCE
-
-
-def test_rows_that_are_selected_go_on_in_the_order_given() -> None:
-    model, ids, more = tiny_model(tiny_config()), random_ids(3, 40), random_ids(2, 1, seed=1)
-    kept, cache = torch.tensor([2, 0]), model.new_cache()
-    with torch.no_grad():
-        model(ids, [[5, 35], [40], [40]], cache)
-        cache.select(kept)
-        found = model(more, cache=cache)
-        for place, row in enumerate([ids[2], ids[0, 5:]]):
-            alone = model(torch.cat([row, more[place]])[None])[0, -1]
-            assert apart(found[place, 0], alone) < TOLERANCE
-
-
-def test_layers_with_chunks_hold_a_chunk_less_one_and_what_is_new() -> None:
-    model = tiny_model(tiny_config(attention_chunk_size=8))
-    cache = model.new_cache()
-    with torch.no_grad():
-        for length in (30, 1, 1, 5, 1):
+        for length in (60, *[1] * 40):
             model(random_ids(1, length), cache=cache)
-            held = [len(layer) for layer in cache.layers]
-            assert all(n <= 7 + length for n in held[:3])  # layer 3 is global
-    assert held[:3] == [8, 8, 8]
-    assert held[3] == 38
+            assert chunks.used <= 2
+    assert everything.used == -(-100 // 16)
+    assert chunks.used == 1
 
 
-def test_buffers_of_layers_with_chunks_stop_growing() -> None:
-    model, cache = tiny_model(tiny_config(attention_chunk_size=8)), LayerCache(8)
-    for position in range(300):
-        column = torch.full((1, 2, 1, 16), float(position))
-        keys, _, positions = cache.extend(column, column, torch.tensor([[position]]))
-        expected = list(range(max(0, position - 7), position + 1))
-        assert positions[0].tolist() == expected
-        assert keys[0, 0, :, 0].tolist() == expected
-    assert cache._keys is not None
-    assert cache._keys.shape[2] <= 64
-    assert model.config.attention_chunk_size == 8
+def test_the_store_says_when_it_is_full() -> None:
+    model = tiny_model(tiny_config(attention_chunk_size=16))
+    cache = model.new_cache()
+    cache.store.most_bytes = cache.store.bytes_for(48)
+    with torch.no_grad():
+        model(random_ids(1, 48), cache=cache)
+        with pytest.raises(ResourceError, match=r"Q605.*for 49 tokens"):
+            model(random_ids(1, 1), cache=cache)
 
 
-def test_padding_in_the_cache_is_seen_by_no_token() -> None:
-    # Without experts, whose products depend in their last bits on how many rows each one gets.
-    model, ids = tiny_model(tiny_config(moe_layers=())), random_ids(1, 20)
-    other = ids.clone()
-    other[:, :10] = (other[:, :10] + 1) % 96
-    logits = []
-    for prompt in (ids, other):
-        cache = model.new_cache()
-        with torch.no_grad():
-            model(prompt, [[10, 10]], cache)
-            logits.append(model(random_ids(1, 1), cache=cache))
-    assert torch.equal(*logits)
-
-
-def test_segments_are_refused_once_a_document_was_begun() -> None:
-    model, cache = tiny_model(tiny_config()), tiny_model(tiny_config()).new_cache()
-    model(random_ids(1, 4), cache=cache)
-    with pytest.raises(ValueError, match="a cache that holds one continues it"):
-        model(random_ids(1, 4), [[4]], cache)
-
-
-def test_padding_on_the_right_is_refused_with_a_cache() -> None:
+def test_segments_of_several_rows_are_refused_with_a_cache() -> None:
     model = tiny_model(tiny_config())
-    with pytest.raises(ValueError, match="padded on the left"):
-        model(random_ids(1, 4), [[3]], model.new_cache())
+    for ids, segments in ((random_ids(2, 4), [[4], [4]]), (random_ids(1, 4), [[3]])):
+        with pytest.raises(ValueError, match="segments divide one row among sequences"):
+            model(ids, segments, model.new_cache())
+
+
+def test_another_number_of_sequences_is_refused() -> None:
+    model = tiny_model(tiny_config())
+    cache = model.new_cache()
+    model(random_ids(2, 4), cache=cache)
+    with pytest.raises(ValueError, match="tokens of 1 sequences; the cache holds 2"):
+        model(random_ids(1, 4), cache=cache)

@@ -74,13 +74,6 @@ def test_bounds_count_through_the_flattened_batch() -> None:
     assert cumulative.dtype == torch.int32
 
 
-def test_a_cache_keeps_the_last_document_of_each_row() -> None:
-    assert layout(4, [[1, 3], [4]]).last_document_positions.tolist() == [
-        [-1, 0, 1, 2],
-        [0, 1, 2, 3],
-    ]
-
-
 @pytest.mark.parametrize(
     ("segments", "message"),
     [

@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_p_of
-from quatrain.generate.engine import Completion, Watch, complete
+from quatrain.generate.engine import complete
+from quatrain.generate.request import Completion, Watch
 from quatrain.model.llama import LlamaModel
 
 _MOST_TRIED = 8

@@ -14,8 +14,9 @@ from quatrain.errors import ConfigError
 from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.alternative import alternatives
 from quatrain.generate.consensus import most_agreed
-from quatrain.generate.engine import Completion, FinishReason, Watch, complete, stream
+from quatrain.generate.engine import Engine, complete
 from quatrain.generate.likelihood import Likelihood, likelihoods_of
+from quatrain.generate.request import Completion, FinishReason, Watch
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.io import form_to_run, refuse_other_kinds
 from quatrain.model.llama import LlamaModel
@@ -328,7 +329,7 @@ class Answerer:
     def _pieces(self, prompt: Sequence[int], options: GenerateConfig) -> Iterator[str | Answer]:
         reader, pieces = Reader(self.tokenizer.stream(), options.stop), list[str]()
         completion = Completion()
-        for step in stream(self.model, [prompt], options, self._stop_ids()):
+        for step in Engine(self.model).submit(prompt, options, self._stop_ids()):
             completion.add(step)
             if step.is_text and (piece := reader.push(step.token_id)):
                 pieces.append(piece)

@@ -1,96 +1,309 @@
-"""The decoding loop: prompt ids to answer ids, several prompts side by side, with a cache.
+"""The engine: prompt ids to answer ids, for requests that come and go between steps.
 
-Knows ids only; answer.py handles text. Prompts of different lengths are padded on the left. The
-padding is a document of its own, which the prompt cannot see, so each row gets the same tokens as
-alone. A prompt with several candidates is read once; then its row is repeated.
+Knows ids only; answer.py handles text. In each step some prompts are read, a piece at a time, and
+each request whose prompt is read gets its next token:
+
+    step    1       2       3       4       5
+    A       reads   says    says    ends
+    B       reads   reads   says    says    says        a long prompt, in two pieces
+    C                       waits   reads   says        comes later; takes A's place
+
+What is read is kept in blocks (model/store.py); a prompt that begins as another did reads only the
+rest. Where blocks run out, the request that came last goes back to the queue, and reads again what
+it had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 from quatrain.config import GenerateConfig
-from quatrain.errors import DataError
+from quatrain.errors import DataError, ResourceError
 from quatrain.generate.likelihood import Likelihood, likelihoods
-from quatrain.generate.sampling import choose, generators
-from quatrain.model.layout import pad_left
+from quatrain.generate.request import Completion, Request, Watch
+from quatrain.generate.sampling import choose
 from quatrain.model.llama import LlamaModel
+from quatrain.model.store import Store
 from quatrain.progress import working
 
-_TOKENS_AT_ONCE = 8_192
-"""Tokens of the prompts in a block, including padding: they and their cache take memory."""
-
-FinishReason = Literal["stop", "length"]
-
-Watch = Callable[[], Callable[[int], bool]]
-"""Makes, for one answer, what takes its tokens in order and says whether the answer ends there."""
-
-
-class Step(NamedTuple):
-    """One new token of one candidate of one prompt."""
-
-    row: int
-    """Index of the prompt times options.candidates, plus the index of the candidate."""
-    token_id: int
-    finish_reason: FinishReason | None
-    """Why this row ends here, or None if it goes on."""
-    is_text: bool = True
-    """False for a stop token, which is no part of the answer."""
-    likelihood: Likelihood | None = None
-    """Known if options.logprobs asks for it."""
+_PIECE = 1_024
+"""Tokens of prompts that are read in a step."""
+_MOST_AT_ONCE = 16
+"""Tokens of answers, with those of their drafts, that are read in a step."""
+_KEYS = 512 << 20
+"""Bytes for keys and values where nothing else is said."""
 
 
-@dataclass
-class Completion:
-    """The tokens that answer one prompt, without the stop token."""
+class Engine:
+    """Answers requests side by side. One thread at a time may call `step`."""
 
-    ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason = "length"
-    by_text: bool = False
-    """Whether it stopped without a stop token: a Watch ended it."""
-    likelihoods: list[Likelihood] = field(default_factory=list)
-    """One for each id if options.logprobs asks for them."""
+    def __init__(
+        self, model: LlamaModel, *, most_rows: int = 32, kv_memory: int | None = None
+    ) -> None:
+        """Make an engine without requests.
 
-    def add(self, step: Step) -> None:
-        """Take the next token."""
-        if step.is_text:
-            self.ids.append(step.token_id)
-            if step.likelihood is not None:
-                self.likelihoods.append(step.likelihood)
-        if step.finish_reason:
-            self.finish_reason = step.finish_reason
-            self.by_text = step.is_text and step.finish_reason == "stop"
+        Args:
+            model: in evaluation mode.
+            most_rows: how many requests are answered side by side.
+            kv_memory: bytes for the keys and values of what was read. None is 512 MB, or what one
+                request needs where that is more.
+        """
+        self.model, self.most_rows = model, most_rows
+        self.context = model.config.max_position_embeddings
+        self.cache = model.new_cache()
+        self.store: Store = self.cache.store
+        self.kv_memory = kv_memory
+        self.store.most_bytes = _KEYS if kv_memory is None else kv_memory
+        self._waiting: deque[Request] = deque()
+        self._rows: list[Request] = []
+        """Those that have a place, in the order in which they came."""
+        self._entry = Lock()
 
     @property
-    def num_generated(self) -> int:
-        """Count the tokens, including a stop token."""
-        return len(self.ids) + (self.finish_reason == "stop" and not self.by_text)
+    def running(self) -> int:
+        """Count the requests that have a place."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Count the requests that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._rows and not self._waiting
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        options: GenerateConfig,
+        stop_ids: Collection[int] = (),
+        watch: Watch | None = None,
+        begun: int = 0,
+        number: int = 0,
+    ) -> Request:
+        """Take a request. Any thread may call this.
+
+        Args:
+            prompt_ids: at least one, and fewer than the model's context holds.
+            options: how the answer is generated; `candidates` and `batch_size` count for nothing.
+            stop_ids: the ids that end an answer.
+            watch: ends the answer by its tokens so far.
+            begun: how many ids at the end of the prompt are the answer's already.
+            number: of the prompt, for errors.
+
+        Raises:
+            DataError: Q340 for an empty prompt or one that fills the model's context.
+            ResourceError: Q605 if its keys and values need more memory than there may be.
+        """
+        if not prompt_ids:
+            raise DataError("Q340.empty", number=number)
+        if len(prompt_ids) >= self.context:
+            tokens = len(prompt_ids)
+            raise DataError("Q340.long", number=number, tokens=tokens, context=self.context)
+        ends_at = watch() if watch is not None else None
+        request = Request(self.step, self.context, prompt_ids, options, stop_ids, ends_at, begun)
+        with self._entry:
+            self._make_room(request)
+            self._waiting.append(request)
+        return request
+
+    def _make_room(self, request: Request) -> None:
+        """Let the bound of memory hold this request alone, or refuse it."""
+        need = self.store.bytes_for(request.most + 1)
+        assert self.store.most_bytes is not None
+        if need > self.store.most_bytes:
+            if self.kv_memory is not None:
+                raise ResourceError(
+                    "Q605.keys", need=need, most=self.kv_memory, tokens=request.most
+                )
+            self.store.most_bytes = need
+
+    @torch.inference_mode()
+    def step(self) -> list[Request]:
+        """Read a piece of some prompts, then give each request that is ready its next tokens.
+
+        Returns:
+            The requests that have new tokens or have ended.
+        """
+        gone = self._leave()
+        self._admit()
+        rows = list(self._rows)
+        reading = [row for row in rows if row.num_unread > 1]
+        if reading:
+            self._read(reading)
+        going_on = [row for row in rows if row.held and row.num_unread == 1 and not row.is_finished]
+        if going_on:
+            self._go_on(going_on)
+        changed = [row for row in rows if row.has_news]
+        self._leave()
+        return gone + changed
+
+    def _leave(self) -> list[Request]:
+        """Free the places of requests that have ended; give those that were cancelled."""
+        with self._entry:
+            gone = [one for one in self._waiting if one.is_cancelled]
+            self._waiting = deque(one for one in self._waiting if not one.is_cancelled)
+        ended = [row for row in self._rows if row.is_finished]
+        for row in ended:
+            self._give_up(row)
+        self._rows = [row for row in self._rows if not row.is_finished]
+        return gone + [row for row in ended if row.is_cancelled]
+
+    def _give_up(self, row: Request) -> None:
+        if row.held is not None:
+            self.store.release(row.held)
+            row.held = None
+
+    def _admit(self) -> None:
+        """Give places to waiting requests.
+
+        One whose prompt goes on as another one's that is being read waits until it can take that
+        over.
+        """
+        coming = {
+            self.store.coming(row.history, row.held)
+            for row in self._rows
+            if row.held is not None and row.num_unread > 1
+        }
+        with self._entry:
+            for _ in range(min(len(self._waiting), self.most_rows)):
+                if len(self._rows) >= self.most_rows:
+                    break
+                row = self._waiting.popleft()
+                held = self.store.begin(row.history)
+                next_block = self.store.coming(row.history, held)
+                if next_block is not None and next_block in coming:
+                    self.store.release(held)
+                    self._waiting.append(row)
+                    continue
+                coming.add(next_block)
+                row.held = held
+                self._rows.append(row)
+
+    def _read(self, rows: Sequence[Request]) -> None:
+        """Read a piece of the prompts of some rows; those that finish get their first token."""
+        first = rows[0].held
+        alike = [
+            row
+            for row in rows
+            if row.held and first and bool(row.held.length) == bool(first.length)
+        ]
+        room, pieces = _PIECE, list[_Piece]()
+        for row in alike:
+            if room > 0 and self._reserve(row, min(room, len(row.unread))):
+                pieces.append(_Piece(row, row.unread[:room]))
+                room -= len(pieces[-1].ids)
+        pieces = [piece for piece in pieces if piece.row.held]
+        if not pieces:
+            return
+        done = [piece for piece in pieces if len(piece.ids) == piece.row.num_unread]
+        states_nH = self._forward(pieces)
+        ends = [piece.start + len(piece.ids) - 1 for piece in done]
+        for piece in pieces:
+            self._learn(piece.row, piece.ids)
+        if done:
+            self._say([piece.row for piece in done], self.model.lm_head(states_nH[ends]))
+
+    def _go_on(self, rows: Sequence[Request]) -> None:
+        """Give each row its next token, and those after it that its draft foresaw."""
+        most, pieces = _MOST_AT_ONCE // len(rows) - 1, list[_Piece]()
+        for row in rows:
+            draft = row.lookup.draft(min(most, row.most - len(row.history) - 1))
+            if self._reserve(row, 1 + len(draft)):
+                pieces.append(_Piece(row, [row.history[-1], *draft]))
+        pieces = [piece for piece in pieces if piece.row.held]
+        if not pieces:
+            return
+        logits_nV = self.model.lm_head(self._forward(pieces))
+        depth, going_on = 0, pieces
+        while going_on:
+            places = [piece.start + depth for piece in going_on]
+            here = logits_nV if len(places) == len(logits_nV) else logits_nV[places]
+            said = self._say([piece.row for piece in going_on], here)
+            depth += 1
+            for piece in going_on:
+                piece.right = depth
+            going_on = [
+                piece
+                for piece, token_id in zip(going_on, said, strict=True)
+                if not piece.row.is_finished and piece.ids[depth : depth + 1] == [token_id]
+            ]
+        for piece in pieces:
+            self._learn(piece.row, piece.ids[: piece.right])
+            piece.row.lookup.judge(len(piece.ids) - 1, piece.right - 1)
+
+    def _reserve(self, row: Request, count: int) -> bool:
+        """Make room for tokens of a row; the row that came last gives up its place if it must."""
+        while row.held is not None:
+            if self.store.reserve(row.held, count):
+                return True
+            last = self._rows.pop()
+            self._give_up(last)
+            with self._entry:
+                self._waiting.appendleft(last)
+        return False
+
+    def _forward(self, pieces: Sequence[_Piece]) -> Tensor:
+        """Read new ids of some rows; give their hidden states [n, H]."""
+        self.cache.sequences = [piece.row.held for piece in pieces if piece.row.held]
+        counts = [len(piece.ids) for piece in pieces]
+        for piece, end in zip(pieces, accumulate(counts), strict=True):
+            piece.start = end - len(piece.ids)
+        ids = [token_id for piece in pieces for token_id in piece.ids]
+        ids_1n = torch.tensor([ids], device=self.model.device)
+        states_1nH: Tensor = self.model.model(ids_1n, [counts], self.cache).states
+        return states_1nH[0]
+
+    def _learn(self, row: Request, ids: Sequence[int]) -> None:
+        assert row.held is not None
+        self.store.learn(row.held, ids)
+
+    def _say(self, rows: Sequence[Request], logits_BV: Tensor) -> list[int]:
+        """Choose the next token of each row by its logits, and take it."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            places[id(row.options)].append(place)
+        said = [0] * len(rows)
+        for alike in places.values():
+            logits = logits_BV if len(alike) == len(rows) else logits_BV[alike]
+            for place, token_id, likelihood in _chosen([rows[i] for i in alike], alike, logits):
+                said[place] = token_id
+                rows[place].add(token_id, likelihood)
+        return said
 
 
 @dataclass
-class _Row:
-    """One answer on its way."""
+class _Piece:
+    """Ids of a row that are read in a step."""
 
-    history: list[int]
-    answer: list[int]
-    draw: torch.Generator
-    ends_at: Callable[[int], bool] | None
-    ended: bool = False
+    row: Request
+    ids: list[int]
+    start: int = 0
+    """Where they begin among all that are read."""
+    right: int = 0
+    """How many of them the answer has."""
 
-    def take(self, token_id: int, stop_ids: Collection[int], is_last: bool) -> FinishReason | None:
-        """Take the next token; say why the answer ends with it, if it does."""
-        self.history.append(token_id)
-        self.answer.append(token_id)
-        reason: FinishReason | None = "length" if is_last else None
-        if token_id in stop_ids or (self.ends_at is not None and self.ends_at(token_id)):
-            reason = "stop"
-        self.ended = reason is not None
-        return reason
+
+def _chosen(
+    rows: Sequence[Request], places: Sequence[int], logits_BV: Tensor
+) -> Iterator[tuple[int, int, Likelihood | None]]:
+    """Choose tokens for rows with the same options, with likelihoods if those are asked for."""
+    options = rows[0].options
+    histories, draws = [row.history for row in rows], [row.draw for row in rows]
+    chosen_B = choose(logits_BV, options, histories, draws, [row.answer for row in rows])
+    likely: Sequence[Likelihood | None] = [None] * len(rows)
+    if options.logprobs is not None:
+        likely = likelihoods(logits_BV, chosen_B, options.logprobs)
+    return zip(places, chosen_B.tolist(), likely, strict=True)
 
 
 def complete(
@@ -101,7 +314,7 @@ def complete(
     watch: Watch | None = None,
     begun: int = 0,
 ) -> list[Completion]:
-    """Answer every prompt, options.batch_size at a time, the longest first, to waste least.
+    """Answer every prompt, options.batch_size side by side, those that begin alike one by one.
 
     Args:
         model: the model.
@@ -114,111 +327,20 @@ def complete(
     Returns:
         options.candidates completions for the first prompt, then for the second, and so on.
     """
-    _check(prompts, model.config.max_position_embeddings)
-    each = options.candidates
+    engine, each = Engine(model, most_rows=options.batch_size), options.candidates
     completions = [Completion() for _ in prompts for _ in range(each)]
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    drawn = [options] + [
+        options.replace(seed=(options.seed + number) % 2**63) for number in range(1, each)
+    ]
+    place_of: dict[Request, int] = {}
+    for number, prompt in sorted(enumerate(prompts), key=lambda one: list(one[1])):
+        for candidate in range(each):
+            request = engine.submit(prompt, drawn[candidate], stop_ids, watch, begun, number)
+            place_of[request] = number * each + candidate
     with working("progress.answers", total=len(completions)) as work:
-        for block in _blocks(order, prompts, options.batch_size):
-            at_once = [prompts[i] for i in block]
-            for step in stream(model, at_once, options, stop_ids, watch, begun):
-                completions[block[step.row // each] * each + step.row % each].add(step)
-                if step.finish_reason:
-                    work.advance()
+        while not engine.is_idle:
+            for request in engine.step():
+                for step in request.take():
+                    completions[place_of[request]].add(step)
+                work.advance(request.is_finished)
     return completions
-
-
-def _blocks(
-    order: Sequence[int], prompts: Sequence[Sequence[int]], most: int
-) -> Iterator[Sequence[int]]:
-    """Divide prompts, the longest first, into blocks that do not take too much memory."""
-    start = 0
-    while start < len(order):
-        fitting = max(1, _TOKENS_AT_ONCE // len(prompts[order[start]]))
-        yield order[start : start + min(most, fitting)]
-        start += min(most, fitting)
-
-
-@torch.inference_mode()
-def stream(
-    model: LlamaModel,
-    prompts: Sequence[Sequence[int]],
-    options: GenerateConfig,
-    stop_ids: Collection[int],
-    watch: Watch | None = None,
-    begun: int = 0,
-) -> Iterator[Step]:
-    """Yield each new token as it is known; rows that have ended are dropped when half have ended.
-
-    Until then they are computed in vain, which costs less than copying the cache each time.
-    Arguments are those of `complete`.
-
-    Raises:
-        DataError: Q340 for an empty prompt or one that fills the model's context.
-    """
-    context = model.config.max_position_embeddings
-    _check(prompts, context)
-    rows = _rows(prompts, options, watch, begun)
-    places = list(range(len(rows)))
-    cache = model.new_cache()
-    ids_BT, segments = pad_left(prompts, model.device)
-    states = model.model(ids_BT, segments, cache).states[:, -1:]
-    if options.candidates > 1:
-        of_prompt = (
-            torch.arange(len(prompts)).repeat_interleave(options.candidates).to(ids_BT.device)
-        )
-        cache.select(of_prompt)
-        states = states[of_prompt]
-    for count in range(1, options.max_new_tokens + 1):
-        logits_BV = model.lm_head(states[:, -1])
-        for place, token_id, likelihood in _chosen(logits_BV, places, rows, options):
-            row = rows[place]
-            if row.ended:
-                continue
-            is_last = count == options.max_new_tokens or len(row.history) + 1 >= context
-            reason = row.take(token_id, stop_ids, is_last)
-            yield Step(place, token_id, reason, token_id not in stop_ids, likelihood)
-        going_on = [number for number, place in enumerate(places) if not rows[place].ended]
-        if not going_on:
-            return
-        if 2 * len(going_on) <= len(places):
-            cache.select(torch.tensor(going_on, device=ids_BT.device))
-            places = [places[number] for number in going_on]
-        next_ids = torch.tensor([rows[i].history[-1:] for i in places], device=ids_BT.device)
-        states = model.model(next_ids, None, cache).states
-
-
-def _rows(
-    prompts: Sequence[Sequence[int]], options: GenerateConfig, watch: Watch | None, begun: int
-) -> list[_Row]:
-    each = [prompt for prompt in prompts for _ in range(options.candidates)]
-    rows = []
-    for prompt, draw in zip(each, generators(options, len(prompts)), strict=True):
-        answer = list(prompt[len(prompt) - begun :])
-        ends_at = watch() if watch is not None else None
-        if ends_at is not None:
-            for token_id in answer:
-                ends_at(token_id)
-        rows.append(_Row(list(prompt), answer, draw, ends_at))
-    return rows
-
-
-def _chosen(
-    logits_BV: Tensor, places: Sequence[int], rows: Sequence[_Row], options: GenerateConfig
-) -> Iterator[tuple[int, int, Likelihood | None]]:
-    """Choose a token for the row at each place, with its likelihood if that is asked for."""
-    here = [rows[place] for place in places]
-    histories, draws = [row.history for row in here], [row.draw for row in here]
-    chosen_B = choose(logits_BV, options, histories, draws, [row.answer for row in here])
-    likely: Sequence[Likelihood | None] = [None] * len(here)
-    if options.logprobs is not None:
-        likely = likelihoods(logits_BV, chosen_B, options.logprobs)
-    return zip(places, chosen_B.tolist(), likely, strict=True)
-
-
-def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
-    for number, prompt in enumerate(prompts):
-        if not prompt:
-            raise DataError("Q340.empty", number=number)
-        if len(prompt) >= context:
-            raise DataError("Q340.long", number=number, tokens=len(prompt), context=context)

@@ -20,10 +20,9 @@ _COLDEST = 1e-6
 """Below this temperature the division could overflow; the most likely token is taken instead."""
 
 
-def generators(options: GenerateConfig, prompts: int) -> list[torch.Generator]:
-    """Make a generator for each candidate of each prompt; the place of a prompt changes no draw."""
-    seeds = [(options.seed + number) % 2**63 for number in range(options.candidates)]
-    return [torch.Generator().manual_seed(seed) for _ in range(prompts) for seed in seeds]
+def generator(options: GenerateConfig) -> torch.Generator:
+    """Make the generator of one answer; who is answered beside it changes no draw."""
+    return torch.Generator().manual_seed(options.seed)
 
 
 def choose(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
 from quatrain.model.io import Form, model_of
 from quatrain.model.kinds_nf4 import BLOCK
-from quatrain.model.layout import pad_left
 from quatrain.model.llama import LlamaModel
 from quatrain.text.conversation import Message
 
@@ -138,18 +138,14 @@ def held_model(source: Source, quantise: str | None = None) -> LlamaModel:
 @torch.no_grad()
 def observe(model: LlamaModel, source: Source) -> list[Observation]:
     """Give, for each golden prompt, its logits [T, V] and a greedy continuation; side by side."""
-    prompts = prompts_of(source)
-    ids_BT, segments = pad_left(prompts, model.lm_head.weight.device)
-    cache = model.new_cache()
-    logits_BTV = model(ids_BT, segments, cache)
-    chosen = [logits_BTV[:, -1].argmax(-1)]
+    prompts, cache = prompts_of(source), model.new_cache()
+    ids_1n = torch.tensor([[*chain.from_iterable(prompts)]], device=model.lm_head.weight.device)
+    read = model(ids_1n, [[len(prompt) for prompt in prompts]], cache)[0]
+    logits = list(read.split([len(prompt) for prompt in prompts]))
+    chosen = [torch.stack([one[-1] for one in logits]).argmax(-1)]
     while len(chosen) < _new_tokens(source):
         chosen.append(model(chosen[-1][:, None], cache=cache)[:, -1].argmax(-1))
-    continued = torch.stack(chosen, dim=1).tolist()
-    return [
-        (row_TV[-len(prompt) :], ids)
-        for prompt, row_TV, ids in zip(prompts, logits_BTV, continued, strict=True)
-    ]
+    return list(zip(logits, torch.stack(chosen, dim=1).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -114,21 +114,24 @@ def _flash_serves(q: Tensor) -> bool:
     )
 
 
-def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, cache: LayerCache) -> Tensor:
-    """Append new keys and values, then let each query see its row's past (and its chunk only).
+def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
+    """Keep new keys and values, then let each query see its sequence's past (its chunk only).
 
     Args:
-        q: queries [B, N, T, D].
-        k: keys [B, K, T, D].
-        v: values [B, K, T, D].
-        positions: of the new tokens [B, T].
-        cache: of this layer; its chunk bounds what is seen.
+        q: queries [1, N, n, D].
+        k: keys [1, K, n, D].
+        v: values [1, K, n, D].
+        cache: of this layer, for these tokens.
+
+    Returns:
+        [1, N, n, D].
     """
-    keys, values, held_BS = cache.extend(k, v, positions)
-    visible = (held_BS[:, None] >= 0) & (held_BS[:, None] <= positions[..., None])
-    if cache.chunk is not None:
-        visible &= held_BS[:, None] // cache.chunk == positions[..., None] // cache.chunk
-    return _sdpa(q, keys, values, mask=visible.unsqueeze(1))
+    cache.store(k, v)
+    out = torch.empty_like(q)
+    for tokens, keys, values, mask in cache.seen():
+        seen = _sdpa(q[0, :, tokens].transpose(0, 1), keys, values, mask)
+        out[0, :, tokens] = seen.transpose(0, 1)
+    return out
 
 
 class Attention(nn.Module):
@@ -156,17 +159,17 @@ class Attention(nn.Module):
             x_BTH: normalised hidden states.
             rotation: from RotaryPositionalEmbedding, for the layout's positions.
             layout: positions and runs; without runs, the tokens continue what the cache holds.
-            cache: this layer's, or None.
+            cache: of this layer, for these tokens, or None.
         """
         q, k, v = self._heads(x_BTH, rotation, layout.positions)
         runs = layout.chunks if self.uses_rope else layout.documents
         if runs is not None:
             out = attend(q, k, v, runs)
             if cache is not None:
-                cache.store(k, v, layout.last_document_positions)
+                cache.store(k, v)
         else:
             assert cache is not None
-            out = attend_cached(q, k, v, layout.positions, cache)
+            out = attend_cached(q, k, v, cache)
         joined: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
         return joined
 

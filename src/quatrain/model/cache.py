@@ -1,133 +1,191 @@
-"""The key and value cache: one LayerCache a layer, columns of keys with their positions.
+"""The cache: where the new tokens of a forward pass go, and which keys they see.
 
-A column holds one token of every row. Prompts of different lengths are padded on the left; a padded
-column has position -1, which nothing sees. Layers with chunks drop columns of past chunks, since no
-later token of any row can see them.
+New tokens of all sequences lie end to end, so no row is padded. How the store divides memory into
+blocks: store.py.
 
-Shapes: B rows, N heads of keys, S columns, T new columns, D width of a head.
+Shapes: n new tokens of all sequences, N query heads, K key heads, D width of a head; b sequences
+with t new tokens each, S keys of one.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-_HIDDEN = -1
+from quatrain.errors import ResourceError
+from quatrain.model.layout import Layout
+from quatrain.model.store import Blocks, Held, Store
+
+
+class Seen(NamedTuple):
+    """What some sequences with equally many new tokens see."""
+
+    tokens: Tensor
+    """Their new tokens, [b, t], as numbers among the n."""
+    keys: Tensor
+    """[b, K, S, D]."""
+    values: Tensor
+    """[b, K, S, D]."""
+    mask: Tensor
+    """Which keys each token sees, [b, 1, t, S]."""
+
+
+class _Same(NamedTuple):
+    """Sequences with equally many new tokens, for all layers of a reach."""
+
+    tokens: Tensor
+    table: Tensor
+    mask: Tensor
+
+
+class Step:
+    """New tokens of some sequences."""
+
+    def __init__(
+        self, store: Store, sequences: Sequence[Held], counts: Sequence[int], device: torch.device
+    ) -> None:
+        self.store, self.sequences, self.counts, self.device = store, sequences, counts, device
+        self.is_fresh = not any(held.length for held in sequences)
+        """Whether nothing was read of any of them, so that they see each other's tokens only."""
+        for held, count in zip(sequences, counts, strict=True):
+            if not store.reserve(held, count):
+                tokens, most = held.length + count, store.most_bytes
+                need = store.bytes_for(tokens)
+                raise ResourceError("Q605.keys", need=need, most=most, tokens=tokens)
+        self.slots = [_Slots(self, number) for number in range(len(store.groups))]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of each new token in its sequence, [n] on the CPU."""
+        each = [
+            torch.arange(held.length, held.length + count)
+            for held, count in zip(self.sequences, self.counts, strict=True)
+        ]
+        return torch.cat(each)
+
+    def layout(self, chunk: int | None) -> Layout:
+        """Describe the tokens, as one row."""
+        if self.is_fresh:
+            return Layout.of((1, sum(self.counts)), [self.counts], chunk, self.device)
+        return Layout(self.positions[None].to(self.device), documents=None, chunks=None)
+
+    def layer(self, index: int) -> LayerCache:
+        """Give what a layer needs."""
+        number, layer = self.store.places[index]
+        return LayerCache(self.slots[number], layer)
+
+    def finish(self) -> None:
+        """Count the tokens as read."""
+        for held, count in zip(self.sequences, self.counts, strict=True):
+            held.length += count
+
+
+class _Slots:
+    """Where the tokens of a step go in the layers of one reach."""
+
+    def __init__(self, step: Step, number: int) -> None:
+        self.step, self.number = step, number
+        self.blocks: Blocks = step.store.groups[number]
+        self.size = step.store.size
+
+    def tables(self) -> Iterator[Tensor]:
+        """Give each sequence's blocks."""
+        for held in self.step.sequences:
+            yield torch.tensor(held.tables[self.number], dtype=torch.int64)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tell which tokens are kept, in which block and where in it; [at most n] each."""
+        kept, blocks, offsets, start = [], [], [], 0
+        step = self.step
+        for held, count, table in zip(step.sequences, step.counts, self.tables(), strict=True):
+            positions = torch.arange(held.length, held.length + count)
+            first = max(0, held.begins[self.number] * self.size - held.length)
+            positions = positions[first:]
+            kept.append(torch.arange(start + first, start + count))
+            blocks.append(table[positions // self.size - held.begins[self.number]])
+            offsets.append(positions % self.size)
+            start += count
+        kept_n, blocks_n, offsets_n = (
+            torch.cat(each).to(step.device) for each in (kept, blocks, offsets)
+        )
+        return kept_n, blocks_n, offsets_n
+
+    @cached_property
+    def same(self) -> list[_Same]:
+        """Put sequences with equally many new tokens together."""
+        step, size, chunk = self.step, self.size, self.blocks.chunk
+        by_count: dict[int, list[int]] = defaultdict(list)
+        for index, count in enumerate(step.counts):
+            by_count[count].append(index)
+        starts, tables = [0, *accumulate(step.counts)], list(self.tables())
+        found = []
+        for count, indices in by_count.items():
+            held = [step.sequences[index] for index in indices]
+            table = torch.nn.utils.rnn.pad_sequence([tables[i] for i in indices], batch_first=True)
+            begins = torch.tensor([one.begins[self.number] for one in held])
+            at_bt = torch.tensor([one.length for one in held])[:, None] + torch.arange(count)
+            keys_bS = begins[:, None] * size + torch.arange(table.shape[1] * size)
+            mask = keys_bS[:, None] <= at_bt[..., None]
+            if chunk is not None:
+                mask &= keys_bS[:, None] // chunk == at_bt[..., None] // chunk
+            tokens = torch.tensor([starts[i] for i in indices])[:, None] + torch.arange(count)
+            parts = (one.to(step.device) for one in (tokens, table, mask[:, None]))
+            found.append(_Same(*parts))
+        return found
 
 
 class LayerCache:
-    """Keys and values of one layer in buffers that double when full."""
+    """The keys and values of one layer, for the tokens of a step."""
 
-    def __init__(self, chunk: int | None) -> None:
-        self.chunk = chunk
-        self._start = self._stop = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-        self._positions: Tensor | None = None
+    def __init__(self, slots: _Slots, layer: int) -> None:
+        self._slots, self._layer = slots, layer
 
-    def __len__(self) -> int:
-        return self._stop - self._start
+    def store(self, k: Tensor, v: Tensor) -> None:
+        """Keep the new tokens' keys and values [1, K, n, D]."""
+        kept, blocks, offsets = self._slots.places
+        keys, values = self._slots.blocks.buffers(self._layer, k.dtype, k.device)
+        keys[blocks, :, offsets] = k[0].transpose(0, 1)[kept]
+        values[blocks, :, offsets] = v[0].transpose(0, 1)[kept]
 
-    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append T columns; return everything held: k and v [B, N, S, D], positions [B, S].
-
-        Args:
-            k: new keys [B, N, T, D].
-            v: new values [B, N, T, D].
-            positions: of each new column in its row [B, T], -1 where it is padding.
-        """
-        self._forget()
-        self._make_room(k, v, positions)
-        assert self._keys is not None and self._values is not None  # noqa: PT018
-        assert self._positions is not None
-        new = slice(self._stop, self._stop + k.shape[2])
-        self._keys[:, :, new], self._values[:, :, new] = k, v
-        self._positions[:, new] = positions
-        self._stop = new.stop
-        held = slice(self._start, self._stop)
-        return self._keys[:, :, held], self._values[:, :, held], self._positions[:, held]
-
-    def reserve(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append one column whose keys and values the caller will write, last of those returned.
-
-        Args:
-            positions: of the new column in each row [B, 1].
-        """
-        assert self._keys is not None and self._values is not None  # noqa: PT018
-        self._forget()
-        column = self._keys[:, :, :1]  # of the right shape; only that counts
-        self._make_room(column, column, positions)
-        assert self._positions is not None
-        self._positions[:, self._stop] = positions[:, 0]
-        self._stop += 1
-        held = slice(self._start, self._stop)
-        return self._keys[:, :, held], self._values[:, :, held], self._positions[:, held]
-
-    def store(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        """Append T columns, and keep those that a later token can see."""
-        first = 0 if self.chunk is None else max(0, k.shape[2] - (self.chunk - 1))
-        self.extend(k[:, :, first:], v[:, :, first:], positions[:, first:])
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, by index."""
-        if self._keys is None or self._values is None or self._positions is None:
-            return
-        self._keys, self._values = self._keys[rows], self._values[rows]
-        self._positions = self._positions[rows]
-
-    def _forget(self) -> None:
-        """Drop the columns that the next token cannot see in any row: those of past chunks."""
-        if self.chunk is not None:
-            self._start = max(self._start, self._stop - (self.chunk - 1))
-
-    def _make_room(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        need = len(self) + k.shape[2]
-        if self._keys is not None and self._stop + k.shape[2] <= self._keys.shape[2]:
-            return
-        capacity = max(64, 2 * need)
-        held = slice(self._start, self._stop)
-        self._keys = _grown(self._keys, k, held, capacity)
-        self._values = _grown(self._values, v, held, capacity)
-        old = self._positions
-        self._positions = positions.new_full((positions.shape[0], capacity), _HIDDEN)
-        if old is not None:
-            self._positions[:, : len(self)] = old[:, held]
-        self._start, self._stop = 0, held.stop - held.start
-
-
-def _grown(old: Tensor | None, new: Tensor, held: slice, capacity: int) -> Tensor:
-    grown = new.new_empty(new.shape[0], new.shape[1], capacity, new.shape[3])
-    if old is not None:
-        grown[:, :, : held.stop - held.start] = old[:, :, held]
-    return grown
+    def seen(self) -> Iterator[Seen]:
+        """Give what the new tokens see, some sequences at a time; `store` comes before."""
+        keys, values = self._slots.blocks.buffers(self._layer)
+        for tokens, table, mask in self._slots.same:
+            held, other = (x[table].transpose(1, 2).flatten(2, 3) for x in (keys, values))
+            yield Seen(tokens, held, other, mask)
 
 
 class Cache:
-    """What a model remembers of its rows: a LayerCache a layer, and where each row is."""
+    """What a model remembers of its sequences. `LlamaModel.new_cache` makes one."""
 
-    def __init__(self, chunks: list[int | None]) -> None:
-        self.layers = [LayerCache(chunk) for chunk in chunks]
-        self.next_position: Tensor | None = None
-        """Position of each row's next token, [B]; None while nothing has been read."""
-        self.one_token: Any = None
-        """What computes single tokens (one_token.py), once it is known whether anything can."""
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.sequences: list[Held] = []
+        """Those whose tokens come next, in order; the first forward pass begins them."""
+        self.few_tokens: Any = None
+        """What computes few tokens (few_tokens.py), once it is known whether anything can."""
 
-    def positions(self, num_tokens: int) -> Tensor:
-        """Positions of the next tokens of every row, [B, T]."""
-        assert self.next_position is not None
-        steps = torch.arange(num_tokens, device=self.next_position.device)
-        return self.next_position[:, None] + steps
+    def step(self, counts: Sequence[int], device: torch.device) -> Step:
+        """Make room for new tokens of each sequence.
 
-    def advance(self, num_tokens: int) -> None:
-        """Note that so many tokens were read."""
-        assert self.next_position is not None
-        self.next_position = self.next_position + num_tokens
+        Args:
+            counts: how many of each.
+            device: of the model.
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, by index, in this order."""
-        assert self.next_position is not None
-        self.next_position = self.next_position[rows]
-        for layer in self.layers:
-            layer.select(rows)
+        Raises:
+            ValueError: for another number of sequences than there are.
+            ResourceError: Q605 where the store is full.
+        """
+        if not self.sequences:
+            self.sequences = [self.store.begin() for _ in counts]
+        if len(counts) != len(self.sequences):
+            given, held = len(counts), len(self.sequences)
+            raise ValueError(f"there are new tokens of {given} sequences; the cache holds {held}")
+        return Step(self.store, self.sequences, counts, device)

@@ -35,14 +35,14 @@ _HERE = Path(__file__).parent
 SOURCES = {
     "kinds": ("kinds.cpp",),
     "products": ("products.cpp", "kinds.cpp"),
-    "one_token": ("one_token.cpp", "products.cpp", "kinds.cpp"),
+    "few_tokens": ("few_tokens.cpp", "products.cpp", "kinds.cpp"),
 }
 """Files of each library; the first one is compiled, and includes the others."""
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 FUSED = {
     "kinds": "-ffp-contract=off",
     "products": "-ffp-contract=fast",
-    "one_token": "-ffp-contract=fast",
+    "few_tokens": "-ffp-contract=fast",
 }
 """Whether a product and a sum may become one operation, which rounds once."""
 SECONDS = 60

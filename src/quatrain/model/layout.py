@@ -115,16 +115,6 @@ class Layout:
             real=real.to(device) if any(padding) else None,
         )
 
-    @cached_property
-    def last_document_positions(self) -> Tensor:
-        """Positions of each row's last document [B, T], and -1 before it: what a cache keeps."""
-        assert self.documents is not None
-        assert self.real is None
-        starts = torch.tensor([sum(row[:-1]) for row in self.documents.lengths])
-        column = torch.arange(self.positions.shape[1])
-        before = (column < starts[:, None]).to(self.positions.device)
-        return self.positions.masked_fill(before, -1)
-
 
 def _check(given: list[list[int]], rows: int, length: int) -> None:
     if len(given) != rows:
@@ -134,13 +124,3 @@ def _check(given: list[list[int]], rows: int, length: int) -> None:
             raise ValueError(
                 f"segments of row {number} must be positive and sum to at most {length}: {row}"
             )
-
-
-def pad_left(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, list[list[int]]]:
-    """Align prompts on the right: ids [B, T], and the segments that keep the padding apart."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    segments = [[n for n in (longest - len(prompt), len(prompt)) if n] for prompt in prompts]
-    return torch.tensor(ids, device=device), segments

@@ -17,13 +17,14 @@ from torch.utils.checkpoint import checkpoint
 
 from quatrain.config import ModelConfig
 from quatrain.model.attention import Attention
-from quatrain.model.cache import Cache, LayerCache
+from quatrain.model.cache import Cache, LayerCache, Step
+from quatrain.model.few_tokens import MOST_ROWS, FewTokens
 from quatrain.model.frozen import Frozen
 from quatrain.model.layout import Layout, Segments
 from quatrain.model.moe import ExpertMLP, MoE, Router, Routing, SharedMLP
 from quatrain.model.norm import RMSNorm
-from quatrain.model.one_token import MOST_ROWS, OneToken
 from quatrain.model.rope import RotaryPositionalEmbedding
+from quatrain.model.store import Store
 from quatrain.model.targets import Adapters
 from quatrain.model.weights import Embedding, Linear
 
@@ -93,58 +94,63 @@ class Decoder(nn.Module):
         balance: bool = False,
     ) -> Hidden:
         """Map ids [B, T] to hidden states [B, T, H]; `balance` asks for Routing.balance."""
-        layout = self._layout(ids_BT, segments, cache)
-        rotation = self.rotary_emb(layout.positions)
-        x_BTH = self.embed_tokens(ids_BT)
-        x_BTH = x_BTH.to(self.states_dtype or x_BTH.dtype)
-        if cache is not None and layout.documents is None and self._continues_by_one(x_BTH, cache):
-            states_BH = x_BTH[:, 0].float().contiguous()
-            states_BH = cache.one_token(states_BH, rotation, layout.positions, cache)
-            return Hidden(self.norm(states_BH[:, None].to(x_BTH.dtype)), {})
-        routings = {}
+        if cache is not None:
+            return self._continue(ids_BT, segments, cache)
+        chunk = self.config.attention_chunk_size
+        rows, length = ids_BT.shape
+        layout = Layout.of((rows, length), segments, chunk, ids_BT.device)
+        rotation, routings = self.rotary_emb(layout.positions), {}
+        x_BTH = self._embedded(ids_BT)
         for index, layer in enumerate(self.layers):
-            layer_cache = None if cache is None else cache.layers[index]
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTH, routing = checkpoint(
                     layer, x_BTH, rotation, layout, None, balance,
                     use_reentrant=False, preserve_rng_state=False,  # dropout has its own
                 )  # fmt: skip
             else:
-                x_BTH, routing = layer(x_BTH, rotation, layout, layer_cache, balance)
+                x_BTH, routing = layer(x_BTH, rotation, layout, None, balance)
             if routing is not None:
                 routings[index] = routing
         return Hidden(self.norm(x_BTH), routings)
 
-    def _continues_by_one(self, x_BTH: Tensor, cache: Cache) -> bool:
-        """Whether compiled code computes this token; decided once for a cache."""
-        rows, length = x_BTH.shape[:2]
-        if length != 1 or rows > MOST_ROWS or x_BTH.device.type != "cpu" or torch.is_grad_enabled():
+    def _continue(self, ids_BT: Tensor, segments: Segments | None, cache: Cache) -> Hidden:
+        """Map new tokens of the cache's sequences to hidden states; see LlamaModel.forward."""
+        rows, length = ids_BT.shape
+        counts = [length] * rows if segments is None else list(segments[0])
+        if segments is not None and (rows, sum(counts)) != (1, length):
+            raise ValueError(
+                f"with a cache, segments divide one row among sequences; there are {rows} rows, "
+                f"and {length} ids for {counts}"
+            )
+        step = cache.step(counts, ids_BT.device)
+        layout = step.layout(self.config.attention_chunk_size)
+        rotation = self.rotary_emb(layout.positions)
+        x_1nH, routings = self._embedded(ids_BT.reshape(1, -1)), {}
+        if self._takes_few(x_1nH, step, cache):
+            x_nH = cache.few_tokens(x_1nH[0].float().contiguous(), rotation, step)
+            x_1nH = x_nH[None].to(x_1nH.dtype)
+        else:
+            for index, layer in enumerate(self.layers):
+                x_1nH, routing = layer(x_1nH, rotation, layout, step.layer(index))
+                if routing is not None:
+                    routings[index] = routing
+        step.finish()
+        return Hidden(self.norm(x_1nH).view(rows, length, -1), routings)
+
+    def _embedded(self, ids_BT: Tensor) -> Tensor:
+        x_BTH: Tensor = self.embed_tokens(ids_BT)
+        return x_BTH.to(self.states_dtype or x_BTH.dtype)
+
+    def _takes_few(self, x_1nH: Tensor, step: Step, cache: Cache) -> bool:
+        """Whether compiled code computes these tokens; what can is chosen once for a cache."""
+        few = x_1nH.shape[1] <= MOST_ROWS and not step.is_fresh
+        if not few or x_1nH.device.type != "cpu" or torch.is_grad_enabled():
             return False
         if torch.is_autocast_enabled("cpu"):
             return False
-        if cache.one_token is None:
-            cache.one_token = OneToken.of(list(self.layers)) or False
-        return bool(cache.one_token)
-
-    def _layout(self, ids_BT: Tensor, segments: Segments | None, cache: Cache | None) -> Layout:
-        """Derive positions and runs, and record them in the cache."""
-        length = ids_BT.shape[1]
-        if cache is not None and cache.next_position is not None:
-            if segments is not None:
-                raise ValueError("segments start documents; a cache that holds one continues it")
-            layout = Layout(cache.positions(length), documents=None, chunks=None)
-            cache.advance(length)
-            return layout
-        chunk = self.config.attention_chunk_size
-        layout = Layout.of((len(ids_BT), length), segments, chunk, ids_BT.device)
-        if cache is not None:
-            if layout.real is not None:
-                raise ValueError(
-                    "with a cache, rows of different lengths are padded on the left, as a segment "
-                    f"of its own; these segments leave padding on the right: {segments}"
-                )
-            cache.next_position = layout.last_document_positions[:, -1] + 1
-        return layout
+        if cache.few_tokens is None:
+            cache.few_tokens = FewTokens.of(list(self.layers)) or False
+        return bool(cache.few_tokens)
 
 
 class LlamaModel(nn.Module):
@@ -175,11 +181,11 @@ class LlamaModel(nn.Module):
             ids_BT: token ids, int64.
             segments: document lengths of each row; what they leave of a row is padding. None
                 means that each row is one document.
-            cache: from `new_cache`; it is filled, and the next call's ids continue each row's
-                last document. Rows of different lengths are padded on the left, as a segment.
+            cache: from `new_cache`; it is filled, and the next call's ids continue its sequences.
+                Each row is one, or each segment of the only row, as many new tokens as it says.
 
         Raises:
-            ValueError: when segments do not fit the ids.
+            ValueError: when segments do not fit the ids, or the cache's sequences.
         """
         logits: Tensor = self.lm_head(self.model(ids_BT, segments, cache).states)
         return logits
@@ -197,8 +203,7 @@ class LlamaModel(nn.Module):
 
     def new_cache(self) -> Cache:
         """Make an empty cache for this model's layers."""
-        chunk = self.config.attention_chunk_size
-        return Cache([chunk if rope else None for rope in self.config.rope_layers])
+        return Cache(Store(self.config))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-// One new token of each of a few rows through one layer: every weight is read once, as it is stored.
+// A few new tokens, one or more of each sequence, through one layer: every weight is read once, as it is stored.
 //
 // All threads run the same code. A matrix is divided by outputs; what is small (norms, the router) each
 // thread computes for itself, which costs less than to wait. Where one reads what others wrote, all
@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-// Kinds of `Stored`, in the order of one_token.py.
+// Kinds of `Stored`, in the order of few_tokens.py.
 enum { F32, BF16, F32_COLUMNS, BF16_COLUMNS, INT8, NF4, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
 
 // A matrix [outputs, inputs], or a stack of them; `next` continues its outputs. A and B are the factors
@@ -143,9 +143,9 @@ static void normalise(const float* x, const float* weight, int64_t n, int64_t wi
 static inline float silu(float v) { return v / (1.0f + __builtin_expf(-v)); }
 
 template <class T>
-static void layer_step(const Layer& layer, float* x, int64_t B, const float* turns,
-                       const int64_t* at, T* keys, T* values, int64_t row, int64_t head, int64_t column,
-                       const int64_t* held, int64_t held_row, int64_t S, int threads) {
+static void layer_step(const Layer& layer, float* x, int64_t B, const float* turns, const int64_t* at,
+                       T* keys, T* values, const int32_t* const* tables, const int64_t* begins,
+                       int64_t size, int threads) {
     const int64_t H = layer.width, N = layer.heads, K = layer.kv_heads, D = layer.head, G = N / K;
     const int64_t E = layer.experts, C = layer.chosen, R = B * C, F = layer.inner, M = layer.shared_inner;
     std::vector<float> q(B * N * D), k(B * K * D), v(B * K * D), mean(B * N * D), y(B * H);
@@ -165,39 +165,43 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
         product(layer.k, 0, first, last, h.data(), B, k.data(), K * D, t);
         product(layer.v, 0, first, last, h.data(), B, v.data(), K * D, t);
         meeting.wait(t.all);
-        std::vector<float> scores(G * S), one(D);
+        // Where token b's keys of position s begin, for a head.
+        auto place = [&](int64_t b, int64_t kh, int64_t s) {
+            int64_t block = tables[b][s / size - begins[b]];
+            return ((block * K + kh) * size + s % size) * D;
+        };
+        auto turned = [&](float* in, const float* turn) {
+            if (layer.rope)
+                for (int64_t d = 0; d < D; d += 2) {
+                    float re = in[d], im = in[d + 1], c = turn[d], s = turn[d + 1];
+                    in[d] = re * c - im * s;
+                    in[d + 1] = re * s + im * c;
+                }
+            if (layer.qk_norm) normalise(in, nullptr, 1, D, layer.eps, in);
+        };
+        for (int64_t pair = t.number; pair < B * K; pair += t.all) {
+            int64_t b = pair / K, kh = pair % K, to = place(b, kh, at[b]);
+            float *key = k.data() + pair * D, *value = v.data() + pair * D;
+            turned(key, turns + b * D);
+            for (int64_t d = 0; d < D; d++) put(keys + to + d, key[d]), put(values + to + d, value[d]);
+        }
+        meeting.wait(t.all);  // a token sees those of its sequence that came with it
+        std::vector<float> scores, one(D);
         for (int64_t pair = t.number; pair < B * K; pair += t.all) {  // a head of keys and its queries
             int64_t b = pair / K, kh = pair % K;
-            const float* turn = turns + b * D;
-            auto turned = [&](float* in) {
-                if (layer.rope)
-                    for (int64_t d = 0; d < D; d += 2) {
-                        float re = in[d], im = in[d + 1], c = turn[d], s = turn[d + 1];
-                        in[d] = re * c - im * s;
-                        in[d + 1] = re * s + im * c;
-                    }
-                if (layer.qk_norm) normalise(in, nullptr, 1, D, layer.eps, in);
-            };
-            float *key = k.data() + pair * D, *value = v.data() + pair * D;
-            turned(key);
-            T* to = keys + b * row + kh * head + (S - 1) * column;
-            T* to_value = values + b * row + kh * head + (S - 1) * column;
-            for (int64_t d = 0; d < D; d++) put(to + d, key[d]), put(to_value + d, value[d]);
+            int64_t start = layer.chunk ? at[b] / layer.chunk * layer.chunk : 0, S = at[b] + 1 - start;
+            scores.resize(G * S);
             float scale = 1.0f / __builtin_sqrtf((float)D);
             if (layer.attn_scale != 0)
                 scale *= 1.0f + layer.attn_scale * log1pf(floorf((float)(at[b] + 1) / layer.floor_scale));
             float* mine = q.data() + (b * N + kh * G) * D;
             for (int64_t g = 0; g < G; g++) {
-                turned(mine + g * D);
+                turned(mine + g * D, turns + b * D);
                 for (int64_t d = 0; d < D; d++) mine[g * D + d] *= scale;
             }
-            const int64_t* seen = held + b * held_row;
             for (int64_t s = 0; s < S; s++) {
-                bool visible = seen[s] >= 0 && seen[s] <= at[b];
-                if (layer.chunk) visible = visible && seen[s] / layer.chunk == at[b] / layer.chunk;
-                const float* other = widened(keys + b * row + kh * head + s * column, D, one.data());
-                for (int64_t g = 0; g < G; g++)
-                    scores[g * S + s] = visible ? dot(mine + g * D, other, D) : -__builtin_inff();
+                const float* other = widened(keys + place(b, kh, start + s), D, one.data());
+                for (int64_t g = 0; g < G; g++) scores[g * S + s] = dot(mine + g * D, other, D);
             }
             float* out = mean.data() + (b * N + kh * G) * D;
             for (int64_t g = 0; g < G; g++) {
@@ -207,11 +211,10 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
                 for (int64_t s = 0; s < S; s++) own[s] /= sum;
             }
             for (int64_t s = 0; s < S; s++) {
-                const float* other = widened(values + b * row + kh * head + s * column, D, one.data());
+                const float* other = widened(values + place(b, kh, start + s), D, one.data());
                 for (int64_t g = 0; g < G; g++) {
                     float weight = scores[g * S + s];
-                    if (weight != 0)
-                        for (int64_t d = 0; d < D; d++) out[g * D + d] += weight * other[d];
+                    for (int64_t d = 0; d < D; d++) out[g * D + d] += weight * other[d];
                 }
             }
         }
@@ -286,13 +289,12 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
     }
 }
 
-#define STEP(NAME, T)                                                                            \
+#define STEP(NAME, T)                                                                              \
     extern "C" void layer_step_##NAME(const Layer* layer, float* x, int64_t B, const float* turns, \
-                                      const int64_t* at, T* keys, T* values, int64_t row,        \
-                                      int64_t head, int64_t column, const int64_t* held,         \
-                                      int64_t held_row, int64_t S, int threads) {                \
-        layer_step(*layer, x, B, turns, at, keys, values, row, head, column, held, held_row, S,  \
-                   threads);                                                                     \
+                                      const int64_t* at, T* keys, T* values,                       \
+                                      const int32_t* const* tables, const int64_t* begins,         \
+                                      int64_t size, int threads) {                                 \
+        layer_step(*layer, x, B, turns, at, keys, values, tables, begins, size, threads);          \
     }
 STEP(f32, float)
 STEP(bf16, uint16_t)

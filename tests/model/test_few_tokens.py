@@ -15,7 +15,7 @@ from quatrain.config import LoraConfig
 from quatrain.data.demo_text import pretraining_text
 from quatrain.hub.gguf_write import write_gguf
 from quatrain.hub.opened import open_model
-from quatrain.model import kinds_native, one_token
+from quatrain.model import few_tokens, kinds_native
 from quatrain.model.io import Form, model_of
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import add_adapters, lora_at
@@ -25,7 +25,7 @@ from quatrain.text.tokenizer import train_bpe
 from tiny import CONFIGS, tiny_config, tiny_model
 
 pytestmark = pytest.mark.skipif(
-    kinds_native.library("one_token") is None, reason="no C++ compiler that can compile it"
+    kinds_native.library("few_tokens") is None, reason="no C++ compiler that can compile it"
 )
 
 
@@ -35,7 +35,7 @@ def continued(model: LlamaModel, ids: Tensor, first: int = 9) -> tuple[Tensor, A
         cache = model.new_cache()
         each = [model(ids[:, :first], None, cache)]
         each += [model(ids[:, at : at + 1], None, cache) for at in range(first, ids.shape[1])]
-    return torch.cat(each, 1), cache.one_token
+    return torch.cat(each, 1), cache.few_tokens
 
 
 def some_ids(rows: int, length: int = 40, size: int = 96) -> Tensor:
@@ -56,7 +56,7 @@ def test_one_by_one_is_all_at_once(name: str, rows: int) -> None:
 def test_any_number_of_threads_gives_the_same(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_token, "_WORK", 1)
+    monkeypatch.setattr(few_tokens, "_WORK", 1)
     before = torch.get_num_threads()
     model, ids = tiny_model(tiny_config("top_2")).eval(), some_ids(3)
     with torch.no_grad():

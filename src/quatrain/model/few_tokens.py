@@ -1,11 +1,11 @@
-"""One new token of each of a few rows, layer by layer in compiled code: how answers go on.
+"""A few new tokens, one or more of each sequence, layer by layer in compiled code.
 
-Everything that a layer does is in one_token.cpp, which reads each weight once, as it is stored: in
+Everything that a layer does is in few_tokens.cpp, which reads each weight once, as it is stored: in
 operations of torch a token of a small model takes twice as long. Python calls it once a layer. The
 same numbers as `TransformerBlock.forward` with a cache, but for rounding: states are float32.
 Not for prompts, nor for a GPU.
 
-Shapes: B rows, H model width, D width of a head.
+Shapes: n new tokens of all sequences, H model width, D width of a head.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from quatrain.model import kinds_nf4
 from quatrain.model.attention import Attention
-from quatrain.model.cache import Cache
+from quatrain.model.cache import Step
 from quatrain.model.frozen import Frozen, Matrix, Weight
 from quatrain.model.kinds_native import library
 from quatrain.model.moe import MoE, SharedMLP
@@ -28,7 +28,7 @@ from quatrain.model.weights import Linear, LowRank
 MOST_ROWS = 32
 _KINDS = ("f32", "bf16", "f32 columns", "bf16 columns", "int8", "nf4", "q8_0", "q4_0", "q4_1",
           "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")  # fmt: skip
-"""In the order of one_token.cpp."""
+"""In the order of few_tokens.cpp."""
 _PLAIN = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _AS_NUMBERS = {name: dtype for dtype, name in _PLAIN.items()}
 """Kinds whose strides are counted in numbers, not in bytes."""
@@ -59,19 +59,32 @@ class _Layer(ctypes.Structure):
     )  # fmt: skip
 
 
+class _Places:
+    """Of each new token: where the numbers of its sequence's blocks lie, and the first of them."""
+
+    def __init__(self, step: Step, number: int) -> None:
+        tables, begins = [], []
+        for held, count in zip(step.sequences, step.counts, strict=True):
+            address, _ = held.tables[number].buffer_info()
+            tables += [address] * count
+            begins += [held.begins[number]] * count
+        self.tables = (_POINTER * len(tables))(*tables)
+        self.begins = (_I64 * len(begins))(*begins)
+
+
 class UnfitError(Exception):
     """A weight that compiled code does not know."""
 
 
-class OneToken:
+class FewTokens:
     """A model's layers, described to compiled code by the addresses of their weights."""
 
-    def __init__(self, layers: list[nn.Module], step: Any) -> None:
+    def __init__(self, layers: list[nn.Module], native: Any) -> None:
         """Describe layers.
 
         Args:
             layers: TransformerBlocks on the CPU.
-            step: the library.
+            native: the library.
 
         Raises:
             UnfitError: for a weight that is of none of the kinds.
@@ -79,44 +92,44 @@ class OneToken:
         self.kept: list[Any] = []
         """What the addresses lead to."""
         self.layers = [self._layer(layer) for layer in layers]
-        self.step = step
+        self.native = native
 
     @classmethod
-    def of(cls, layers: list[nn.Module]) -> OneToken | None:
+    def of(cls, layers: list[nn.Module]) -> FewTokens | None:
         """Describe layers, if all can be computed so and there is a compiler."""
-        step = library("one_token")
+        native = library("few_tokens")
         try:
-            return None if step is None else cls(layers, step)
+            return None if native is None else cls(layers, native)
         except UnfitError:
             return None
 
-    def __call__(
-        self, x_BH: Tensor, rotation: Tensor, positions_B1: Tensor, cache: Cache
-    ) -> Tensor:
-        """Compute all layers for one token of each row, and append its keys and values.
+    def __call__(self, x_nH: Tensor, rotation: Tensor, step: Step) -> Tensor:
+        """Compute all layers for a few new tokens, and keep their keys and values.
 
         Args:
-            x_BH: contiguous float32; it is overwritten.
-            rotation: complex64 [B, 1, 1, D/2].
-            positions_B1: of the tokens.
-            cache: of the model; it holds what came before.
+            x_nH: contiguous float32; it is overwritten.
+            rotation: complex64 [1, n, 1, D/2].
+            step: where the tokens go.
 
         Returns:
-            [B, H].
+            [n, H].
         """
-        turns, at_B = torch.view_as_real(rotation).contiguous(), positions_B1[:, 0].contiguous()
-        rows, threads = len(x_BH), torch.get_num_threads()
-        for (described, numbers), held in zip(self.layers, cache.layers, strict=True):
-            keys, values, held_BS = held.reserve(positions_B1)
-            described.chunk = held.chunk or 0
-            call = getattr(self.step, f"layer_step_{_PLAIN[keys.dtype]}")
+        turns, at_n = torch.view_as_real(rotation).contiguous(), step.positions.contiguous()
+        places = [_Places(step, number) for number in range(len(step.store.groups))]
+        count, threads = len(x_nH), torch.get_num_threads()
+        for (described, numbers), (number, layer) in zip(
+            self.layers, step.store.places, strict=True
+        ):
+            blocks, place = step.store.groups[number], places[number]
+            keys, values = blocks.buffers(layer)
+            described.chunk = blocks.chunk or 0
+            call = getattr(self.native, f"layer_step_{_PLAIN[keys.dtype]}")
             call(
-                ctypes.byref(described), _address(x_BH), _I64(rows), _address(turns),
-                _address(at_B), _address(keys), _address(values), *map(_I64, keys.stride()[:3]),
-                _address(held_BS), _I64(held_BS.stride(0)), _I64(keys.shape[2]),
-                ctypes.c_int(max(1, min(threads, numbers * rows // _WORK))),
+                ctypes.byref(described), _address(x_nH), _I64(count), _address(turns),
+                _address(at_n), _address(keys), _address(values), place.tables, place.begins,
+                _I64(blocks.size), ctypes.c_int(max(1, min(threads, numbers * count // _WORK))),
             )  # fmt: skip
-        return x_BH
+        return x_nH
 
     def _layer(self, block: Any) -> tuple[_Layer, int]:
         attention, forward = block.self_attn, block.feed_forward
