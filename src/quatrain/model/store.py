@@ -192,12 +192,6 @@ class Store:
                 held.tables[number].append(block)
         return held
 
-    def coming(self, ids: Sequence[int], held: Held) -> tuple[Known | None, tuple[int, ...]] | None:
-        """Name the next block that a sequence will fill with these ids; None if they fill none."""
-        begun = held.length // self.size * self.size
-        tokens = tuple(ids[begun : begun + self.size])
-        return (held.known, tokens) if len(tokens) == self.size else None
-
     def _chain(self, ids: Sequence[int]) -> list[Known]:
         found: list[Known] = []
         for start in range(0, len(ids) - self.size + 1, self.size):
