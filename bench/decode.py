@@ -97,12 +97,12 @@ def ours(work: Path, kind: str, threads: int) -> dict[str, float]:
     from quatrain.config import GenerateConfig
     from quatrain.generate.engine import complete
     from quatrain.hub.opened import open_model
-    from quatrain.model.io import Form
+    from quatrain.model.io import Form, form_to_ask
 
     if kind == "int8":
         model = open_model(work / "bf16", form=Form(torch.float32, "int8")).eval()
     else:
-        model = open_model(work / kind).eval()
+        model = open_model(work / kind, form=form_to_ask(work / kind, "cpu")).eval()
     options = GenerateConfig(max_new_tokens=NEW)
     complete(model, prompts(1, PROMPT), options.replace(max_new_tokens=4), [])
 

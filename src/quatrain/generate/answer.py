@@ -18,7 +18,7 @@ from quatrain.generate.engine import Engine, complete
 from quatrain.generate.likelihood import Likelihood, likelihoods_of
 from quatrain.generate.request import Completion, FinishReason, Watch
 from quatrain.model.hf_config import refuse_larger_vocabulary
-from quatrain.model.io import form_to_run, refuse_other_kinds
+from quatrain.model.io import form_to_ask, form_to_run, load_model, refuse_other_kinds
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import locate, stands_on_gguf, text_tools_of
 from quatrain.text.abstention import Abstention
@@ -98,7 +98,7 @@ class Answerer:
                 refuse_other_kinds(self.model, quantize, place)
             self.tokenizer, self.chat, where = text_tools(place)
         else:
-            self.model = LlamaModel.from_pretrained(place, device=device).eval()
+            self.model = load_model(place, None, device, form_to_ask(place, device)).eval()
             where = text_tools_of(place)
             self.tokenizer = Tokenizer.load(where)
             self.chat = chat_format_of(where, self.tokenizer)

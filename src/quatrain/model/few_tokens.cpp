@@ -53,21 +53,10 @@ struct Meeting {  // a barrier that spins: the others are about to come
     }
 };
 
-// Some outputs of a source for n vectors: a row is decoded once, whatever n.
 template <class Source>
-static void some(Source source, int64_t row, int64_t first, int64_t last, int64_t width, const float* x,
-                 int64_t n, float* out, int64_t stride, float* room) {
-    if (n <= 4) {
-        for (int64_t i = first; i < last; i++) row_times(source, row + i, width, x, n, out + i, stride);
-        return;
-    }
-    constexpr int numbers = Source::numbers;
-    FromPlain<float> whole{room, 0};
-    for (int64_t i = first; i < last; i++) {
-        for (int64_t at = 0; at < width; at += numbers)
-            source.read(row + i, at, width - at < numbers ? width - at : numbers, room + at);
-        row_times(whole, 0, width, x, n, out + i, stride);
-    }
+static void some(const Source& source, int64_t row, int64_t first, int64_t last, int64_t width,
+                 const float* x, int64_t n, float* out, int64_t stride, float* room) {
+    some_rows(source, row + first, last - first, width, x, n, out + first, stride, room);
 }
 
 static void some_outputs(const Stored& w, int64_t group, int64_t first, int64_t last, const float* x,
@@ -112,7 +101,8 @@ static int64_t outputs_of(const Stored& w) {
 static void product(const Stored& w, int64_t group, int64_t first, int64_t last, const float* x,
                     int64_t n, float* out, int64_t stride, Thread& t) {
     int64_t begin = 0, all = outputs_of(w);
-    if ((int64_t)t.room.size() < w.inputs + 256) t.room.resize(w.inputs + 256);
+    if ((int64_t)t.room.size() < MOST_ROWS_OF_A_TILE * w.inputs + 256)
+        t.room.resize(MOST_ROWS_OF_A_TILE * w.inputs + 256);
     for (const Stored* one = &w; one; begin += one->outputs, one = one->next) {
         int64_t from = first > begin ? first - begin : 0;
         int64_t to = last - begin < one->outputs ? last - begin : one->outputs;

@@ -80,6 +80,23 @@ def form_to_run(device: str, quantise: str | None = None) -> Form:
     return Form(torch.bfloat16 if device.startswith("cuda") else torch.float32, quantise)
 
 
+def form_to_ask(directory: Path, device: str) -> Form | None:
+    """Give the form in which a directory's weights answer fastest; None for as they are.
+
+    A CPU that only emulates products of bfloat16 takes six times as long for them as for float32
+    (an x86 one without AVX-512). There weights stay as they are stored, and products are float32.
+    """
+    if device != "cpu" or not emulates_bfloat16() or is_adapter(directory):
+        return None
+    dtypes = {one.dtype for one in text_tensors(directory).values()}
+    return Form(torch.float32) if torch.bfloat16 in dtypes else None
+
+
+def emulates_bfloat16() -> bool:
+    """Say whether this CPU is known to lack products of bfloat16: an x86 one without AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def refuse_other_kinds(model: LlamaModel, kind: str, place: Path) -> None:
     """Refuse a quantised model of which matrices stayed as they were stored. Raises Q411."""
     held = {one.kind.name for one in model.model.layers.modules() if isinstance(one, Matrix)}

@@ -3,73 +3,111 @@
 
 #include "kinds.cpp"
 
-// A source gives some numbers of a row, from `at` on.
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#include <vector>
+
+// As many numbers as a register has: what is wider is divided among registers, and spills.
+#ifdef __AVX512F__
+constexpr int W = 16;
+#else
+constexpr int W = 8;
+#endif
+typedef float lanes __attribute__((vector_size(4 * W)));
+typedef int32_t whole __attribute__((vector_size(4 * W)));
+
+static inline lanes load(const float* in) {
+    lanes v;
+    std::memcpy(&v, in, sizeof v);
+    return v;
+}
+static inline void store(float* out, lanes v) { std::memcpy(out, &v, sizeof v); }
+static inline lanes floats_of(whole v) { return __builtin_convertvector(v, lanes); }
+
+// W small numbers, each in 32 bits.
+#if defined(__AVX512F__)
+static inline whole wider(const u8* in) { return (whole)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)in)); }
+static inline whole wider(const int8_t* in) { return (whole)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)in)); }
+static inline whole wider(const uint16_t* in) { return (whole)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)in)); }
+#elif defined(__AVX2__)
+static inline whole wider(const u8* in) { return (whole)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)in)); }
+static inline whole wider(const int8_t* in) { return (whole)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)in)); }
+static inline whole wider(const uint16_t* in) { return (whole)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)in)); }
+#else
+template <class T> static inline whole wider(const T* in) {
+    whole v;
+    for (int l = 0; l < W; l++) v[l] = in[l];
+    return v;
+}
+#endif
+
+static inline float sum_of(lanes v) {
+    float total = 0;
+    for (int l = 0; l < W; l++) total += v[l];
+    return total;
+}
+
+static inline float wide(float v) { return v; }
+static inline float wide(uint16_t v) { return __builtin_bit_cast(float, (uint32_t)v << 16); }
+static inline lanes widened_at(const float* in) { return load(in); }
+static inline lanes widened_at(const uint16_t* in) {
+    return (lanes)(wider(in) << 16);
+}
+
+// A source gives numbers of a row: some from `at` on, or, if it is direct, W of them in a register. A
+// row's sum is multiplied by its scale.
 template <class Kind> struct FromBlocks {
-    enum { numbers = Kind::numbers };
+    enum { numbers = Kind::numbers, direct = 0 };
     const u8* data;
     int64_t stride;
     inline void read(int64_t row, int64_t at, int64_t, float* out) const {
         Kind::decode(data + row * stride + at / Kind::numbers * Kind::bytes, out);
     }
+    inline lanes get(int64_t, int64_t) const { return lanes{}; }
+    inline float scale(int64_t) const { return 1.0f; }
 };
 
-// Vectors are written out where the compiler would take single bytes.
-typedef float lanes __attribute__((vector_size(64)));
-typedef int32_t whole __attribute__((vector_size(64)));
-typedef u8 bytes __attribute__((vector_size(16)));
-
-static inline lanes load(const float* in) {
-    lanes v;
-    std::memcpy(&v, in, 64);
-    return v;
-}
-static inline void store(float* out, lanes v) { std::memcpy(out, &v, 64); }
-static inline bytes bytes_at(const u8* in) {
-    bytes v;
-    std::memcpy(&v, in, 16);
-    return v;
-}
-static inline lanes floats_of(bytes v) {
-    return __builtin_convertvector(__builtin_convertvector(v, whole), lanes);
-}
-
+// These are written out, since the compiler would take single bytes.
 template <> inline void FromBlocks<q8_0>::read(int64_t row, int64_t at, int64_t, float* out) const {
     const u8* in = data + row * stride + at / 32 * 34;
-    float d = half(in), m = -128.0f * d;  // unsigned bytes become floats in one instruction
-    store(out, floats_of(bytes_at(in + 2) ^ 128) * d + m);
-    store(out + 16, floats_of(bytes_at(in + 18) ^ 128) * d + m);
+    float d = half(in);
+    for (int k = 0; k < 32; k += W) store(out + k, floats_of(wider((const int8_t*)in + 2 + k)) * d);
+}
+
+static inline void nibbles(const u8* in, float d, float m, float* out) {
+    for (int k = 0; k < 16; k += W) {
+        whole q = wider(in + k);
+        store(out + k, floats_of(q & 15) * d + m);
+        store(out + 16 + k, floats_of(q >> 4) * d + m);
+    }
 }
 
 template <> inline void FromBlocks<q4_0>::read(int64_t row, int64_t at, int64_t, float* out) const {
     const u8* in = data + row * stride + at / 32 * 18;
-    float d = half(in), m = -8.0f * d;
-    bytes q = bytes_at(in + 2);
-    store(out, floats_of(q & 15) * d + m);
-    store(out + 16, floats_of(q >> 4) * d + m);
+    nibbles(in + 2, half(in), -8.0f * half(in), out);
 }
 
 template <> inline void FromBlocks<q4_1>::read(int64_t row, int64_t at, int64_t, float* out) const {
     const u8* in = data + row * stride + at / 32 * 20;
-    float d = half(in), m = half(in + 2);
-    bytes q = bytes_at(in + 4);
-    store(out, floats_of(q & 15) * d + m);
-    store(out + 16, floats_of(q >> 4) * d + m);
+    nibbles(in + 4, half(in), half(in + 2), out);
 }
 
 struct FromInt8 {
-    enum { numbers = 64 };
+    enum { numbers = 64, direct = 1 };
     const int8_t* codes;
     const float* scales;
     int64_t width;
     inline void read(int64_t row, int64_t at, int64_t count, float* out) const {
-        const int8_t* q = codes + row * width + at;
-        float scale = scales[row];
-        for (int i = 0; i < count; i++) out[i] = (float)q[i] * scale;
+        for (int i = 0; i < count; i++) out[i] = (float)codes[row * width + at + i];
     }
+    inline lanes get(int64_t row, int64_t at) const { return floats_of(wider(codes + row * width + at)); }
+    inline float scale(int64_t row) const { return scales[row]; }
 };
 
 struct FromNf4 {
-    enum { numbers = 64 };
+    enum { numbers = 64, direct = 0 };
     const u8 *codes, *scales;
     const float* nested;
     float offset;
@@ -79,69 +117,112 @@ struct FromNf4 {
         int64_t block = row * across + at / 64;
         nf4_block(codes + block * 32, values, map[scales[block]] * nested[block / 256] + offset, out);
     }
+    inline lanes get(int64_t, int64_t) const { return lanes{}; }
+    inline float scale(int64_t) const { return 1.0f; }
 };
 
-static inline float wide(float v) { return v; }
-static inline float wide(uint16_t v) { return __builtin_bit_cast(float, (uint32_t)v << 16); }
-
 template <class T> struct FromPlain {  // float32, or bfloat16 as uint16_t
-    enum { numbers = 64 };
+    enum { numbers = 64, direct = 1 };
     const T* data;
     int64_t stride;
     inline void read(int64_t row, int64_t at, int64_t count, float* out) const {
-        const T* in = data + row * stride + at;
-        for (int i = 0; i < count; i++) out[i] = wide(in[i]);
+        for (int i = 0; i < count; i++) out[i] = wide(data[row * stride + at + i]);
     }
+    inline lanes get(int64_t row, int64_t at) const { return widened_at(data + row * stride + at); }
+    inline float scale(int64_t) const { return 1.0f; }
 };
 
-// A row times N vectors.
-template <int N, class Source>
-static inline void one_row(const Source& source, int64_t row, int64_t width, const float* x, float* out,
-                           int64_t stride) {
+// M rows times N vectors: each number that was read serves several products.
+template <int M, int N, class Source>
+static inline void tile(const Source& source, int64_t row, int64_t width, const float* x, float* out,
+                        int64_t stride) {
     constexpr int numbers = Source::numbers;
-    lanes even[N] = {}, odd[N] = {};  // two sums, since one would wait for itself
-    alignas(64) float w[numbers];
+    constexpr int U = M * N < 8 && numbers % (2 * W) == 0 ? 2 : 1;  // a sum would wait for itself
+    lanes sums[M][N][U] = {};
+    alignas(64) float w[Source::direct ? 1 : M][numbers];
     int64_t at = 0;
     for (; at + numbers <= width; at += numbers) {
-        source.read(row, at, numbers, w);
-        for (int k = 0; k < numbers; k += 32) {
-            lanes one = load(w + k), other = load(w + k + 16);
-            for (int r = 0; r < N; r++) {
-                const float* vector = x + r * width + at + k;
-                even[r] += one * load(vector);
-                odd[r] += other * load(vector + 16);
+        if constexpr (!Source::direct)
+            for (int m = 0; m < M; m++) source.read(row + m, at, numbers, w[m]);
+        for (int k = 0; k < numbers; k += U * W)
+            for (int u = 0; u < U; u++) {
+                int64_t from = k + u * W;
+                lanes vectors[N];
+                for (int r = 0; r < N; r++) vectors[r] = load(x + r * width + at + from);
+                for (int m = 0; m < M; m++) {
+                    lanes one;
+                    if constexpr (Source::direct) one = source.get(row + m, at + from);
+                    else one = load(w[m] + from);
+                    for (int r = 0; r < N; r++) sums[m][r][u] += one * vectors[r];
+                }
             }
+    }
+    for (int m = 0; m < M; m++) {
+        alignas(64) float rest[numbers];
+        if (at < width) source.read(row + m, at, width - at, rest);
+        for (int r = 0; r < N; r++) {
+            lanes all = sums[m][r][0];
+            if constexpr (U == 2) all += sums[m][r][1];
+            float total = sum_of(all);
+            for (int64_t k = at; k < width; k++) total += rest[k - at] * x[r * width + k];
+            out[r * stride + m] = total * source.scale(row + m);
         }
-    }
-    float rest[N] = {};
-    if (at < width) {
-        source.read(row, at, width - at, w);
-        for (int r = 0; r < N; r++)
-            for (int64_t k = 0; k < width - at; k++) rest[r] += w[k] * x[r * width + at + k];
-    }
-    for (int r = 0; r < N; r++) {
-        lanes sums = even[r] + odd[r];
-        float total = rest[r];
-        for (int l = 0; l < 16; l++) total += sums[l];
-        out[r * stride] = total;
     }
 }
 
+template <int M, class Source>
+static inline void rows_times(const Source& source, int64_t row, int64_t width, const float* x, int64_t n,
+                              float* out, int64_t stride) {
+    for (; n >= 4; n -= 4, x += 4 * width, out += 4 * stride)
+        tile<M, 4>(source, row, width, x, out, stride);
+    if (n == 3) tile<M, 3>(source, row, width, x, out, stride);
+    if (n == 2) tile<M, 2>(source, row, width, x, out, stride);
+    if (n == 1) tile<M, 1>(source, row, width, x, out, stride);
+}
+
+constexpr int MOST_ROWS_OF_A_TILE = 4;
+
+template <int M, class Source>
+static inline int64_t by_tiles(const Source& source, int64_t row, int64_t count, int64_t width,
+                               const float* x, int64_t n, float* out, int64_t stride, float* room) {
+    int64_t i = 0;
+    for (; i + M <= count; i += M) {
+        if (Source::direct || n <= 4) {
+            rows_times<M>(source, row + i, width, x, n, out + i, stride);
+            continue;
+        }
+        for (int m = 0; m < M; m++)  // decoded once, whatever n
+            for (int64_t at = 0; at < width; at += Source::numbers)
+                source.read(row + i + m, at, width - at < Source::numbers ? width - at : Source::numbers,
+                            room + m * width + at);
+        rows_times<M>(FromPlain<float>{room, width}, 0, width, x, n, out + i, stride);
+    }
+    return i;
+}
+
+// Some outputs of a source for n vectors; `room` has MOST_ROWS_OF_A_TILE rows, and some more numbers.
 template <class Source>
-static inline void row_times(const Source& source, int64_t row, int64_t width, const float* x, int64_t n,
-                             float* out, int64_t stride) {
-    for (; n >= 4; n -= 4, x += 4 * width, out += 4 * stride) one_row<4>(source, row, width, x, out, stride);
-    if (n == 3) one_row<3>(source, row, width, x, out, stride);
-    if (n == 2) one_row<2>(source, row, width, x, out, stride);
-    if (n == 1) one_row<1>(source, row, width, x, out, stride);
+static void some_rows(const Source& source, int64_t row, int64_t count, int64_t width, const float* x,
+                      int64_t n, float* out, int64_t stride, float* room) {
+    constexpr int together = W == 16 ? 4 : 2;  // as many sums as there are registers for
+    int64_t done = n > 2 ? by_tiles<together>(source, row, count, width, x, n, out, stride, room)
+                         : by_tiles<4>(source, row, count, width, x, n, out, stride, room);
+    by_tiles<1>(source, row + done, count - done, width, x, n, out + done, stride, room);
 }
 
 // `count` outputs from row `first` on, for n vectors x [n, width]; out has a row for each vector.
 template <class Source>
 static void multiply(Source source, int64_t first, int64_t count, int64_t width, const float* x,
                      int64_t n, float* out, int64_t stride, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < count; i++) row_times(source, first + i, width, x, n, out + i, stride);
+    constexpr int64_t part = 16;
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> room(MOST_ROWS_OF_A_TILE * width + 256);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < count; i += part)
+            some_rows(source, first + i, count - i < part ? count - i : part, width, x, n, out + i, stride,
+                      room.data());
+    }
 }
 
 #define MULTIPLY(KIND)                                                                           \
@@ -186,24 +267,41 @@ extern "C" void multiply_bf16(const uint16_t* data, int64_t stride, int64_t firs
     multiply(FromPlain<uint16_t>{data, stride}, first, count, width, x, n, out, out_stride, threads);
 }
 
-// The same for a matrix whose inputs come first [width, count]: some outputs at a time, so that their
-// sums stay in registers while the inputs go by.
+// The same for a matrix whose inputs come first [width, count]: some outputs at a time, whose sums stay
+// in the first cache while a few inputs at a time go by.
 template <int N, class T>
 static void few_columns(const T* data, int64_t stride, int64_t first, int64_t count, int64_t width,
                         const float* x, float* out, int64_t out_stride) {
-    constexpr int64_t vectors = N > 2 ? 4 : 8, taken = 16 * vectors;
+    constexpr int64_t taken = 512;
+    constexpr int inputs = N > 2 && W == 8 ? 2 : 4;
     for (; first < count; first += taken) {
-        int64_t left = count - first < taken ? count - first : taken;
-        lanes sums[N][vectors] = {};
-        alignas(64) float w[taken] = {0};
-        for (int64_t i = 0; i < width; i++) {
+        int64_t left = count - first < taken ? count - first : taken, full = left / W * W, i = 0;
+        alignas(64) float sums[N][taken] = {};
+        for (; i + inputs <= width; i += inputs) {
             const T* in = data + i * stride + first;
-            for (int64_t j = 0; j < left; j++) w[j] = wide(in[j]);
+            lanes factors[N][inputs];
             for (int r = 0; r < N; r++)
-                for (int v = 0; v < vectors; v++) sums[r][v] += load(w + 16 * v) * x[r * width + i];
+                for (int k = 0; k < inputs; k++) factors[r][k] = lanes{} + x[r * width + i + k];
+            for (int64_t j = 0; j < full; j += W) {
+                lanes w[inputs];
+                for (int k = 0; k < inputs; k++) w[k] = widened_at(in + k * stride + j);
+                for (int r = 0; r < N; r++) {
+                    lanes sum = load(sums[r] + j);
+                    for (int k = 0; k < inputs; k++) sum += w[k] * factors[r][k];
+                    store(sums[r] + j, sum);
+                }
+            }
+            for (int64_t j = full; j < left; j++)
+                for (int r = 0; r < N; r++)
+                    for (int k = 0; k < inputs; k++)
+                        sums[r][j] += wide(in[k * stride + j]) * x[r * width + i + k];
         }
+        for (; i < width; i++)
+            for (int r = 0; r < N; r++)
+                for (int64_t j = 0; j < left; j++)
+                    sums[r][j] += wide(data[i * stride + first + j]) * x[r * width + i];
         for (int r = 0; r < N; r++)
-            for (int64_t j = 0; j < left; j++) out[r * out_stride + first + j] = sums[r][j / 16][j % 16];
+            for (int64_t j = 0; j < left; j++) out[r * out_stride + first + j] = sums[r][j];
     }
 }
 
@@ -239,11 +337,13 @@ COLUMNS(f32, float)
 COLUMNS(bf16, uint16_t)
 
 static inline float dot(const float* a, const float* b, int64_t n) {
-    lanes sums = {};
+    lanes sums = {}, others = {};
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16) sums += load(a + i) * load(b + i);
-    float total = 0;
-    for (int l = 0; l < 16; l++) total += sums[l];
+    for (; i + 2 * W <= n; i += 2 * W) {
+        sums += load(a + i) * load(b + i);
+        others += load(a + i + W) * load(b + i + W);
+    }
+    float total = sum_of(sums + others);
     for (; i < n; i++) total += a[i] * b[i];
     return total;
 }

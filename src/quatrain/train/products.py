@@ -31,11 +31,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return has_bfloat16()
 
 
-def emulates_bfloat16() -> bool:
-    """Say whether this CPU is known to lack products of bfloat16: an x86 one without AVX-512."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
 @contextmanager
 def set_for_training() -> Iterator[None]:
     """Apply the settings of a training run: freed memory is kept, and oneDNN multiplies."""

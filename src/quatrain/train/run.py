@@ -21,7 +21,7 @@ from quatrain.errors import ConfigError
 from quatrain.files import write_json
 from quatrain.hub.card import write_run_card
 from quatrain.hub.opened import open_model
-from quatrain.model.io import Form
+from quatrain.model.io import Form, emulates_bfloat16
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import learning
 from quatrain.progress import working
@@ -36,7 +36,7 @@ from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
 from quatrain.train.placing import place
 from quatrain.train.plan import memory_of
-from quatrain.train.products import emulates_bfloat16, set_for_training
+from quatrain.train.products import set_for_training
 from quatrain.train.report import Reporter
 from quatrain.train.rounded import keep_in_bfloat16
 from quatrain.train.settling import settle_run
