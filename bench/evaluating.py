@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--of-peer", type=int, default=24)
     parser.add_argument("--new", type=int, default=48)
     parser.add_argument("--shortest", type=int, default=0, help="words of the gold answer")
+    parser.add_argument("--batch", type=int, default=32, help="answers side by side, ours")
     parser.add_argument("--older", type=Path)
     parser.add_argument("--sides", nargs="*", default=["ours", "peer"])
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="bf16")
@@ -66,8 +67,10 @@ def conversations(options: argparse.Namespace) -> list[Any]:
     from quatrain.config import DataConfig
     from quatrain.data.records import load_records
 
-    records = [one for one in load_records([options.questions], DataConfig(train=[options.questions]))
-               if one.answers and len(one.answers[0].split()) >= options.shortest]  # fmt: skip
+    read = load_records([options.questions], DataConfig(train=[options.questions]))
+    records = [
+        one for one in read if one.answers and len(one.answers[0].split()) >= options.shortest
+    ]
     every = max(1, len(records) // options.number)
     return records[::every][: options.number]
 
@@ -97,7 +100,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         from quatrain.generate.lookup import Lookup
 
         Lookup.draft = lambda *_: []  # type: ignore[method-assign]
-    settings = GenerateConfig(max_new_tokens=options.new)
+    settings = GenerateConfig(max_new_tokens=options.new, batch_size=options.batch)
     prompts = [one.messages[:-1] for one in asked]
     answerer.replies(prompts[:1], settings)  # compiles, the first time
     with Watched() as watched:

@@ -85,10 +85,12 @@ def form_to_ask(directory: Path, device: str) -> Form | None:
 
     A CPU that only emulates products of bfloat16 takes six times as long for them as for float32
     (an x86 one without AVX-512). There weights stay as they are stored, and products are float32.
+    Raises as `load_model`.
     """
     if device != "cpu" or not emulates_bfloat16() or is_adapter(directory):
         return None
-    dtypes = {one.dtype for one in text_tensors(directory).values()}
+    _, tensors = opened(directory)
+    dtypes = {one.dtype for one in tensors.values()}
     return Form(torch.float32) if torch.bfloat16 in dtypes else None
 
 
