@@ -62,5 +62,3 @@ def inspect(
         Inspected(one, {layer: chosen[place] for layer, chosen in experts.items()})
         for place, one in enumerate(found)
     ]
-
-

@@ -11,14 +11,14 @@ become it is held back, and if it does, the best other answer is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.alternative import search
-from quatrain.generate.engine import Completion, Watch
+from quatrain.generate.engine import Completion, Step, Watch
 from quatrain.generate.likelihood import likelihoods_of
 from quatrain.generate.voice import Answer, Piece, Telling, Voice
 from quatrain.model.llama import LlamaModel
@@ -28,8 +28,20 @@ from quatrain.text.stops import before_stop
 Said = Piece | Answer | None
 
 
+class Taken(Protocol):
+    """What a reply needs of a request: see engine.Request."""
+
+    is_finished: bool
+
+    def take(self) -> list[Step]:
+        """Give the tokens that have come since the last time."""
+
+    def cancel(self) -> None:
+        """End the answer."""
+
+
 class Submits(Protocol):
-    """What a reply needs of an engine."""
+    """What a reply needs of an engine: see engine.Engine."""
 
     def submit(
         self,
@@ -38,7 +50,7 @@ class Submits(Protocol):
         stop_ids: Collection[int] = (),
         watch: Watch | None = None,
         begun: int = 0,
-    ) -> Any:
+    ) -> Taken:
         """Have a prompt answered."""
 
 
@@ -134,7 +146,7 @@ class Replier:
         prompt: Sequence[int],
         options: GenerateConfig,
         abstention: Abstention,
-    ) -> Any:
+    ) -> Generator[Said, None, Answer]:
         """Look for the best answer that does not abstain."""
 
         def abstains(ids: Sequence[int]) -> bool:
@@ -168,7 +180,7 @@ class Replier:
         return self.voice.answer(completion, len(prompt), options, said)
 
 
-def _completed(request: Any) -> Any:
+def _completed(request: Taken) -> Generator[Said, None, Completion]:
     """Wait for all of a request."""
     completion = Completion()
     try:

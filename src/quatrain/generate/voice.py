@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from quatrain.config import GenerateConfig
-from quatrain.generate.engine import Completion, FinishReason, Watch
+from quatrain.generate.engine import Completion, FinishReason, Step, Watch
 from quatrain.generate.likelihood import Likelihood
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Message
@@ -95,6 +95,11 @@ class Voice:
         """Encode what comes before the answer."""
         return self.chat.encode_prompt(list(messages), self.tokenizer)
 
+    def opening(self, text: str) -> list[int]:
+        """Encode a text that is to go on, without any turn."""
+        begin = [self.tokenizer.control_id(self.chat.begin)] if self.chat.begin else []
+        return [*begin, *self.tokenizer.encode(text)]
+
     def sentence(self, no_answer: str) -> list[int]:
         """Encode the sentence for no answer, and its end."""
         return self.chat.encode_answer(no_answer, self.tokenizer)
@@ -165,7 +170,7 @@ class Telling:
         self._reader = Reader(voice.tokenizer.stream(), options.stop)
         self._completion, self._given, self._texts = Completion(), 0, list[str]()
 
-    def push(self, step: Any) -> Piece | None:
+    def push(self, step: Step) -> Piece | None:
         """Take a step of the engine; give the text that is now final, if there is some."""
         self._completion.add(step)
         text = self._reader.push(step.token_id) if step.is_text else ""

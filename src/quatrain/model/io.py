@@ -152,8 +152,8 @@ Weights = dict[str, Weight]
 Held = dict[Form | None, Weights]
 """The weights of a base, in each form in which a model holds them."""
 Shelf = dict[Path, Held]
-"""The weights of bases: models that are opened with the same shelf hold each of them once. They must
-not learn, and all are opened with one dtype and on one device."""
+"""The weights of bases: models that are opened with the same shelf hold each of them once. They
+must not learn, and all are opened with one dtype and on one device."""
 
 
 def held_of(base: Path, shelf: Shelf | None) -> Held:

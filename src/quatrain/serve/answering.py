@@ -227,9 +227,7 @@ class _Said:
         answers = [self._answers[choice] for choice in sorted(self._answers)]
         self._told["completion_tokens"] = sum(one.completion_tokens for one in answers)
         seconds = time.monotonic() - self._asked.began
-        self._measures.answered(
-            self._asked.served.id, self._asked.prompt_tokens, answers, seconds
-        )
+        self._measures.answered(self._asked.served.id, self._asked.prompt_tokens, answers, seconds)
         return answers
 
 
@@ -241,16 +239,15 @@ async def _with(first: Part, others: AsyncIterator[Part]) -> AsyncIterator[Part]
 
 async def _events(form: Form, said: _Said, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
     """Write what is said as server-sent events; an error is one too."""
-    for event in form.opening():
-        yield _event(event)
+    yield b"".join(map(_event, form.opening()))
     try:
         async for part in parts:
             said.add(part)
             of_part = form.piece if isinstance(part.said, Piece) else form.end
-            yield b"".join(_event(event) for event in of_part(part.choice, part.said))
-        yield b"".join(_event(event) for event in form.closing(said.answers()))
+            yield b"".join(map(_event, of_part(part.choice, part.said)))
+        yield b"".join(map(_event, form.closing(said.answers())))
     except Exception as error:
-        yield _event({"type": "error", **refused(error).body()})
+        yield _event(form.broken(refused(error)))
     if form.ends_with_done:
         yield _DONE
 

@@ -8,6 +8,7 @@ from typing import Any
 from quatrain.generate.voice import Answer, Piece
 from quatrain.serve.forms import finite, new_id, now, usage
 from quatrain.serve.protocol import ChatRequest
+from quatrain.serve.refusal import Refusal
 
 
 class ChatForm:
@@ -55,7 +56,15 @@ class ChatForm:
     def closing(self, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
         """See Form."""
         if self._asked.counts_usage:
-            yield {**self._chunk_head(), "choices": [], "usage": usage(self._prompt_tokens, answers)}
+            yield {
+                **self._chunk_head(),
+                "choices": [],
+                "usage": usage(self._prompt_tokens, answers),
+            }
+
+    def broken(self, refusal: Refusal) -> dict[str, Any]:
+        """See Form."""
+        return refusal.body()
 
     def _chunk(self, choice: int, delta: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
         choices = [{"index": choice, "delta": delta, **rest}]

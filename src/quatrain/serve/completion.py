@@ -8,6 +8,7 @@ from typing import Any
 from quatrain.generate.voice import Answer, Piece, TokenLogprob
 from quatrain.serve.forms import new_id, now, usage, written
 from quatrain.serve.protocol import CompletionRequest
+from quatrain.serve.refusal import Refusal
 
 
 class CompletionForm:
@@ -49,6 +50,10 @@ class CompletionForm:
         """See Form."""
         if self._asked.counts_usage:
             yield {**self._head, "choices": [], "usage": usage(self._prompt_tokens, answers)}
+
+    def broken(self, refusal: Refusal) -> dict[str, Any]:
+        """See Form."""
+        return refusal.body()
 
     def _chunk(self, *choice: Any) -> dict[str, Any]:
         nothing_yet = {"usage": None} if self._asked.counts_usage else {}

@@ -114,9 +114,7 @@ class Exchange:
             self.cancel()
 
 
-async def unless_gone(
-    receive: Callable[[], Awaitable[Any]], awaited: Awaitable[Any]
-) -> Any:
+async def unless_gone(receive: Callable[[], Awaitable[Any]], awaited: Awaitable[Any]) -> Any:
     """Wait for something as long as somebody waits for the answer.
 
     Args:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from quatrain.generate.voice import Answer, Piece, TokenLogprob
+from quatrain.serve.refusal import Refusal
 
 LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot write."""
@@ -39,6 +40,9 @@ class Form(Protocol):
 
     def closing(self, answers: Sequence[Answer]) -> Iterable[dict[str, Any]]:
         """Write what comes after all answers."""
+
+    def broken(self, refusal: Refusal) -> dict[str, Any]:
+        """Write that the stream ends before its answer does."""
 
 
 def new_id(kind: str) -> str:

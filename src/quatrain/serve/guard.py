@@ -232,11 +232,8 @@ class _Answer:
             raise ConnectionError  # nothing else tells a client that this is not the end
         body = to_json(refusal.body())
         headers = {"content-type": "application/json", "content-length": str(len(body))}
-        await self({
-            "type": "http.response.start",
-            "status": refusal.status,
-            "headers": [(n.encode(), v.encode()) for n, v in {**headers, **refusal.headers}.items()],
-        })  # fmt: skip
+        pairs = [(n.encode(), v.encode()) for n, v in {**headers, **refusal.headers}.items()]
+        await self({"type": "http.response.start", "status": refusal.status, "headers": pairs})
         await self({"type": "http.response.body", "body": body, "more_body": False})
 
     def route(self, scope: Message) -> str | None:

@@ -69,7 +69,12 @@ def openai_routes(service: Service) -> APIRouter:
         """Answer a conversation, in the newer form."""
         served = service.models.named(body.model)
         prompt = await encoded(served, body.messages())
-        options = settled(served, prompt, body.max_output_tokens, body.generation)
+        options = settled(
+            served,
+            prompt,
+            body.max_output_tokens,
+            lambda most: body.generation(most, logprobs=body.likeliest),
+        )
         asked = Asked([Question(served, prompt)], [options])
         form = ResponsesForm(body, served.id, asked.prompt_tokens)
         return await answer(service, request, asked, form, bool(body.stream))

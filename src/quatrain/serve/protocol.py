@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from quatrain.config import GenerateConfig
 from quatrain.rules import Broken
@@ -57,7 +57,7 @@ class Turn(Body):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], FailFast()] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     tool_calls: Annotated[Any, _only(None, [])] = None
     function_call: Annotated[Any, _only(None)] = None
 
@@ -70,7 +70,7 @@ class Turn(Body):
         return Message(role, content)
 
 
-Turns = Annotated[list[Turn], FailFast(), Field(min_length=1, max_length=_MOST_TURNS)]
+Turns = Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=_MOST_TURNS)]
 
 
 class Asking(Body):
@@ -176,9 +176,9 @@ class ChatRequest(Sampling):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-_Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], FailFast(), Field(min_length=1)]
-_Texts = Annotated[list[str], FailFast(), Field(min_length=1, max_length=MOST_CHOICES)]
-_ManyIds = Annotated[list[_Ids], FailFast(), Field(min_length=1, max_length=MOST_CHOICES)]
+_Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True, min_length=1)]
+_Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MOST_CHOICES)]
+_ManyIds = Annotated[list[_Ids], Field(fail_fast=True, min_length=1, max_length=MOST_CHOICES)]
 
 
 class CompletionRequest(Sampling):
@@ -215,7 +215,7 @@ class TextFormat(Body):
 class ResponsesRequest(Asking):
     """POST /v1/responses."""
 
-    input: str | Annotated[list[InputTurn], FailFast(), Field(min_length=1, max_length=_MOST_TURNS)]
+    input: str | Annotated[list[InputTurn], Field(fail_fast=True, min_length=1, max_length=_MOST_TURNS)]
     instructions: str | None = None
     """Said as the system message."""
     max_output_tokens: int | None = Field(None, ge=1)

@@ -113,8 +113,10 @@ def place_in(body: Any, path: Sequence[Any]) -> str:
     for number, part in enumerate(path, start=1):
         if isinstance(part, int) and isinstance(body, list) and 0 <= part < len(body):
             place, body = f"{place}[{part}]", body[part]
-        elif isinstance(part, str) and isinstance(body, dict) and (
-            part in body or number == len(path)
+        elif (
+            isinstance(part, str)
+            and isinstance(body, dict)
+            and (part in body or number == len(path))
         ):
             place, body = f"{place}.{part}" if place else part, body.get(part)
     return place

@@ -8,6 +8,7 @@ from typing import Any
 from quatrain.generate.voice import Answer, Piece
 from quatrain.serve.forms import finite, new_id, now, usage
 from quatrain.serve.protocol import ResponsesRequest
+from quatrain.serve.refusal import Refusal
 
 
 class ResponsesForm:
@@ -68,6 +69,11 @@ class ResponsesForm:
         """See Form."""
         response = self.whole(answers)
         yield self._event(f"response.{response['status']}", response=response)
+
+    def broken(self, refusal: Refusal) -> dict[str, Any]:
+        """See Form."""
+        error = refusal.body()["error"]
+        return self._event("error", **{name: error[name] for name in ("code", "message", "param")})
 
     @property
     def _place(self) -> dict[str, Any]:

@@ -54,9 +54,7 @@ def serve(names: Sequence[str], settings: Settings, ready: Callable[[str], None]
     door = listen(settings.host, settings.port)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # we log what they would, without text
-    models = open_models(
-        names, settings.quantize, settings.most_active, settings.kv_memory
-    )
+    models = open_models(names, settings.quantize, settings.most_active, settings.kv_memory)
     engines = [one.engine for one in models.values()]
     runner = Runner(engines, settings.most_active, settings.most_waiting)
     service = Service(models, runner, Measures(runner), settings.feedback)

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -135,22 +136,25 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, and say so."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another program took the port in the meantime
+            host, port = (sockets or [])[0].getsockname()[:2]
+            raise ConfigError("Q213.address", host=host, port=port, why=str(error)) from None
         self._ready()
 
     def end(self) -> None:
         """End in good order; the second time at once."""
         if self._ending is not None:
-            self._runner.cancel_all()
+            self._grace = 0.0
             return
         self._ending = asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:
         self._runner.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._grace):
-                while self._runner.running:
-                    await asyncio.sleep(_LOOKS)
+        began = time.monotonic()
+        while self._runner.running and time.monotonic() - began < self._grace:
+            await asyncio.sleep(_LOOKS)
         await asyncio.to_thread(self._runner.stop)
         self.should_exit = True
 
@@ -159,7 +163,7 @@ class Server(uvicorn.Server):
         """Let signals end the server in good order; uvicorn would raise them again afterwards."""
         loop, taken = asyncio.get_running_loop(), list[signal.Signals]()
         for one in _SIGNALS:
-            with contextlib.suppress(ValueError, NotImplementedError):  # another thread, Windows
+            with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # another thread, Windows
                 loop.add_signal_handler(one, self.end)
                 taken.append(one)
         try:
