@@ -89,7 +89,9 @@ class RuleEngine:
         self.prompts.append(list(prompt_ids))
         tokenizer = self.answerer.tokenizer
         said = tokenizer.encode(self.rule(tokenizer.decode(list(prompt_ids))))
-        steps = [Step(token_id, None, True, self._likelihood(token_id, options)) for token_id in said]
+        steps = [
+            Step(token_id, None, True, self._likelihood(token_id, options)) for token_id in said
+        ]
         steps.append(Step(min(stop_ids), "stop", False, self._likelihood(min(stop_ids), options)))
         if len(steps) > options.max_new_tokens:
             steps = steps[: options.max_new_tokens]
@@ -101,7 +103,9 @@ class RuleEngine:
     def _likelihood(self, token_id: int, options: GenerateConfig) -> Likelihood | None:
         if options.logprobs is None:
             return None
-        return Likelihood(token_id, -0.5, tuple((token_id + i, -0.5 - i) for i in range(options.logprobs)))
+        return Likelihood(
+            token_id, -0.5, tuple((token_id + i, -0.5 - i) for i in range(options.logprobs))
+        )
 
     def step(self) -> list[RuleRequest]:
         time.sleep(self.seconds)

@@ -206,6 +206,11 @@ class InputTurn(Turn):
     type: Literal["message"] = "message"
 
 
+InputTurns = Annotated[
+    list[InputTurn], Field(fail_fast=True, min_length=1, max_length=_MOST_TURNS)
+]
+
+
 class TextFormat(Body):
     """How an answer of /v1/responses is written."""
 
@@ -215,7 +220,7 @@ class TextFormat(Body):
 class ResponsesRequest(Asking):
     """POST /v1/responses."""
 
-    input: str | Annotated[list[InputTurn], Field(fail_fast=True, min_length=1, max_length=_MOST_TURNS)]
+    input: str | InputTurns
     instructions: str | None = None
     """Said as the system message."""
     max_output_tokens: int | None = Field(None, ge=1)

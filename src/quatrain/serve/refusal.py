@@ -23,7 +23,7 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
 }
-_TOO_LONG = "Q340.long"
+_TOO_LONG, _HALF = "Q340.long", "Q332.surrogate"
 
 
 class Refusal(Exception):
@@ -69,6 +69,8 @@ def refusal_of(error: QuatrainError, param: str = "messages") -> Refusal:
     if error.key == _TOO_LONG:
         values = {name: error.values[name] for name in ("tokens", "context")}
         return Refusal(400, Sentence.of("serve.long", **values), "context_length_exceeded", param)
+    if error.key == _HALF:
+        return Refusal(400, Sentence.of("serve.half"), "invalid_value", param)
     message = Sentence.of("serve.error", message=error.message, remedy=error.remedy)
     return Refusal(400, message, error.code, param)
 

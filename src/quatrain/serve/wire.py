@@ -163,7 +163,8 @@ class Server(uvicorn.Server):
         """Let signals end the server in good order; uvicorn would raise them again afterwards."""
         loop, taken = asyncio.get_running_loop(), list[signal.Signals]()
         for one in _SIGNALS:
-            with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # another thread, Windows
+            # neither in another thread nor on Windows
+            with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
                 loop.add_signal_handler(one, self.end)
                 taken.append(one)
         try:
