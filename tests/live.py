@@ -15,8 +15,9 @@ from typing import Any
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.answer import Answerer
-from quatrain.generate.engine import Engine, Step
+from quatrain.generate.engine import Engine
 from quatrain.generate.likelihood import Likelihood
+from quatrain.generate.request import Step
 from quatrain.serve.answering import Service
 from quatrain.serve.app import make_app
 from quatrain.serve.guard import Rules
@@ -42,7 +43,7 @@ def small(context: int = 512) -> Answerer:
 
 @dataclass
 class RuleRequest:
-    """See engine.Request."""
+    """See request.Request."""
 
     steps: deque[Step]
     new: list[Step] = field(default_factory=list)

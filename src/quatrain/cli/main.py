@@ -215,9 +215,7 @@ def serve(
     ] = None,
     max_active: Annotated[int, typer.Option(help="help.serve.max_active")] = 8,
     queue: Annotated[int, typer.Option(help="help.serve.queue")] = 64,
-    kv_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="help.serve.kv_memory")
-    ] = None,
+    kv_memory: Annotated[str, typer.Option(metavar="SIZE", help="help.serve.kv_memory")] = "2GB",
     feedback: Annotated[
         Path | None, typer.Option(metavar="FILE", help="help.serve.feedback", callback=place)
     ] = None,

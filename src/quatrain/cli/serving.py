@@ -24,14 +24,14 @@ def run_serving(
     hosts: list[str] | None = None,
     max_active: int = 8,
     queue: int = 64,
-    kv_memory: str | None = None,
+    kv_memory: str = "2GB",
     feedback: Path | None = None,
 ) -> None:
     """Serve models until a signal ends it; what is wrong with the options is said before."""
     for name, value, least in (("--max-active", max_active, 1), ("--queue", queue, 0)):
         if value < least:
             raise ConfigError("Q208.too_few", name=name, value=value, least=least)
-    most_bytes = None if kv_memory is None else size_of(kv_memory, "--kv-memory")
+    most_bytes = size_of(kv_memory, "--kv-memory")
     if feedback is not None and not feedback.absolute().parent.is_dir():
         raise ConfigError("Q208.no_directory", path=feedback, directory=feedback.parent)
     keys = read_keys(key_file)

@@ -13,9 +13,10 @@ from quatrain.errors import ConfigError
 from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.alternative import alternatives
 from quatrain.generate.consensus import most_agreed
-from quatrain.generate.engine import Completion, Engine, complete
+from quatrain.generate.engine import Engine, complete
 from quatrain.generate.likelihood import likelihoods_of
 from quatrain.generate.reply import Replier
+from quatrain.generate.request import Completion
 from quatrain.generate.voice import Answer, Piece, TokenLogprob, Voice
 from quatrain.model.hf_config import refuse_larger_vocabulary
 from quatrain.model.io import Shelf, form_to_run, load_model, refuse_other_kinds

@@ -18,8 +18,8 @@ from typing import Protocol
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_probabilities
 from quatrain.generate.alternative import search
-from quatrain.generate.engine import Completion, Step, Watch
 from quatrain.generate.likelihood import likelihoods_of
+from quatrain.generate.request import Completion, Step, Watch
 from quatrain.generate.voice import Answer, Piece, Telling, Voice
 from quatrain.model.llama import LlamaModel
 from quatrain.text.abstention import Abstention
@@ -29,7 +29,7 @@ Said = Piece | Answer | None
 
 
 class Taken(Protocol):
-    """What a reply needs of a request: see engine.Request."""
+    """What a reply needs of a request: see request.Request."""
 
     is_finished: bool
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from quatrain.config import GenerateConfig
-from quatrain.generate.engine import Completion, FinishReason, Step, Watch
 from quatrain.generate.likelihood import Likelihood
+from quatrain.generate.request import Completion, FinishReason, Step, Watch
 from quatrain.text.chat import ChatFormat
 from quatrain.text.conversation import Message
 from quatrain.text.stops import Reader, before_stop

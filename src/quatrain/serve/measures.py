@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -29,7 +30,7 @@ class Measures:
         self._whole = self._time("answer_seconds", "Until the end of an answer")
         for name in ("running", "waiting"):
             gauge = Gauge(f"quatrain_{name}", f"Answers that are {name}", registry=self._registry)
-            gauge.set_function(lambda name=name: getattr(runner, name))
+            gauge.set_function(partial(getattr, runner, name))
 
     def _count(self, name: str, what: str) -> Counter:
         return Counter(f"quatrain_{name}", what, ("model",), registry=self._registry)

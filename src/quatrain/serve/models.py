@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrain.config import GenerateConfig
+from quatrain.errors import ConfigError
 from quatrain.generate.answer import Answerer
 from quatrain.generate.engine import Engine
 from quatrain.generate.reply import Said
@@ -19,6 +21,8 @@ from quatrain.run_dir import PAGE
 from quatrain.serve.refusal import Refusal
 from quatrain.words import Sentence
 
+_LEAST_ROOM = 64
+"""Tokens of a request for which there must be memory."""
 _SHOWN = 20
 """Names that an error lists."""
 
@@ -33,11 +37,14 @@ class Served:
     """An Engine of the model."""
     report: Path | None = None
     """The report of its run; the file may come and go."""
+    most_tokens: int | None = None
+    """For which there is memory; None sets no bound."""
 
     @property
     def context(self) -> int:
         """The most tokens of a prompt and its answer."""
-        return self.answerer.model.config.max_position_embeddings
+        context = self.answerer.model.config.max_position_embeddings
+        return context if self.most_tokens is None else min(context, self.most_tokens)
 
     def info(self) -> dict[str, Any]:
         """Describe it for the page."""
@@ -124,7 +131,8 @@ def open_models(
         kv_memory: bytes for the keys and values of all models together; None leaves it open.
 
     Raises:
-        ConfigError, CheckpointError: see Answerer.
+        ConfigError: Q208 for too little of it.
+        CheckpointError: see Answerer.
     """
     shelf: Shelf = {}
     bound = None if kv_memory is None else kv_memory // len(names)
@@ -132,8 +140,25 @@ def open_models(
     for name, given in zip(names_of(names), names, strict=True):
         answerer = Answerer(given, quantize=quantize, shelf=shelf)
         engine = Engine(answerer.model, most_rows=most_rows, kv_memory=bound)
-        served.append(Served(name, answerer, engine, report_of(Path(given))))
+        room = None if bound is None else _room(engine, bound)
+        served.append(Served(name, answerer, engine, report_of(Path(given)), room))
     return Models(served)
+
+
+def _room(engine: Engine, most_bytes: int) -> int:
+    """Count the tokens of one request for which there is memory.
+
+    Raises:
+        ConfigError: Q208 where they are too few for a question.
+    """
+    tokens = range(engine.context + 1)
+    room = bisect_right(tokens, most_bytes, key=lambda count: engine.store.bytes_for(count + 1)) - 1
+    if room < min(_LEAST_ROOM, engine.context):
+        raise ConfigError(
+            "Q208.kv_memory", bytes=most_bytes, tokens=_LEAST_ROOM,
+            need=engine.store.bytes_for(_LEAST_ROOM + 1),
+        )  # fmt: skip
+    return room
 
 
 def names_of(given: Sequence[str]) -> list[str]:

@@ -196,8 +196,8 @@ class CompletionRequest(Sampling):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
+            return [self.prompt]
+        return list(self.prompt)
 
 
 class InputTurn(Turn):
@@ -206,9 +206,7 @@ class InputTurn(Turn):
     type: Literal["message"] = "message"
 
 
-InputTurns = Annotated[
-    list[InputTurn], Field(fail_fast=True, min_length=1, max_length=_MOST_TURNS)
-]
+InputTurns = Annotated[list[InputTurn], Field(fail_fast=True, min_length=1, max_length=_MOST_TURNS)]
 
 
 class TextFormat(Body):

@@ -52,13 +52,14 @@ class PatientProtocol(H11Protocol):
         """Take bytes: a head that has begun has its deadline, one that is whole needs none."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._head = _stopped(self._head)
+            self._stop_head()
         elif self._head is None:
             self._head = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines."""
-        self._head, self._taken = _stopped(self._head), _stopped(self._taken)
+        self._stop_head()
+        self._stop_taken()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -68,13 +69,18 @@ class PatientProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """Go on: the reader took something."""
-        self._taken = _stopped(self._taken)
+        self._stop_taken()
         super().resume_writing()
 
+    def _stop_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+    def _stop_taken(self) -> None:
+        if self._taken is not None:
+            self._taken.cancel()
+            self._taken = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -117,7 +123,7 @@ class Server(uvicorn.Server):
         """
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]
+                app,
                 loop="asyncio",
                 http=PatientProtocol,
                 ws="none",
