@@ -47,8 +47,12 @@ class Exchange:
             engine: of all of them.
 
         Raises:
-            Refusal: 429 where too many wait already, 503 where the server is about to end.
+            Refusal: 429 where too many wait already, 400 where it could never be done.
+            ClosingError: the server is about to end.
         """
+        if len(works) > self._runner.most:
+            values = {"choices": len(works), "most": self._runner.most}
+            raise Refusal(400, Sentence.of("serve.choices", **values), "invalid_value", "n")
         self._tasks = [
             Task(work, partial(self._deliver, choice), self._over, engine)
             for choice, work in enumerate(works)
