@@ -140,7 +140,12 @@ class Live:
         """Whether nothing is computed, or will not be within a time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if not self.runner.running and not self.runner.waiting:
+            engines = [one.engine for one in self.service.models.values()]
+            if (
+                not self.runner.running
+                and not self.runner.waiting
+                and (all(engine.is_idle for engine in engines))
+            ):
                 return True
             time.sleep(0.01)
         return False

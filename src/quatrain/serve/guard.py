@@ -40,6 +40,8 @@ _STATIC = "/static/"
 _OURS = ("localhost", socket.gethostname().lower())
 _DRAINED = 16
 """How many times the largest body is read and dropped, so that its sender hears why."""
+_CLOSE = {"connection": "close"}
+"""The rest of the body is not waited for."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -153,8 +155,8 @@ class Guard:
             async with asyncio.timeout(self._rules.most_seconds):
                 return await self._read(receive)
         except TimeoutError:
-            values = {"seconds": self._rules.most_seconds}
-            raise Refusal(408, Sentence.of("serve.slow", **values), "request_timeout") from None
+            message = Sentence.of("serve.slow", seconds=self._rules.most_seconds)
+            raise Refusal(408, message, "request_timeout", headers=_CLOSE) from None
 
     async def _read(self, receive: Receive) -> bytes:
         most, parts, size = self._rules.most_bytes, list[bytes](), 0
@@ -167,7 +169,8 @@ class Guard:
             if not message.get("more_body", False) or size > _DRAINED * most:
                 break
         if size > most:
-            raise Refusal(413, Sentence.of("serve.large", most=most), "request_too_large")
+            message = Sentence.of("serve.large", most=most)
+            raise Refusal(413, message, "request_too_large", headers=_CLOSE)
         return b"".join(parts)
 
 
