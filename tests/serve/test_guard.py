@@ -47,16 +47,19 @@ def routes(live: Live) -> list[tuple[str, str]]:
 
 
 def test_every_route_needs_a_key_but_the_page_and_the_health(locked: Live) -> None:
-    for method, path in routes(locked):
-        address = locked.address + path.replace("{name}", "a.js")
-        for verb in (method, "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"):
-            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY},
-                            {"authorization": "Basic " + OTHER}, {"x-api-key": OTHER}):  # fmt: skip
-                answer = httpx2.request(verb, address, headers=headers)
-                assert (answer.status_code == 401) == (path not in PUBLIC), (verb, path)
-                if answer.status_code == 401 and verb != "HEAD":
-                    assert answer.json()["error"]["code"] == "invalid_api_key"
-                    assert answer.headers["www-authenticate"] == "Bearer"
+    wrong: list[dict[str, str]] = [
+        {}, {"authorization": "Bearer wrong"}, {"authorization": OTHER},
+        {"authorization": "Basic " + OTHER}, {"x-api-key": OTHER},
+    ]  # fmt: skip
+    with httpx2.Client(base_url=locked.address) as client:
+        for method, path in routes(locked):
+            for verb in (method, "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"):
+                for headers in wrong:
+                    answer = client.request(verb, path.replace("{name}", "a.js"), headers=headers)
+                    assert (answer.status_code == 401) == (path not in PUBLIC), (verb, path)
+                    if answer.status_code == 401 and verb != "HEAD":
+                        assert answer.json()["error"]["code"] == "invalid_api_key"
+                        assert answer.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("key", [KEY, OTHER])
