@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from quatrain.config import GenerateConfig
 from quatrain.generate.answer import Answerer
 from quatrain.generate.engine import Engine
@@ -126,7 +128,8 @@ class Live:
     port: int
     service: Service
     server: Server
-    loop: asyncio.AbstractEventLoop
+    http: httpx2.Client
+    """Asks it."""
 
     @property
     def api(self) -> str:
@@ -188,9 +191,12 @@ def serving(
     runner.start()
     thread.start()
     assert ready.wait(10)
+    address = f"http://127.0.0.1:{port}"
+    client = httpx2.Client(base_url=address, timeout=60)
     try:
-        yield Live(f"http://127.0.0.1:{port}", port, service, server, loops[0])
+        yield Live(address, port, service, server, client)
     finally:
+        client.close()
         if thread.is_alive():
             loops[0].call_soon_threadsafe(server.end)
         thread.join(10)

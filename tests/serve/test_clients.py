@@ -27,7 +27,7 @@ CURL = shutil.which("curl")
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    rules = Rules(keys=frozenset({hashed(KEY)}))
+    rules = Rules(keys=frozenset({hashed(KEY.encode())}))
     with serving(by_rule(lambda prompt: TEXT), rules=rules) as one:
         yield one
 
@@ -99,7 +99,7 @@ def test_what_open_webui_sends_is_answered(live: Live) -> None:
     """By its routers/openai.py: a list of models, then a stream with what it adds to a body."""
     headers = {"authorization": f"Bearer {KEY}", "x-openwebui-user-name": "Zo%C3%A9",
                "x-openwebui-chat-id": "1"}  # fmt: skip
-    listed = httpx2.get(f"{live.api}/models", headers=headers)
+    listed = live.http.get("/v1/models", headers=headers)
     assert listed.headers["content-type"].startswith("application/json")
     assert [model["id"] for model in listed.json()["data"]] == ["rule"]
     part = {"type": "text", "text": "Où ?", "cache_control": {"type": "ephemeral"}}
@@ -121,6 +121,6 @@ def test_what_open_webui_sends_is_answered(live: Live) -> None:
     said = [c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]]
     assert "".join(said) == TEXT
     assert chunks[-1]["usage"]["completion_tokens"] > 5
-    no_key = httpx2.post(f"{live.api}/chat/completions", json=body)
+    no_key = live.http.post("/v1/chat/completions", json=body)
     assert no_key.status_code == 401
     assert no_key.json()["error"]["message"]

@@ -77,6 +77,6 @@ def test_the_prompt_is_that_of_training() -> None:
     ]
     body = {"messages": [{"role": role, "content": text} for role, text in said]}
     with serving(Served("one", answerer, engine)) as live:
-        assert httpx2.post(f"{live.api}/chat/completions", json=body).status_code == 200
+        assert live.http.post("/v1/chat/completions", json=body).status_code == 200
     messages = [Message(role, text) for role, text in said]  # type: ignore[arg-type]
     assert engine.prompts == [answerer.chat.encode_prompt(messages, answerer.tokenizer)]

