@@ -111,8 +111,12 @@ def test_feedback_up_is_trained_on_and_feedback_down_is_not(live: Live) -> None:
     for _ in range(3):
         assert judged(live, rating=-1, answer="Faux.").status_code == 200
     found = load_records((str(path),), DataConfig())
-    assert [one.messages[-1].content for one in found] == ["Là-bas.", "L'été.\n«\u2028»"]
-    assert [one.role for one in found[1].messages] == ["system", "user", "assistant"]
+    first, second = found.conversations
+    assert [first.messages[-1].content, second.messages[-1].content] == [
+        "Là-bas.",
+        "L'été.\n«\u2028»",
+    ]
+    assert [one.role for one in second.messages] == ["system", "user", "assistant"]
     assert not found.rejected
     down = path.with_name("judged.down.jsonl")
     lines = [json.loads(line) for line in down.read_text(encoding="utf-8").splitlines()]
@@ -122,7 +126,7 @@ def test_feedback_up_is_trained_on_and_feedback_down_is_not(live: Live) -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"rating": 0}, {"rating": "1"}, {"rating": True}, {"answer": ""}, {"answer": "  "},
+    {"rating": 0}, {"rating": "1"}, {"rating": 2}, {"answer": ""}, {"answer": "  "},
     {"messages": []}, {"messages": [*SAID, {"role": "assistant", "content": "a"}]},
     {"model": "other"},
 ])  # fmt: skip

@@ -35,7 +35,7 @@ def keep(path: Path, model: str, messages: Sequence[Message], answer: str, ratin
         model: that answered.
         messages: the conversation up to the question.
         answer: to it.
-        rating: 1 or -1.
+        rating: 1 for a good answer, -1 for a bad one.
 
     Raises:
         DataError: Q30x for a conversation from which nothing could be learnt.
@@ -43,7 +43,7 @@ def keep(path: Path, model: str, messages: Sequence[Message], answer: str, ratin
     check([*messages, Message("assistant", answer)], ends_with="assistant")
     turns = [{"role": one.role, "content": one.content} for one in messages]
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    more = {"rating": rating, "model": model, "time": time}
+    more = {"rating": int(rating), "model": model, "time": time}
     if rating > 0:
         _append(path, {"messages": [*turns, {"role": "assistant", "content": answer}], **more})
     else:
