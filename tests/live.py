@@ -199,6 +199,6 @@ def serving(
         client.close()
         if thread.is_alive():
             loops[0].call_soon_threadsafe(server.end)
-        thread.join(10)
+        thread.join(60)
         runner.stop()
         assert not thread.is_alive()
