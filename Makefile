@@ -21,9 +21,9 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 # As pip would, but on every core; what cannot be compiled are packages' templates.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
-FOR_USE := $(VENV)/.installed-data-convert
-FOR_DEVELOPMENT := $(VENV)/.installed-data-convert-dev
-FOR_BENCH := $(VENV)/.installed-data-convert-dev-bench
+FOR_USE := $(VENV)/.installed-data-convert-serve
+FOR_DEVELOPMENT := $(VENV)/.installed-data-convert-serve-dev
+FOR_BENCH := $(VENV)/.installed-data-convert-serve-dev-bench
 
 # The least float32 rate, in GFLOP/s, of a run that is kept; FLOOR=0 keeps all.
 FLOOR ?= 140
@@ -83,16 +83,16 @@ $(BIN)/python:
 
 # A stamp says what was installed; it is older than its sources only when they have changed.
 $(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e '.[data,convert]'
+	$(PIP_INSTALL) -e '.[data,convert,serve]'
 	$(COMPILE)
 	touch $@
 
 $(FOR_DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e '.[data,convert,dev]'
+	$(PIP_INSTALL) -e '.[data,convert,serve,dev]'
 	$(COMPILE)
 	touch $(FOR_USE) $@
 
 $(FOR_BENCH): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e '.[data,convert,dev,bench]'
+	$(PIP_INSTALL) -e '.[data,convert,serve,dev,bench]'
 	$(COMPILE)
 	touch $(FOR_USE) $(FOR_DEVELOPMENT) $@

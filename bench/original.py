@@ -42,7 +42,7 @@ class LoopOverExperts(MoE):
                 routed_NH[chosen_N] += (F.silu(gate) * up) @ self.experts.down_proj[expert]
         out_NH = self.shared_expert(x_NH) + routed_NH
         loads = count(experts_NK.flatten(), self.num_experts)
-        return out_NH.view_as(x_BTH), Routing(loads, None)
+        return out_NH.view_as(x_BTH), Routing(loads, None, experts_NK.unflatten(0, x_BTH.shape[:2]))
 
 
 def attend_with_all_scores(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:

@@ -22,7 +22,7 @@ from quatrain.recipe import load_config, shipped
 ROOT = Path(__file__).parents[1]
 README, GUIDE, *OTHERS = (
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/guide.md", "docs/data.md", "docs/bases.md",
+    for name in ("README.md", "docs/guide.md", "docs/data.md", "docs/bases.md", "docs/serve.md",
                  "examples/faq/README.md", "examples/lecture/README.md")
 )  # fmt: skip
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -43,10 +43,10 @@ def problems_in(one: ErrorDetails, names: Mapping[str, str] | None = None) -> It
     elif one["type"] == "extra_forbidden":
         yield Sentence.of("rules.unknown", place=place, near="")
     elif one["type"] != _UNHELPFUL:
-        yield Sentence.of("rules.value", place=place, given=one["input"], why=_why(one))
+        yield Sentence.of("rules.value", place=place, given=one["input"], why=why(one))
 
 
-def _why(one: ErrorDetails) -> str:
+def why(one: ErrorDetails) -> str:
     """Return the catalogue's sentence for a kind of error, or pydantic's own if there is none."""
     key = f"why.{one['type']}"
     if key not in catalogue("rules", "en"):

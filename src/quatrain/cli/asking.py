@@ -86,18 +86,11 @@ def _described(answer: Any) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         **({"abstained": True} if answer.abstained else {}),
-        **({} if answer.logprobs is None else {"logprobs": [_token(t) for t in answer.logprobs]}),
-    }
-
-
-def _token(token: Any, with_top: bool = True) -> dict[str, Any]:
-    """Describe a token as OpenAI's API does, with its id."""
-    return {
-        "token": token.text,
-        "id": token.id,
-        "bytes": list(token.bytes),
-        "logprob": token.logprob,
-        **({"top_logprobs": [_token(t, False) for t in token.top]} if with_top else {}),
+        **(
+            {}
+            if answer.logprobs is None
+            else {"logprobs": [t.as_openai() for t in answer.logprobs]}
+        ),
     }
 
 

@@ -143,9 +143,9 @@ def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:
         print(say("cli.convert.not_judged"), file=sys.stderr)
 
 
-def size_of(text: str) -> int:
-    """Read a size such as 5GB or 500MB in decimal units, like the Hub."""
+def size_of(text: str, option: str = "--shard-size") -> int:
+    """Read a size such as 5GB or 500MB in decimal units, like the Hub. Raises Q208."""
     found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
     if not found or int(found[1]) == 0:
-        raise ConfigError("Q208.shard_size", text=text)
+        raise ConfigError("Q208.size", option=option, text=text)
     return int(found[1]) * _UNITS[found[2]]

@@ -32,13 +32,14 @@ SHOWN = (
 )
 
 
-def run_demo(overrides: list[str], as_json: bool) -> None:
+def run_demo(overrides: list[str], as_json: bool, then_serve: bool = False) -> None:
     """Run every part that is not done yet, then show what was learnt.
 
     Args:
         overrides: of the fine-tuning recipe; with `pretrain.` in front, of the pretraining one.
             Device, threads and seed go to both.
         as_json: print one JSON object instead of tables.
+        then_serve: serve the model afterwards.
     """
     text_config, config = _configs(overrides)
     with telling():
@@ -47,6 +48,10 @@ def run_demo(overrides: list[str], as_json: bool) -> None:
         print(json.dumps(found, ensure_ascii=False))
     else:
         _show(found)
+    if then_serve:
+        from quatrain.cli.serving import run_serving
+
+        run_serving([found["run_dir"]])
 
 
 def _done(text_config: Config, config: Config, command: list[str]) -> dict[str, Any]:
@@ -146,6 +151,7 @@ def _show(found: dict[str, Any]) -> None:
         print(f"  {pair['question']}  ->  {pair['answer']}")
     command = f'quatrain ask {found["run_dir"]} "Combien font 8 et 9 ?"'
     print(say("cli.demo.ask", command=command))
+    print(say("cli.demo.serve", command=f"quatrain serve {found['run_dir']}"))
 
 
 def _say(key: str) -> None:

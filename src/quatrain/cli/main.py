@@ -31,6 +31,7 @@ from quatrain.cli.usage import (
     Settings,
     Verbs,
     place,
+    places,
 )
 from quatrain.errors import QuatrainError, ResourceError
 from quatrain.locale import choose_language
@@ -80,11 +81,16 @@ def _options(
 
 
 @app.command(help="help.demo")
-def demo(overrides: Overrides = None, options: Options = None, json: Json = False) -> None:
+def demo(
+    overrides: Overrides = None,
+    options: Options = None,
+    then_serve: Annotated[bool, typer.Option("--serve", help="help.demo.serve")] = False,
+    json: Json = False,
+) -> None:
     """Run the whole demo on the embedded questions."""
     from quatrain.cli.demo import run_demo
 
-    run_demo([*(overrides or []), *(options or [])], json)
+    run_demo([*(overrides or []), *(options or [])], json, then_serve)
 
 
 @app.command(help="help.init")
@@ -191,6 +197,36 @@ def ask(
     from quatrain.cli.asking import run_asking
 
     run_asking(model, question, context, options or [], json, never_abstain, quantize)
+
+
+@app.command(help="help.serve")
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="help.model", callback=places)
+    ],
+    host: Annotated[str, typer.Option(help="help.serve.host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="help.serve.port")] = 8000,
+    quantize: Quantize = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="help.serve.api_key_file", callback=place)
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="help.serve.allow_host")
+    ] = None,
+    max_active: Annotated[int, typer.Option(help="help.serve.max_active")] = 8,
+    queue: Annotated[int, typer.Option(help="help.serve.queue")] = 64,
+    kv_memory: Annotated[str, typer.Option(metavar="SIZE", help="help.serve.kv_memory")] = "2GB",
+    feedback: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="help.serve.feedback", callback=place)
+    ] = None,
+) -> None:
+    """Serve models: OpenAI's routes, and a page to talk to them."""
+    from quatrain.cli.serving import run_serving
+
+    run_serving(
+        models, host, port, quantize, api_key_file, allow_host, max_active, queue, kv_memory,
+        feedback,
+    )  # fmt: skip
 
 
 @app.command(help="help.convert")

@@ -69,6 +69,11 @@ def place(value: Any) -> Any:
     return value if value is None else type(value)(at_home(str(value)))
 
 
+def places(values: list[str]) -> list[str]:
+    """Read several paths; see `place`."""
+    return [at_home(value) for value in values]
+
+
 def of_answering(verb: str, settings: Sequence[str], others: tuple[str, ...] = ()) -> list[str]:
     """Read the settings of a command that answers: a field without a section belongs to generate.
 

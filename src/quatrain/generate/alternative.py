@@ -14,7 +14,8 @@ Shapes: L tokens of a barred answer, V vocabulary.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from typing import NamedTuple
 
 from quatrain.config import GenerateConfig
 from quatrain.generate.abstain import log_p_of
@@ -57,6 +58,21 @@ class _Tree:
         return [*opening, token_id]
 
 
+class Begun(NamedTuple):
+    """Answers that have begun with equally many ids, and go on as the model would."""
+
+    prompts: list[list[int]]
+    """Each ends with the beginning of its answer."""
+    options: GenerateConfig
+    """How they go on."""
+    length: int
+    """Ids of each beginning."""
+
+
+Search = Generator[Begun, Sequence[Completion], list[Completion]]
+"""Yields answers that have begun, takes what they go on with, and returns the answers."""
+
+
 def alternatives(
     model: LlamaModel,
     prompts: Sequence[Sequence[int]],
@@ -66,7 +82,31 @@ def alternatives(
     stop_ids: Collection[int],
     watch: Watch | None = None,
 ) -> list[Completion]:
-    """Answer each prompt otherwise than by one given answer; with options.candidates, by one.
+    """Answer each prompt otherwise than by one given answer; see `search`."""
+    going = search(model, prompts, barred, is_barred, options, stop_ids, watch)
+    try:
+        begun = next(going)
+        while True:
+            begun = going.send(
+                complete(model, begun.prompts, begun.options, stop_ids, watch, begun.length)
+            )
+    except StopIteration as end:
+        found: list[Completion] = end.value
+        return found
+
+
+def search(
+    model: LlamaModel,
+    prompts: Sequence[Sequence[int]],
+    barred: Sequence[int],
+    is_barred: Callable[[Sequence[int]], bool],
+    options: GenerateConfig,
+    stop_ids: Collection[int],
+    watch: Watch | None = None,
+) -> Search:
+    """Look for answers other than a given one; with options.candidates, for one each.
+
+    Whoever calls completes what is yielded, side by side or one after the other.
 
     Args:
         model: the model.
@@ -84,7 +124,7 @@ def alternatives(
     for _ in range(_MOST_TRIED):
         _grow(model, prompts, trees, {number: found[number] for number in waiting})
         openings = {number: trees[number].parting() for number in waiting}
-        continued = _continued(model, prompts, openings, options, stop_ids, watch)
+        continued = yield from _continued(model, prompts, openings, options, stop_ids, watch)
         for number, completion in continued.items():
             found[number] = completion
         waiting = [number for number in waiting if is_barred(found[number].ids)]
@@ -122,8 +162,8 @@ def _continued(
     options: GenerateConfig,
     stop_ids: Collection[int],
     watch: Watch | None,
-) -> dict[int, Completion]:
-    """Continue answers that have begun, those with equally long openings side by side."""
+) -> Generator[Begun, Sequence[Completion], dict[int, Completion]]:
+    """Have answers that have begun continued, those with equally long openings together."""
     found: dict[int, Completion] = {}
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, opening in openings.items():
@@ -141,7 +181,7 @@ def _continued(
             max_new_tokens=options.max_new_tokens - length, candidates=1, logprobs=None
         )
         begun = [[*prompts[number], *openings[number]] for number in numbers]
-        completions = complete(model, begun, rest, stop_ids, watch, begun=length)
+        completions = yield Begun(begun, rest, length)
         for number, completion in zip(numbers, completions, strict=True):
             completion.ids = [*openings[number], *completion.ids]
             found[number] = completion

@@ -15,7 +15,16 @@ import torch
 
 from quatrain.hub.gguf_read import read_gguf, read_weights
 from quatrain.model.adapter import quantised_base
-from quatrain.model.io import HEAD, Form, form_to_run, load_adapted, load_model, model_of
+from quatrain.model.io import (
+    HEAD,
+    Form,
+    Shelf,
+    form_to_run,
+    held_of,
+    load_adapted,
+    load_model,
+    model_of,
+)
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of, text_tools_of
 from quatrain.model.shards import LazyTensor
@@ -39,7 +48,11 @@ class TextTools(NamedTuple):
 
 
 def open_model(
-    place: Path, dtype: torch.dtype | None = None, device: str = "cpu", form: Form | None = None
+    place: Path,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    form: Form | None = None,
+    shelf: Shelf | None = None,
 ) -> LlamaModel:
     """Read a model from where `locate` found it.
 
@@ -49,13 +62,14 @@ def open_model(
         device: where the weights go.
         form: how weights that do not learn are held; see `load_model`. A GGUF file's are held as
             they are stored where there is neither a dtype nor a form.
+        shelf: weights that other models hold already, and that this one shares.
 
     Raises:
         CheckpointError: Q401, Q404, Q410, Q415.
     """
     base = llama4_base_of(place) if is_adapter(place) else place
     if not is_gguf(base):
-        return load_model(place, dtype, device, form)
+        return load_model(place, dtype, device, form, shelf)
     if form is None and dtype is None:
         form = form_to_run(device, quantised_base(place) if base != place else None)
     config, tensors = read_weights(base)
@@ -64,9 +78,10 @@ def open_model(
         _tell_what_is_decoded(
             base, [one for name, one in tensors.items() if not form.quantise or name in tables]
         )
+    held = held_of(base, shelf)
     if base != place:
-        return load_adapted(config, tensors, place, dtype, device, form)
-    return model_of(config, tensors, dtype, device, form)
+        return load_adapted(config, tensors, place, dtype, device, form, held)
+    return model_of(config, tensors, dtype, device, form, held.setdefault(form, {}))
 
 
 def _tell_what_is_decoded(path: Path, tensors: Sequence[LazyTensor]) -> None:

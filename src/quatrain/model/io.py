@@ -52,7 +52,11 @@ VISION = ("vision_model.", "multi_modal_projector.")
 
 
 def load_model(
-    directory: Path, dtype: torch.dtype | None, device: str, form: Form | None = None
+    directory: Path,
+    dtype: torch.dtype | None,
+    device: str,
+    form: Form | None = None,
+    shelf: Shelf | None = None,
 ) -> LlamaModel:
     """Read a model directory of the Hugging Face form, text-only or multimodal, or an adapter's.
 
@@ -64,6 +68,7 @@ def load_model(
         form: how weights that do not learn are held. Where there is neither a dtype nor a form, the
             base of an adapter is held as it was when the adapter was trained, and matrices stored
             in fewer bits stay so.
+        shelf: weights that other models hold already, and that this one shares; see `Shelf`.
 
     Raises:
         CheckpointError: Q401 for files, Q404 for names, shapes or weights that are not finite, Q410
@@ -71,8 +76,9 @@ def load_model(
     """
     if is_adapter(directory):
         base = llama4_base_of(directory)
-        return load_adapted(*opened(base), directory, dtype, device, form)
-    return model_of(*opened(directory), dtype, device, form)
+        return load_adapted(*opened(base), directory, dtype, device, form, held_of(base, shelf))
+    held = held_of(directory, shelf)
+    return model_of(*opened(directory), dtype, device, form, held.setdefault(form, {}))
 
 
 def form_to_run(device: str, quantise: str | None = None) -> Form:
@@ -119,6 +125,7 @@ def load_adapted(
     dtype: torch.dtype | None,
     device: str,
     form: Form | None = None,
+    held: Held | None = None,
 ) -> LlamaModel:
     """Read a base and its adapter; merge one that changes more than weights of layers.
 
@@ -129,12 +136,14 @@ def load_adapted(
         dtype: as for `load_model`.
         device: as for `load_model`.
         form: as for `load_model`.
+        held: the base's weights that other models hold already; a merged model shares none.
     """
     adapter = read_adapter(directory, config)
     if form is None and dtype is None and (kind := quantised_base(directory)):
         form = form_to_run(device, kind)
     if not adapter.beyond:
-        model = model_of(config, tensors, dtype, device, form)
+        weights = {} if held is None else held.setdefault(form, {})
+        model = model_of(config, tensors, dtype, device, form, weights)
         load_adapter(model, adapter, read_fields(directory)[BASE])
         return model
     result, changed = merged(config, fitting(config, tensors), adapter)
@@ -157,12 +166,27 @@ class Form:
     """The kind (kinds.py) in which matrices of layers are stored that are not stored in blocks."""
 
 
+Weights = dict[str, Weight]
+"""The weights of a model, by name."""
+Held = dict[Form | None, Weights]
+"""The weights of a base, in each form in which a model holds them."""
+Shelf = dict[Path, Held]
+"""The weights of bases: models that are opened with the same shelf hold each of them once. They
+must not learn, and all are opened with one dtype and on one device."""
+
+
+def held_of(base: Path, shelf: Shelf | None) -> Held:
+    """Find what a shelf has of a base."""
+    return {} if shelf is None else shelf.setdefault(base.resolve(), {})
+
+
 def model_of(
     config: ModelConfig,
     tensors: Mapping[str, LazyTensor],
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     form: Form | None = None,
+    held: Weights | None = None,
 ) -> LlamaModel:
     """Build a model and read its weights; see `load_model`.
 
@@ -173,18 +197,19 @@ def model_of(
         device: where the weights go.
         form: how weights are held in a model that does not learn; None makes them parameters, but
             where there is no dtype either, matrices stored in fewer bits stay so.
+        held: weights that are used as they are; those that are read are added.
     """
+    held = {} if held is None else held
     given = fitting(config, tensors)
     if form is None and dtype is None and any(one.matrices for one in given.values()):
         form = form_to_run(device)
     with torch.device("meta"):
         model = LlamaModel(config)
     for name, tensor in given.items():
-        if form is None:
-            weight: Weight = tensor.to(dtype or tensor.dtype, name).load()
-        else:
-            weight = _held(name, tensor, form)
-        _place(model, name, weight.to(device), learns=form is None)
+        if name not in held:
+            weight = _read(name, tensor, dtype or tensor.dtype, form)
+            held[name] = weight.to(device)
+        _place(model, name, held[name], learns=form is None)
     if config.tie_word_embeddings:
         del model.lm_head.weight
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -195,8 +220,10 @@ def model_of(
     return model
 
 
-def _held(name: str, tensor: LazyTensor, form: Form) -> Weight:
-    """Hold a weight that does not learn."""
+def _read(name: str, tensor: LazyTensor, dtype: torch.dtype, form: Form | None) -> Weight:
+    """Read a weight in a form; one that learns in a dtype."""
+    if form is None:
+        return tensor.to(dtype, name).load()
     if is_small(name):
         return tensor.to(form.states, name).load()
     stacked = len(tensor.shape) == 3

@@ -34,6 +34,8 @@ class Routing(NamedTuple):
     balance: Tensor | None
     """Sum over rows of tokens x imbalance (see `imbalance`), a scalar; 1 a token when even.
     None unless asked for."""
+    experts_BTK: Tensor
+    """The experts of each token, the likeliest first, int64."""
 
 
 class SharedMLP(nn.Module):
@@ -214,10 +216,10 @@ class MoE(nn.Module):
             counted_NK = real_BT.flatten()[:, None].expand_as(experts_NK)
             load_E = count(experts_NK.flatten(), self.num_experts, counted_NK.flatten())
         by_row, cost = x_BTH.shape[:2], None
+        experts_BTK = experts_NK.unflatten(0, by_row)
         if balance:
-            logits_BTE, experts_BTK = (x.unflatten(0, by_row) for x in (logits_NE, experts_NK))
-            cost = _summed_imbalance(logits_BTE, experts_BTK, real_BT)
-        return out_NH.view_as(x_BTH), Routing(load_E, cost)
+            cost = _summed_imbalance(logits_NE.unflatten(0, by_row), experts_BTK, real_BT)
+        return out_NH.view_as(x_BTH), Routing(load_E, cost, experts_BTK)
 
 
 def _summed_imbalance(logits_BTE: Tensor, experts_BTK: Tensor, real_BT: Tensor | None) -> Tensor:

@@ -51,6 +51,11 @@ class Cutter:
             self.found = True
         return text[: min(places, default=None)]
 
+    @property
+    def holds(self) -> bool:
+        """Whether some text is held back."""
+        return self._held != ""
+
     def _may_begin(self, rest: str) -> bool:
         return any(stop.startswith(rest) for stop in self._stops)
 
@@ -74,6 +79,11 @@ class Reader:
     def found(self) -> bool:
         """Whether a stop string was found."""
         return self._cutter.found
+
+    @property
+    def holds(self) -> bool:
+        """Whether some text of the ids is held back."""
+        return self._cutter.holds or self._decoder.waits
 
 
 def before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:

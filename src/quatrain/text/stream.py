@@ -51,5 +51,10 @@ class StreamDecoder:
         self._before, self._waiting = [], []
         return text
 
+    @property
+    def waits(self) -> bool:
+        """Whether there are ids whose text is not final."""
+        return bool(self._waiting)
+
     def _text(self) -> str:
         return self._decode(self._before + self._waiting)[len(self._decode(self._before)) :]

@@ -1,0 +1,343 @@
+"""The server under load: nothing lost, nothing left behind, nothing broken; and how fast it is.
+
+    python bench/serve.py MODEL [--parts streams leave fuzz speed] [--questions FILE]
+        [--streams 100] [--visits 2000] [--cases 5000] [--new 128] [--gguf FILE] [--repeats 3]
+
+MODEL is what `quatrain serve` takes; it runs in a process of its own, on this machine.
+
+    streams   official client, all at once: each answer is compared with Answerer.answer's
+    leave     clients that leave before, during and after, streaming or not: what runs a second
+              later, and how much memory the server has gained since the first hundred
+    fuzz      bodies made by hand, then schemathesis on the server's own OpenAPI: answers of 5xx
+    speed     tokens a second of eight streams beside the engine's own eight rows, and the time to
+              the first token of a short question; with --gguf, llama.cpp's server (xllamacpp) too
+
+Sides of `speed` are alternated. Questions are the demo's, or those of FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+PATH = "/v1/chat/completions"
+PARTS = ("streams", "leave", "fuzz", "speed")
+AT_ONCE = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--questions", default="demo:heldout")
+    parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--visits", type=int, default=2000)
+    parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--asked", type=int, default=48, help="questions of speed")
+    parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    found = {part: globals()[part](options) for part in options.parts}
+    print(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def server(*words: str) -> Iterator[tuple[str, int]]:
+    """Serve in another process; give its address and its number."""
+    command = [sys.executable, "-m", "quatrain", "--lang", "en", "serve", *words, "--port", "0"]
+    with (
+        Path("/dev/null").open("wb") as nothing,
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=nothing, text=True) as process,
+    ):
+        assert process.stderr is not None
+        try:
+            line = next(line for line in process.stderr if "serving at" in line)
+            drained = ThreadPoolExecutor(1).submit(process.stderr.read)
+            yield re.findall(r"http://\S+", line)[0], process.pid
+            process.terminate()
+            assert process.wait(30) == 0
+            drained.result()
+        finally:
+            process.kill()
+
+
+def questions(options: argparse.Namespace, number: int) -> list[str]:
+    """Take questions from all over the data."""
+    from quatrain.config import DataConfig
+    from quatrain.data.records import load_records
+
+    found = [one.messages[-2].content
+             for one in load_records((options.questions,), DataConfig()).conversations]  # fmt: skip
+    return found[:: max(1, len(found) // number)][:number]
+
+
+def streams(options: argparse.Namespace) -> dict[str, Any]:
+    from openai import AsyncOpenAI
+
+    from quatrain.generate.answer import Answerer
+
+    asked = questions(options, options.streams)
+
+    async def all_of_them(address: str) -> list[str]:
+        async with AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+
+            async def one(question: str) -> str:
+                stream = await client.chat.completions.create(
+                    model=client_model, stream=True, max_tokens=64,
+                    messages=[{"role": "user", "content": question}],
+                )  # fmt: skip
+                return "".join([c.choices[0].delta.content or "" async for c in stream])
+
+            client_model = (await client.models.list()).data[0].id
+            return await asyncio.gather(*map(one, asked))
+
+    with server(options.model, "--queue", str(options.streams)) as (address, _):
+        began = time.perf_counter()
+        said = asyncio.run(all_of_them(address))
+        seconds = time.perf_counter() - began
+    answerer = Answerer(options.model)
+    expected = [str(answerer.answer(question, max_new_tokens=64)) for question in asked]
+    return {
+        "streams": len(asked),
+        "seconds": round(seconds, 2),
+        "different": sum(ours != theirs for ours, theirs in zip(expected, said, strict=True)),
+        "distinct answers": len(set(said)),
+    }
+
+
+def memory_mb(process: int) -> float:
+    """Say how much memory a process holds that no file does."""
+    text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return int(re.findall(r"RssAnon:\s+(\d+)", text)[0]) / 1024
+
+
+def request(body: dict[str, Any], path: str = PATH) -> bytes:
+    content = json.dumps(body).encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
+
+
+def leave(options: argparse.Namespace) -> dict[str, Any]:
+    import httpx2
+
+    draw, refused = random.Random(0), list[bytes]()
+
+    def visit(number: int) -> None:
+        body = {"messages": [{"role": "user", "content": f"Combien font {number} et 5 ?"}],
+                "stream": draw.random() < 0.5, "max_tokens": draw.choice([8, 64, 200]),
+                "temperature": 1.5}  # fmt: skip
+        raw, port = request(body), int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as one:
+            one.sendall(raw[: draw.choice([0, 1, 60, len(raw) - 3] + [len(raw)] * 8)])
+            one.settimeout(draw.choice([0.0005, 0.005, 0.05, 0.3, 3.0]))
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                if b" 5" in one.recv(draw.choice([12, 1_000, 100_000]))[:12]:
+                    refused.append(raw)
+
+    with server(options.model) as (address, process):
+        with ThreadPoolExecutor(24) as pool:
+            list(pool.map(visit, range(100)))
+            time.sleep(1)
+            before = memory_mb(process)
+            list(pool.map(visit, range(100, 100 + options.visits)))
+        time.sleep(1)
+        health = httpx2.get(f"{address}/health").json()
+        measures = httpx2.get(f"{address}/metrics").text
+        after = memory_mb(process)
+    statuses = re.findall(r'completions",status="(\d+)"\} ([\d.]+)', measures)
+    return {
+        "visits": options.visits,
+        "a second later": health,
+        "gained_mb": round(after - before, 1),
+        "of_mb": round(after),
+        "statuses": {status: int(float(count)) for status, count in statuses},
+        "5xx": len(refused),
+    }
+
+
+def fuzz(options: argparse.Namespace) -> dict[str, Any]:
+    import httpx2
+    import schemathesis
+    from hypothesis import HealthCheck, given, settings
+
+    from bodies import ROUTES, hand_made
+
+    counted: dict[int, int] = {}
+    slowest = 0.0
+    with server(options.model, "--feedback", "/dev/null") as (address, _):
+
+        def note(status: int, seconds: float) -> None:
+            nonlocal slowest
+            counted[status] = counted.get(status, 0) + 1
+            slowest = max(slowest, seconds)
+
+        with httpx2.Client(base_url=address, timeout=60) as client:
+            for route in ROUTES:
+                for raw in hand_made(route):
+                    began = time.perf_counter()
+                    headers = {"content-type": "application/json"}
+                    answer = client.post(route, content=raw, headers=headers)
+                    note(answer.status_code, time.perf_counter() - began)
+            by_hand = sum(counted.values())
+            operations = list(
+                schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations()
+            )
+            each = max(1, (options.cases - by_hand) // len(operations) + 1)
+            for operation in operations:
+
+                @settings(max_examples=each, deadline=None, database=None, derandomize=True,
+                          suppress_health_check=list(HealthCheck))  # fmt: skip
+                @given(case=operation.ok().as_strategy())
+                def one(case: Any) -> None:
+                    began = time.perf_counter()
+                    note(case.call(timeout=60).status_code, time.perf_counter() - began)
+
+                one()
+            health = client.get("/health").json()
+    return {
+        "by hand": by_hand,
+        "by schema": sum(counted.values()) - by_hand,
+        "statuses": dict(sorted(counted.items())),
+        "slowest_seconds": round(slowest, 2),
+        "5xx": sum(count for status, count in counted.items() if status >= 500),
+        "afterwards": health,
+    }
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Alternate the sides; the engine works in this process, while the servers do nothing."""
+    asked = questions(options, options.asked)
+    found: dict[str, list[dict[str, float]]] = {}
+    with contextlib.ExitStack() as stack:
+        ours, _ = stack.enter_context(server(options.model, "--max-active", str(AT_ONCE)))
+        sides = {"server": ours}
+        if options.gguf:
+            sides["llama.cpp"] = stack.enter_context(llama_cpp(options.gguf))
+        engine = Engine(options.model)
+        for _ in range(options.repeats + 1):
+            found.setdefault("engine", []).append(engine.measured(asked, options.new))
+            for name, address in sides.items():
+                found.setdefault(name, []).append(asyncio.run(served(address, asked, options.new)))
+    table = {
+        name: {key: round(statistics.median(run[key] for run in runs[1:]), 4) for key in runs[0]}
+        for name, runs in found.items()
+    }  # the first round warms up
+    engine_side, ours_side = table["engine"], table["server"]
+    return {
+        **table,
+        "server / engine": round(ours_side["tokens_s"] / engine_side["tokens_s"], 3),
+        "first token, server / engine": round(ours_side["first_s"] / engine_side["first_s"], 3),
+        **({"server / llama.cpp": round(ours_side["tokens_s"] / table["llama.cpp"]["tokens_s"], 3)}
+           if options.gguf else {}),
+    }  # fmt: skip
+
+
+class Engine:
+    """The engine by itself."""
+
+    def __init__(self, model: str) -> None:
+        from quatrain.generate.answer import Answerer
+
+        self.answerer = Answerer(model)
+
+    def measured(self, asked: list[str], new: int) -> dict[str, float]:
+        """Answer questions eight at a time, then the first token of some, one by one."""
+        from quatrain.config import GenerateConfig
+        from quatrain.generate.engine import Engine as OurEngine
+        from quatrain.text.conversation import Message
+
+        voice, options = self.answerer.voice, GenerateConfig(max_new_tokens=new)
+        engine = OurEngine(self.answerer.model, most_rows=AT_ONCE)
+        prompts = [voice.prompt([Message("user", question)]) for question in asked]
+        began = time.perf_counter()
+        for prompt in prompts:
+            engine.submit(prompt, options, voice.stop_ids)
+        tokens = 0
+        while not engine.is_idle:
+            tokens += sum(len(one.take()) for one in engine.step())
+        seconds = time.perf_counter() - began
+        firsts = []
+        for prompt in prompts[:12]:
+            engine, began = OurEngine(self.answerer.model), time.perf_counter()
+            one = engine.submit(prompt, options, voice.stop_ids)
+            next(one)
+            firsts.append(time.perf_counter() - began)
+        return {"tokens_s": tokens / seconds, "first_s": statistics.median(firsts)}
+
+
+async def served(address: str, asked: list[str], new: int) -> dict[str, float]:
+    """Ask eight at a time by plain sockets, so that the client takes little of the machine."""
+    host, port = address.removeprefix("http://").split(":")
+    waiting = list(reversed(asked))
+
+    async def ask(question: str, most: int) -> tuple[int, float]:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        body = {"messages": [{"role": "user", "content": question}], "stream": True,
+                "max_tokens": most, "temperature": 0,
+                "stream_options": {"include_usage": True}}  # fmt: skip
+        began, first, raw = time.perf_counter(), 0.0, b""
+        writer.write(request(body))
+        while b"[DONE]" not in raw[-64:]:
+            raw += await reader.read(65_536)
+            if not first and re.search(rb'"content":\s?"[^"]', raw):
+                first = time.perf_counter() - began
+        writer.close()
+        counts = re.findall(rb'"completion_tokens":\s?(\d+)', raw)
+        return int(counts[-1]), first
+
+    async def one_after_the_other() -> int:
+        tokens = 0
+        while waiting:
+            tokens += (await ask(waiting.pop(), new))[0]
+        return tokens
+
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*(one_after_the_other() for _ in range(AT_ONCE))))
+    seconds = time.perf_counter() - began
+    firsts = [(await ask(question, 2))[1] for question in asked[:12]]
+    return {"tokens_s": tokens / seconds, "first_s": statistics.median(firsts)}
+
+
+@contextlib.contextmanager
+def llama_cpp(path: Path) -> Iterator[str]:
+    """Serve a GGUF file by llama.cpp, in another process."""
+    program = (
+        "import sys, time, xllamacpp\n"
+        "params = xllamacpp.CommonParams()\n"
+        "params.model.path, params.n_parallel, params.n_ctx = sys.argv[1], 8, 8 * 1024\n"
+        "params.hostname, params.port, params.cont_batching = '127.0.0.1', 0, True\n"
+        "server = xllamacpp.Server(params)\n"
+        "print(server.listening_address, flush=True)\n"
+        "time.sleep(3600)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    main()
