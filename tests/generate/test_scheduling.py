@@ -16,7 +16,7 @@ from quatrain.errors import DataError, ResourceError
 from quatrain.generate import engine as module
 from quatrain.generate import request as requests_module
 from quatrain.generate.engine import Engine, complete
-from quatrain.generate.request import Completion, Request
+from quatrain.generate.request import Request
 from quatrain.model.llama import LlamaModel
 from tiny import random_ids, tiny_config, tiny_model
 
@@ -251,12 +251,11 @@ def test_drafts_change_no_answer_whatever_the_options(
     with_drafts = complete(tiny_model(), prompts, settings, [11, 12])
     monkeypatch.setattr(requests_module, "Lookup", NoLookup)
     without = complete(tiny_model(), prompts, settings, [11, 12])
-    assert list(map(simple, with_drafts)) == list(map(simple, without))
-
-
-def simple(completion: Completion) -> tuple[object, ...]:
-    likely = [(one.token_id, round(one.logprob, 4)) for one in completion.likelihoods]
-    return completion.ids, completion.finish_reason, likely
+    for one, other in zip(with_drafts, without, strict=True):
+        assert (one.ids, one.finish_reason) == (other.ids, other.finish_reason)
+        for found, expected in zip(one.likelihoods, other.likelihoods, strict=True):
+            assert found.token_id == expected.token_id
+            assert found.logprob == pytest.approx(expected.logprob, abs=1e-3)
 
 
 asked = st.tuples(
