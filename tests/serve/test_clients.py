@@ -76,9 +76,9 @@ def test_llm_asks_by_its_file_of_models(live: Live, tmp_path: Path) -> None:
     )
     (tmp_path / "keys.json").write_text(json.dumps({"quatrain": KEY}), encoding="utf-8")
     environment = {**os.environ, "LLM_USER_PATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}
-    for option in ("--stream", "--no-stream"):
+    for options in ([], ["--no-stream"]):
         done = subprocess.run(
-            [sys.executable, "-m", "llm", "-m", "quatrain", option, "-s", "Sois bref.", "Où ?"],
+            [sys.executable, "-m", "llm", "-m", "quatrain", *options, "-s", "Sois bref.", "Où ?"],
             env=environment, capture_output=True, encoding="utf-8", timeout=60,
         )  # fmt: skip
         assert done.stdout.strip() == TEXT, done.stderr

@@ -61,7 +61,7 @@ def test_no_control_token_comes_from_content(name: str) -> None:
                 answer = client.post(live.api + address, json={"max_tokens": 1, **asked})
                 assert answer.status_code == 200, answer.text
                 held = [i for i in engine.prompts.pop() if i in control]
-                assert held
+                assert held or kind == "completions"  # which have no turns
                 assert plain in (None, held), (kind, text)
                 plain = held
 

@@ -240,11 +240,11 @@ def test_a_client_that_loses_patience_frees_its_place() -> None:
             for streams in (False, True):
                 with pytest.raises(openai.APITimeoutError):
                     asked(client, stream=streams)
-                assert slow.quiet()
+                assert slow.quiet(5)
             stream = iter(asked(client, stream=True, timeout=5))
             next(stream)
             stream.close()  # type: ignore[attr-defined]
-            assert slow.quiet()
+            assert slow.quiet(5)
 
 
 def test_an_error_in_a_stream_reaches_the_client(live: Live) -> None:

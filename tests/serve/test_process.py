@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import torch
 
 from live import small
 
@@ -27,8 +28,10 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with a long context, which hardly ever stops by itself."""
+    """A model with a long context, which does not stop by itself when it answers greedily."""
     directory, answerer = tmp_path_factory.mktemp("model"), small(50_000)
+    with torch.no_grad():
+        answerer.model.lm_head.weight[list(answerer.chat.stop_ids(answerer.tokenizer))] = 0.0
     answerer.model.save_pretrained(directory)
     answerer.tokenizer.save(directory)
     answerer.chat.save(directory)
@@ -59,7 +62,7 @@ def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def long_answer(**more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Où est l'été ?"}], "stop": ["\0\0"],
-            "max_tokens": 20_000, "temperature": 1.0, **more}  # fmt: skip
+            "max_tokens": 20_000, "temperature": 0.0, **more}  # fmt: skip
 
 
 def begun(address: str, body: dict[str, Any], results: list[Any]) -> threading.Thread:
@@ -80,7 +83,7 @@ def begun(address: str, body: dict[str, Any], results: list[Any]) -> threading.T
 def test_sigterm_lets_running_answers_finish_and_refuses_the_others(model: Path) -> None:
     with process(str(model), "--max-active", "2") as (server, address):
         running, waiting = list[Any](), list[Any]()
-        threads = [begun(address, long_answer(max_tokens=1_000, stream=n == 0), running)
+        threads = [begun(address, long_answer(max_tokens=3_000, stream=n == 0), running)
                    for n in range(2)]  # fmt: skip
         wait_until(address, running=2)
         threads += [begun(address, long_answer(stream=n == 0), waiting) for n in range(3)]

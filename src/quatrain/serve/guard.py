@@ -169,8 +169,8 @@ class Guard:
             if not message.get("more_body", False) or size > _DRAINED * most:
                 break
         if size > most:
-            message = Sentence.of("serve.large", most=most)
-            raise Refusal(413, message, "request_too_large", headers=_CLOSE)
+            large = Sentence.of("serve.large", most=most)
+            raise Refusal(413, large, "request_too_large", headers=_CLOSE)
         return b"".join(parts)
 
 

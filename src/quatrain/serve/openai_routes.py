@@ -20,7 +20,14 @@ from quatrain.words import Sentence
 
 def openai_routes(service: Service) -> APIRouter:
     """Make the routes under /v1."""
-    router, began = APIRouter(prefix="/v1"), now()
+    router = APIRouter(prefix="/v1")
+    _add_models(router, service)
+    _add_answers(router, service)
+    return router
+
+
+def _add_models(router: APIRouter, service: Service) -> None:
+    began = now()
 
     def described(one: Served) -> dict[str, Any]:
         return {"id": one.id, "object": "model", "created": began, "owned_by": "quatrain"}
@@ -35,6 +42,8 @@ def openai_routes(service: Service) -> APIRouter:
         """Describe one model."""
         return Json(described(service.models.named(name)))
 
+
+def _add_answers(router: APIRouter, service: Service) -> None:
     @router.post("/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
@@ -78,5 +87,3 @@ def openai_routes(service: Service) -> APIRouter:
         asked = Asked([Question(served, prompt)], [options])
         form = ResponsesForm(body, served.id, asked.prompt_tokens)
         return await answer(service, request, asked, form, bool(body.stream))
-
-    return router

@@ -30,6 +30,12 @@ _LIKELIEST = 5
 def page_routes(service: Service, files: Mapping[str, File]) -> APIRouter:
     """Make the routes of the page's files and of what it asks."""
     router = APIRouter()
+    _add_files(router, service, files)
+    _add_questions(router, service)
+    return router
+
+
+def _add_files(router: APIRouter, service: Service, files: Mapping[str, File]) -> None:
     headers = {"content-security-policy": policy(files)} if files else {}
 
     @router.get("/")
@@ -53,6 +59,8 @@ def page_routes(service: Service, files: Mapping[str, File]) -> APIRouter:
             content, media_type="text/html", headers={"content-security-policy": REPORT_POLICY}
         )
 
+
+def _add_questions(router: APIRouter, service: Service) -> None:
     @router.get("/api/info")
     async def info() -> Response:
         """Describe the models, for the page."""
@@ -94,8 +102,6 @@ def page_routes(service: Service, files: Mapping[str, File]) -> APIRouter:
         except QuatrainError as error:
             raise refusal_of(error) from None
         return Json({"kept": True})
-
-    return router
 
 
 def status_routes(service: Service) -> APIRouter:
