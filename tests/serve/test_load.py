@@ -208,64 +208,6 @@ def is_cut_off(one: socket.socket) -> bool:
         return True
 
 
-def test_a_reader_that_takes_nothing_blocks_nobody(live: Live) -> None:
-    readers = []
-    for number in range(12):  # more than there are places
-        one = socket.socket()
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        one.connect(("127.0.0.1", live.port))
-        one.sendall(request(asking(f"Le numéro {number} ?", streams=True)))
-        readers.append(one)
-    began = time.monotonic()
-    found = asyncio.run(every_answer(live, [asking("Le numéro 5 ?", streams=True)]))
-    assert found == [nonce("5")]
-    assert time.monotonic() - began < 5
-    assert live.quiet(2.0)  # their answers are computed, whether they take them or not
-    for one in readers:
-        one.close()
-
-
-def test_a_reader_of_a_byte_at_a_time_gets_the_whole_answer(slow: Live) -> None:
-    with socket.create_connection(("127.0.0.1", slow.port)) as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        one.sendall(request(asking("Où ?", streams=True, max_tokens=40)))
-        raw = b""
-        while b"[DONE]" not in raw:
-            raw += one.recv(1)
-    chunks = [line for line in raw.split(b"\n") if line.startswith(b"data: {")]
-    said = "".join(json.loads(c[6:])["choices"][0]["delta"].get("content", "") for c in chunks)
-    answerer = small()
-    assert said == answerer.tokenizer.decode(answerer.tokenizer.encode("mot " * 300)[:40])
-
-
-def test_a_writer_of_a_byte_at_a_time_is_answered_or_cut_off_and_blocks_nobody() -> None:
-    with serving(by_rule(nonce), rules=Rules(most_seconds=0.5)) as live:
-        slow = [socket.create_connection(("127.0.0.1", live.port)) for _ in range(20)]
-        raw = request(asking("Le numéro 3 ?", streams=False))
-        stop = threading.Event()
-
-        def dribble() -> None:
-            for byte in raw[:-1]:
-                for one in slow:
-                    one.sendall(bytes([byte]))
-                if stop.wait(0.002):
-                    return
-
-        writer = threading.Thread(target=dribble)
-        writer.start()
-        for number in range(5):
-            question = asking(f"Le numéro {number} ?", streams=True)
-            assert asyncio.run(every_answer(live, [question])) == [nonce(str(number))]
-        writer.join()
-        for one in slow:  # the last byte never comes
-            one.settimeout(5)
-            answer = b"".join(iter(lambda one=one: one.recv(10_000), b""))
-            assert answer.startswith(b"HTTP/1.1 408 ")
-            assert b"request_timeout" in answer
-            one.close()
-        stop.set()
-
-
 def test_a_head_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "HEAD_SECONDS", 0.3)
     with serving(by_rule(nonce)) as live:
@@ -273,17 +215,18 @@ def test_a_head_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
             with socket.create_connection(("127.0.0.1", live.port)) as one:
                 one.sendall(begun)
                 one.settimeout(5)
-                with pytest.raises(ConnectionResetError):
-                    one.recv(100)
+                assert is_cut_off(one)
         with socket.create_connection(("127.0.0.1", live.port)) as one:  # a second request
             one.settimeout(5)
             for _ in range(2):
                 one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert one.recv(10_000).startswith(b"HTTP/1.1 200 ")
+                answer = one.recv(10_000)
+                while not answer.endswith(b"}"):
+                    answer += one.recv(10_000)
+                assert answer.startswith(b"HTTP/1.1 200 ")
             time.sleep(0.5)  # longer than a head may take: nothing has begun
             one.sendall(b"GET /hea")
-            with pytest.raises(ConnectionResetError):
-                one.recv(100)
+            assert is_cut_off(one)
 
 
 def test_a_reader_that_takes_nothing_is_cut_off_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

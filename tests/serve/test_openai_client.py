@@ -241,9 +241,9 @@ def test_a_client_that_loses_patience_frees_its_place() -> None:
                 with pytest.raises(openai.APITimeoutError):
                     asked(client, stream=streams)
                 assert slow.quiet(5)
-            stream = iter(asked(client, stream=True, timeout=5))
-            next(stream)
-            stream.close()  # type: ignore[attr-defined]
+            stream = asked(client, stream=True, timeout=5)
+            next(iter(stream))
+            stream.close()
             assert slow.quiet(5)
 
 
