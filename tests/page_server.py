@@ -1,7 +1,7 @@
 """A server for the page's tests: it answers as `quatrain serve` does, from a table of answers.
 
-A token is a word with the space before it. Which experts a token goes to, and how sure the model is,
-follow from its text, so that tests know them.
+A token is a word with the space before it. Which experts a token goes to, and how sure the model
+is, follow from its text, so that tests know them.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ function tokenList(tokens, show) {
 
 function spoken(token) {
   const next = token.top.find((other) => other.text !== token.text);
-  const values = { text: visible(token.text), share: probability(token) };
-  return next ? ["token.next", { ...values, next: visible(next.text), nextShare: probability(next) }]
+  const values = { text: heard(token.text), share: probability(token) };
+  return next ? ["token.next", { ...values, next: heard(next.text), nextShare: probability(next) }]
     : ["token", values];
 }
 
@@ -143,5 +143,6 @@ function legend() {
 }
 
 const probability = (token) => Math.min(1, Math.exp(token.logprob));
+const heard = (text) => visible(text.trim() || quoted(text));
 const shown = (text) => text.replaceAll("\n", "↵\n");
-const quoted = (text) => text.replaceAll("\n", "↵").replaceAll(/^ | $/g, "␣");
+const quoted = (text) => text.replaceAll("\n", "↵").replaceAll(/^ | $/g, "␣") || "·";

@@ -1,6 +1,7 @@
 // What is asked of the server. The key stays in this page's memory.
 
 import { events } from "./events.js";
+import { spoken } from "./words.js";
 
 let key = null;
 export const hasKey = () => key !== null;
@@ -57,7 +58,8 @@ async function json(path, body, signal) {
 }
 
 async function request(path, body, signal) {
-  const headers = body ? { "Content-Type": "application/json" } : {};
+  const headers = { "Accept-Language": spoken() }; // so that errors are in the page's language
+  if (body) headers["Content-Type"] = "application/json";
   if (key !== null) headers.Authorization = `Bearer ${key}`;
   let response;
   try {
