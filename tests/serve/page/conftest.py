@@ -35,7 +35,7 @@ def open_page(browser: Any, fake: Fake) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: said.append(str(error)))
         context.on("request", lambda request: asked.append(request.url))
         page.goto(fake.url)
-        page.wait_for_selector(".columns:not([hidden])")
+        page.wait_for_selector("dialog[open], .columns:not([hidden])")
         return page
 
     yield opened

@@ -36,7 +36,7 @@ def states(page: Any, fake: Fake) -> Iterator[str]:
     page.select_option("#other", "pretrain")
     page.press("#question", "Enter")
     page.locator(".answer[aria-busy=false]").nth(1).wait_for()
-    for button in page.locator(".actions [aria-expanded=false]").all():
+    for button in page.locator(".actions [aria-expanded]").all():
         button.click()
     page.locator(".experts").nth(1).wait_for()
     for summary in page.locator(".experts summary").all():

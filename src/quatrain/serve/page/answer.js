@@ -16,7 +16,7 @@ export function answerView(answer, model, many, can) {
   const problem = make("p", { class: "problem" });
   const actions = make("div", { class: "actions" });
   const within = make("div", { class: "within", hidden: true });
-  const element = make("section", { class: "answer", label: ["answer.of", { model: model.id }] },
+  const element = make("div", { class: "answer", role: "group", label: ["answer.of", { model: model.id }] },
     make("h3", { class: many ? "who" : "unheard" }, make("bdi", { text: model.id })), said, problem, facts, actions, within);
 
   const again = plain("again", can.again);

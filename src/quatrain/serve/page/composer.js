@@ -106,6 +106,7 @@ export function composer(can) {
       const sentence = trouble(described(error));
       showSize(null, 0);
       put(by("size-text"), ...sentence);
+      by("size").classList.add("bad");
     }
   }
 

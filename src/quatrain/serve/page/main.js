@@ -18,9 +18,9 @@ let server, how, form;
 // Begin: the words, then who can be asked, then what was said before a reload.
 async function start() {
   await learn();
+  server = await met();
   document.querySelector(".columns").hidden = false;
   showLanguages();
-  server = await met();
   how = settings(state.settings, changed);
   form = composer({ send, stop, drafts, isBusy: () => running.size > 0, longest: () => how.values().max_tokens });
   const wide = matchMedia("(min-width: 64rem)").matches;
@@ -138,7 +138,7 @@ function showLanguages() {
     button.addEventListener("click", () => {
       prefer(button.dataset.language);
       mark();
-      how?.show();
+      how.show();
     });
   }
   mark();
@@ -156,6 +156,7 @@ function send({ question, context }) {
   state.turns.push(turn);
   showTurn(turn);
   ask(turn);
+  follow(true);
 }
 
 // The conversation goes on from a question that was changed.
@@ -207,20 +208,14 @@ async function answer(turn, name) {
   running.add(halt);
   alarm(null);
   changed();
-  follow(true);
   const { temperature, top_p, max_tokens, seed } = how.values();
   const sampling = { temperature, top_p, max_tokens, seed: seed + current.tries };
   tell("asking", { model: visible(name) });
-  for (;;) {
-    await fill(current, name, sampling, halt.signal, (piece) => {
-      const low = isLow();
-      view.add(piece);
-      follow(low);
-    });
-    if (current.error?.status !== 401 || halt.signal.aborted) break;
-    await askKey();
-    Object.assign(current, { state: "asked", error: null });
-  }
+  await fill(current, name, sampling, halt.signal, (piece) => {
+    const low = isLow();
+    view.add(piece);
+    follow(low);
+  });
   running.delete(halt);
   const low = isLow();
   view.update();
