@@ -23,9 +23,15 @@ def fake() -> Iterator[Fake]:
 @pytest.fixture
 def open_page(browser: Any, fake: Fake) -> Iterator[Callable[..., Any]]:
     """Open the page as often as asked; no page may complain, nor ask another host."""
-    contexts, said, asked = list[Any](), list[str](), list[str]()
+    contexts, said, asked, addresses = list[Any](), list[str](), list[str](), list[str]()
 
-    def opened(width: int = 1280, language: str = "en", scheme: str = "light", **more: Any) -> Any:
+    def opened(
+        width: int = 1280,
+        language: str = "en",
+        scheme: str = "light",
+        address: str = fake.url,
+        **more: Any,
+    ) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 800}, locale=language,
                                       color_scheme=scheme, **more)  # fmt: skip
         context.set_default_timeout(10_000)
@@ -34,7 +40,8 @@ def open_page(browser: Any, fake: Fake) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         context.on("request", lambda request: asked.append(request.url))
-        page.goto(fake.url)
+        page.goto(address)
+        addresses.append(address)
         page.wait_for_selector("dialog[open], .columns:not([hidden])")
         return page
 
@@ -42,7 +49,7 @@ def open_page(browser: Any, fake: Fake) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert [text for text in said if not _STATUS.match(text)] == []
-    assert [url for url in asked if not url.startswith((fake.url, "data:", "blob:"))] == []
+    assert [url for url in asked if not url.startswith((*addresses, "data:", "blob:"))] == []
 
 
 @pytest.fixture
