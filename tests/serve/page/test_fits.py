@@ -58,9 +58,9 @@ def states(page: Any, fake: Fake) -> Iterator[str]:
     yield "an answer that is waited for"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    ("width", "language"), [(360, "fr"), (1280, "en"), (360, "en"), (1280, "fr")]
+    ("width", "language", "scheme"),
+    [(360, "fr", "light"), (360, "en", "dark"), (1280, "en", "light"), (1280, "fr", "dark")],
 )
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(
     open_page: Callable[..., Any], fake: Fake, width: int, language: str, scheme: str

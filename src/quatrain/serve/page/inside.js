@@ -100,7 +100,7 @@ function routing(tokens, numExperts) {
       make("span", { class: "hint", say: ["experts.how", { last: numExperts - 1 }] })),
     picture,
     make("details", {}, make("summary", { say: "experts.table" }),
-      make("div", { class: "scroll", tabindex: 0, role: "region", label: "experts.table" },
+      make("div", { class: "scroll", tabindex: 0, role: "group", label: "experts.table" },
         make("table", {}, make("thead", {}, make("tr", {},
           ...["layer", "chosen", "busiest", "used"].map((name) => make("th", { scope: "col", say: `experts.${name}` })))), body))));
 

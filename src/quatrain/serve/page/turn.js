@@ -44,6 +44,6 @@ function editing(turn, cancel, done) {
       const asks = event.key === "Enter" && !event.shiftKey && !event.isComposing;
       if (asks && event.target === question.field) { event.preventDefault(); submit(); }
     },
-  } }, context?.label, question.label, make("p", { class: "hint", say: "edit.hint" }), make("div", { class: "row" },
+  } }, make("h2", { class: "unheard", text: turn.question }), context?.label, question.label, make("p", { class: "hint", say: "edit.hint" }), make("div", { class: "row" },
     make("button", { class: "main", say: "edit.ask" }), plain("edit.cancel", cancel)));
 }
