@@ -34,14 +34,14 @@ def open_page(browser: Any, fake: Fake) -> Iterator[Callable[..., Any]]:
     ) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 800}, locale=language,
                                       color_scheme=scheme, **more)  # fmt: skip
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)  # a machine may be busy
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         context.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
         addresses.append(address)
+        page.goto(address)
         page.wait_for_selector("dialog[open], .columns:not([hidden])")
         return page
 

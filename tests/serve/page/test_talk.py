@@ -37,7 +37,7 @@ def ask(page: Any, question: str, answers: int = 1) -> None:
 
 def wait(page: Any, expression: str) -> None:
     """Wait until an expression is true in the page, whose policy forbids that it does so itself."""
-    assert soon(lambda: page.evaluate(expression), seconds=10)
+    assert soon(lambda: page.evaluate(expression), seconds=30)
 
 
 def said(page: Any, place: int = 0) -> str:
