@@ -22,7 +22,6 @@ from playwright.sync_api import sync_playwright
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update"]  # fmt: skip
-COLOURS = 64
 VIEWS = [
     ("page-1280-light", 1280, "light", "en", False),
     ("page-360-light", 360, "light", "fr", False),
@@ -33,10 +32,11 @@ VIEWS = [
 
 
 def save(page: Any, name: str) -> None:
-    """Save the whole page with few colours, so that the file stays small."""
-    picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    few = picture.quantize(COLOURS, dither=Image.Dither.NONE)
-    few.save(PICTURES / f"{name}.png", optimize=True)
+    """Save the whole page, in a window as high as it is."""
+    width, height = page.viewport_size["width"], page.evaluate("document.body.scrollHeight")
+    page.set_viewport_size({"width": width, "height": height})
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.save(PICTURES / f"{name}.png", optimize=True)
     print(name, (PICTURES / f"{name}.png").stat().st_size, "bytes")
 
 
@@ -51,8 +51,10 @@ def converse(page: Any, questions: list[str], width: int) -> None:
         turn = page.locator(".turn").nth(number)
         turn.locator(".answer[aria-busy=false]").nth(int(last and width > 1000)).wait_for()
         page.uncheck("#earlier")
-    turn.locator("[aria-expanded]").first.click()
-    page.locator("[role=option]").nth(1).focus()
+    for button in reversed(turn.locator("[aria-expanded]").all()):
+        button.click()
+    for answer in reversed(turn.locator(".answer").all()):
+        answer.locator("[role=option]").nth(1).focus()
     page.mouse.move(0, 0)
 
 

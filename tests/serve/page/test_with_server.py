@@ -80,6 +80,7 @@ def test_two_models_answer_at_once(page: Any) -> None:
 
 
 def test_tokens_errors_and_the_report(page: Any, tmp_path: Path) -> None:
+    assert page.input_value("#max_tokens") == "256"
     page.fill("#question", "Où est l'été ?")
     page.locator("#size-text", has_text="of 512 tokens").wait_for()
     page.fill("#question", "mot " * 600)

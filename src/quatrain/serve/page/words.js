@@ -4,6 +4,7 @@
 
 export const LANGUAGES = ["en", "fr"];
 const STORED = "quatrain.language";
+const LEAST = 0.0001; // the smallest share that is written out
 const said = new WeakMap(); // element -> attribute, or "" for its text -> [key, values]
 let texts, language;
 
@@ -56,11 +57,13 @@ export function put(element, key, values = {}, attribute = "") {
   return element;
 }
 
-// A share of 1 as a percentage, with more digits near 0 and 1.
+// A share of 1 as a percentage, with more digits near 0 and 1: 42%, 0.3%, <0.01%.
 export function share(value) {
   const far = Math.min(value, 1 - value);
   const digits = far >= 0.1 || far <= 0 ? 0 : far >= 0.001 ? 1 : 2;
-  return new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: digits }).format(value);
+  const format = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: digits });
+  if (far <= 0 || far >= LEAST) return format.format(value);
+  return value < 0.5 ? `<${format.format(LEAST)}` : `>${format.format(1 - LEAST)}`;
 }
 
 function written(value) {
