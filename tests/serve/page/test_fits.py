@@ -9,7 +9,6 @@ import pytest
 
 from page_server import Fake
 
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.enable_socket,  # the pipe to the browser, and the server of the tests
@@ -22,6 +21,14 @@ TARGETS = """[...document.querySelectorAll('a, button, input, select, summary, t
   .filter(one => one.checkVisibility() && !one.closest('.skip'))
   .filter(one => one.getBoundingClientRect().height < 16)
   .map(one => one.outerHTML)"""
+
+
+def violations(page: Any) -> list[tuple[str, str, list[str]]]:
+    """Let axe look at the page: the rule, how grave it is, and the elements."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options=CHOICES).response["violations"]
+    return [(one["id"], one["impact"], [node["html"] for node in one["nodes"]]) for one in found]
 
 
 def states(page: Any, fake: Fake) -> Iterator[str]:
@@ -68,11 +75,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(
     page = open_page(width=width, language=language, scheme=scheme, reduced_motion="reduce")
     page.wait_for_selector("#lede span")
     for state in states(page, fake):
-        found = axe.Axe().run(page, options=CHOICES).response["violations"]
-        told = [
-            (one["id"], one["impact"], [node["html"] for node in one["nodes"]]) for one in found
-        ]
-        assert not told, state
+        assert not violations(page), state
         assert page.evaluate("document.documentElement.scrollWidth") == width, state
         assert page.evaluate(TARGETS) == [], state
 
@@ -114,4 +117,4 @@ def test_the_dialog_for_a_key_is_accessible(open_page: Callable[..., Any], fake:
     fake.key = "key"
     page = open_page()
     page.wait_for_selector("dialog[open]")
-    assert axe.Axe().run(page, options=CHOICES).response["violations"] == []
+    assert not violations(page)
