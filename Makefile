@@ -3,6 +3,7 @@
 #   make demo     install, then run the whole line on the embedded questions
 #   make test     install what the tests need, then run them all
 #   make test-gpu the tests that need a CUDA device, and only those
+#   make browser  install Chromium, which the tests of pages need (Debian, as root)
 #   make bench    measure speed on the CPU, against other libraries: stops at 40 minutes
 #   make bench-gpu measure it on an NVIDIA GPU: stops at 9 minutes
 #   make notebook execute the notebook, and keep its outputs in it
@@ -30,7 +31,7 @@ FLOOR ?= 140
 THREADS ?= 2
 QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
 
-.PHONY: demo test test-gpu bench bench-gpu notebook lint types format install clean
+.PHONY: demo test test-gpu browser bench bench-gpu notebook lint types format install clean
 
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
@@ -44,6 +45,9 @@ test: $(FOR_DEVELOPMENT)
 
 test-gpu: $(FOR_DEVELOPMENT)
 	$(BIN)/python -m pytest -m gpu
+
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 # Tables are written of what there is when a part failed, too.
 bench: $(FOR_BENCH)

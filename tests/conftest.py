@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,9 @@ BENCH = Path(__file__).parents[1] / "bench"
 BENCH_MODULES = ("active_flops", "device_parity", "first_hour", "first_run", "newcomers",
                  "original", "paired", "parts", "plan", "saving", "sides", "tables",
                  "transcript")  # fmt: skip
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 torch.set_num_threads(1)  # tiny products gain nothing from threads, and lose when cores are shared
 os.environ["LC_ALL"] = "C.UTF-8"  # tests read English, whatever the machine's locale
 
@@ -50,3 +56,23 @@ def bench() -> Iterator[dict[str, ModuleType]]:
         for name in set(sys.modules) - before:
             if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
                 del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start Chromium for the tests of a module, which need the mark enable_socket.
+
+    Where there is none they are skipped; with NEED_BROWSER=1 they fail.
+    """
+    lacks = "there is no Chromium here" if CHROMIUM is None else ""
+    if importlib.util.find_spec("playwright") is None:
+        lacks = "playwright is not installed"
+    if lacks:
+        assert os.environ.get("NEED_BROWSER") != "1", lacks
+        pytest.skip(lacks)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SESSIONS = ("docs/tour.md", "docs/data.md")
 PAGES = ("CONTRIBUTING.md", "README.fr.md", "docs/bases.md", "docs/first-run.md", "docs/guide.md",
          "docs/first-hour.md", "docs/guide.fr.md", "docs/performance.md", "docs/report.md",
-         "docs/serve.md",
+         "docs/page.md", "docs/serve.md",
          "examples/faq/README.md", "examples/lecture/README.md", *SESSIONS)  # fmt: skip
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
