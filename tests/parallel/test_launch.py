@@ -102,8 +102,8 @@ def test_a_plan_says_what_each_process_holds_and_sends(
 
 @pytest.mark.parametrize(
     ("change", "code"),
-    [("train.batch_size=3", "Q201"), ("parallel.expert_parallel=3", "Q213"),
-     ("parallel.replicas=3", "Q213"), ("train.weights=bf16", "Q215")],
+    [("train.batch_size=3", "Q201"), ("parallel.expert_parallel=3", "Q217"),
+     ("parallel.replicas=3", "Q217"), ("train.weights=bf16", "Q219")],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused_by_the_plan(
     change: str, code: str, tmp_path: Path,

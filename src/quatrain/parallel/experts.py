@@ -38,7 +38,7 @@ def spread(model: LlamaModel, mesh: DeviceMesh) -> set[str]:
         The names of the weights of which this process holds some experts now.
 
     Raises:
-        ConfigError: Q214 for adapters of experts with dropout, whose masks belong to rows of
+        ConfigError: Q218 for adapters of experts with dropout, whose masks belong to rows of
             another process.
     """
     found = set()
@@ -47,7 +47,7 @@ def spread(model: LlamaModel, mesh: DeviceMesh) -> set[str]:
             experts = layer.feed_forward.experts
             for lora in (experts.gate_up_proj_lora, experts.down_proj_lora):
                 if lora is not None and lora.dropout:
-                    raise ConfigError("Q214.dropout", dropout=lora.dropout)
+                    raise ConfigError("Q218.dropout", dropout=lora.dropout)
             names = _keep_own(experts, mesh.get_local_rank(), mesh.size())
             found |= {f"model.layers.{index}.feed_forward.experts.{name}" for name in names}
             exchange = _Exchange(mesh.get_group())

@@ -25,7 +25,7 @@ def of_each(config: Config, world: int) -> Config:
     """Settle the micro-batch of each process, which has its share of a step's rows.
 
     Raises:
-        ConfigError: Q201 or Q213 for sizes that do not divide one another.
+        ConfigError: Q201 or Q217 for sizes that do not divide one another.
     """
     refuse_sizes(config, world)
     batch, train = config.train.batch_size or 1, config.train
@@ -42,21 +42,21 @@ def refuse_sizes(config: Config, world: int) -> None:
     """Refuse sizes that do not divide one another, and what needs one process.
 
     Raises:
-        ConfigError: Q213, Q215.
+        ConfigError: Q217, Q219.
     """
     if config.train.weights == "bf16":
-        raise ConfigError("Q215.weights", world=world)
+        raise ConfigError("Q219.weights", world=world)
     if config.model.offload not in ("auto", "none"):
-        raise ConfigError("Q215.offload", where=config.model.offload, world=world)
+        raise ConfigError("Q219.offload", where=config.model.offload, world=world)
     parallel, experts = config.parallel, config.model.num_local_experts
     asked = parallel.expert_parallel * parallel.replicas
     if world % asked:
         raise ConfigError(
-            "Q213.processes", world=world, experts=parallel.expert_parallel,
+            "Q217.processes", world=world, experts=parallel.expert_parallel,
             replicas=parallel.replicas,
         )  # fmt: skip
     if experts % parallel.expert_parallel:
-        raise ConfigError("Q213.experts", parts=parallel.expert_parallel, experts=experts)
+        raise ConfigError("Q217.experts", parts=parallel.expert_parallel, experts=experts)
 
 
 def among(plan: Plan, world: int) -> dict[str, Any]:

@@ -120,10 +120,10 @@ def settle_together(
     """Settle what a recipe leaves open for several processes: by sizes, never by the clock.
 
     Raises:
-        ConfigError: Q212 for a run that only the clock would end.
+        ConfigError: Q216 for a run that only the clock would end.
     """
     if time_of(config) is not None:
-        raise ConfigError("Q212.timed")
+        raise ConfigError("Q216.timed")
     if config.model.init is not None and config.evaluate.questions is None:
         config = config.replace(evaluate=config.evaluate.replace(questions=FEW_QUESTIONS))
     found = settle_intervals(by_size(config, config, data, device, free))
