@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from quatrain.division import ParallelConfig
 from quatrain.files import at_home
 from quatrain.rules import Broken
 from quatrain.sections import Place, Section, parts, seconds, sources
@@ -302,8 +303,7 @@ LORA_GROUPS = {
     "experts": ("gate_up_proj", "down_proj"),
     "router": ("router",),
 }
-"""The groups of weights that can get adapters. `dense` is the feed-forward network of layers
-without experts."""
+"""Groups of weights that can get adapters; `dense` are feed-forwards of layers without experts."""
 
 
 class LoraConfig(Section):
@@ -359,8 +359,7 @@ class EvalConfig(Section):
     """Held-out questions to answer at each evaluation. By default 200; with model.init, as many as
     fit in a fifth of the training time."""
     rows: int | None = Field(None, ge=1)
-    """Held-out rows to measure the loss on. By default all; with model.init, fewer if time is
-    short."""
+    """Held-out rows to measure the loss on. By default all; with model.init, fewer if need be."""
     samples: int = Field(5, ge=0)
     """Answers to write to samples.jsonl at each evaluation."""
 
@@ -420,6 +419,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     evaluate: EvalConfig = EvalConfig()
     generate: GenerateConfig = GenerateConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     @field_validator("run_dir", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ QuatrainError
 +-- CheckpointError   Q4xx  exit 4   a run or model directory
 +-- NonFiniteError    Q5xx  exit 5   a loss or gradient that is not a number
 +-- ResourceError     Q6xx  exit 6   disk or memory
++-- RankError         Q7xx  exit 7   one of several processes
 
 Their sentences lie in `catalogue/errors.en.json` and its French twin:
 
@@ -84,3 +85,9 @@ class ResourceError(QuatrainError):
     """The disk or the memory is too small."""
 
     exit_code = 6
+
+
+class RankError(QuatrainError):
+    """Of the processes that train together, one has failed, or differs from the others."""
+
+    exit_code = 7

@@ -53,6 +53,8 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Recipe = Annotated[str, typer.Argument(help="help.recipe", autocompletion=recipes, callback=place)]
 Model = Annotated[str, typer.Argument(help="help.model", callback=place)]
+Processes = Annotated[int, typer.Option(min=1, metavar="N", help="help.processes")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="help.dry_run")]
 NeverAbstain = Annotated[bool, typer.Option("--never-abstain", help="help.never_abstain")]
 
 
@@ -119,22 +121,35 @@ def init(
 
 @app.command(help="help.pretrain")
 def pretrain(
-    recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False
+    recipe: Recipe,
+    overrides: Overrides = None,
+    options: Options = None,
+    processes: Processes = 1,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Train on text, or resume."""
     from quatrain.cli.training import run_training
 
-    run_training(recipe, [*(overrides or []), *(options or [])], "pretrain", json)
+    run_training(
+        recipe, [*(overrides or []), *(options or [])], "pretrain", json, processes, dry_run
+    )
 
 
 @app.command(help="help.sft")
 def sft(
-    recipe: Recipe, overrides: Overrides = None, options: Options = None, json: Json = False
+    recipe: Recipe,
+    overrides: Overrides = None,
+    options: Options = None,
+    processes: Processes = 1,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Fine-tune on questions and answers, or resume."""
     from quatrain.cli.training import run_training
 
-    run_training(recipe, [*(overrides or []), *(options or [])], "sft", json)
+    settings = [*(overrides or []), *(options or [])]
+    run_training(recipe, settings, "sft", json, processes, dry_run)
 
 
 @app.command(help="help.plan")
@@ -148,6 +163,7 @@ def plan(
         bool, typer.Option("--no-calibrate", help="help.plan.no_calibrate")
     ] = False,
     bases: Annotated[bool, typer.Option("--bases", help="help.plan.bases")] = False,
+    processes: Processes = 1,
     json: Json = False,
 ) -> None:
     """Estimate the memory, time and disk space of a run; refuse one that cannot fit."""
@@ -156,7 +172,8 @@ def plan(
     if bases or recipe is None:
         list_bases(json)
     else:
-        run_planning(recipe, [*(overrides or []), *(options or [])], not no_calibrate, json)
+        settings = [*(overrides or []), *(options or [])]
+        run_planning(recipe, settings, not no_calibrate, json, processes)
 
 
 @app.command(name="eval", help="help.eval")

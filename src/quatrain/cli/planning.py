@@ -22,15 +22,30 @@ _SIZES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 141, 192, 256, 384, 512, 768, 1024
 """Common memory sizes of machines and GPUs, in GB."""
 
 
-def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) -> None:
+def run_planning(
+    recipe: str,
+    overrides: list[str],
+    times: bool,
+    as_json: bool,
+    processes: int = 1,
+    task: str | None = None,
+) -> None:
     """Prepare the data, plan, time a few steps if they fit, and show the result.
+
+    Args:
+        recipe: its name or path.
+        overrides: of its fields.
+        times: whether to time steps; those of several processes are not timed.
+        as_json: whether to print JSON.
+        processes: that will train together; the plan is that of each of them.
+        task: where the command gives it.
 
     Raises:
         ResourceError: Q603 or Q604 after the plan is shown, if the run cannot fit.
     """
-    config = load_config(recipe, overrides)
+    config = load_config(recipe, overrides, **({"train": {"task": task}} if task else {}))
     with telling():
-        described, refused = _planned(config, times)
+        described, refused = _planned(config, times and processes == 1, processes)
     if as_json:
         print(json.dumps(described, ensure_ascii=False))
     else:
@@ -39,7 +54,7 @@ def run_planning(recipe: str, overrides: list[str], times: bool, as_json: bool) 
         raise refused
 
 
-def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
+def _planned(config: Any, times: bool, processes: int = 1) -> tuple[dict[str, Any], Any]:
     """Describe the plan, with the error if the run cannot fit."""
     from quatrain.data.prepare import load_and_prepare_french_data
     from quatrain.train.start import locked, resolve
@@ -67,7 +82,13 @@ def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
             device = device_of(config)
             free, disk = memory_of(device), free_disk(config.run_dir)
             settled = by_size(config, config, data, device, free)
+            if processes > 1:
+                from quatrain.parallel.shares import among, of_each, share
+
+                settled = of_each(settled, processes)
             plan = make_plan(settled, data, free, disk, device.type == "cuda")
+            if processes > 1:
+                plan = share(plan, processes, device.type == "cuda")
             refused, timed, seconds = refusal(plan), None, None
             if times and refused is None:
                 model = build_model(plan.config, start, None)
@@ -76,7 +97,10 @@ def _planned(config: Any, times: bool) -> tuple[dict[str, Any], Any]:
                     plan = make_plan(settled, data, free, disk, device.type == "cuda")
                 timed = calibrate(plan.config, data, model)
     described = describe(plan, timed, data, seconds)
-    return {**described, "fits": refused is None, "device": device.type}, refused
+    described |= {"fits": refused is None, "device": device.type}
+    if processes > 1:
+        described["processes"] = among(plan, processes)
+    return described, refused
 
 
 def describe(
@@ -171,6 +195,10 @@ def _facts(described: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     table.add_row(say("plan.model"), say("plan.model.what", count=described["parameters"],
                                          active=described["active_parameters"]))  # fmt: skip
+    if several := described.get("processes"):
+        sent = {name: gigabytes(several["sent"][name]) for name in several["sent"]}
+        table.add_row(say("plan.processes"), say("plan.processes.what", **several["mesh"]))
+        table.add_row(say("plan.sent"), say("plan.sent.what", **sent))
     table.add_row(say("plan.data"), say("plan.data.what", rows=described["rows"],
                                         size=described["block_size"]))  # fmt: skip
     table.add_row(say("plan.step"), say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -15,9 +16,28 @@ from quatrain.recipe import load_config
 from quatrain.words import say
 
 
-def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) -> None:
-    """Build the Config, train, and report the result."""
-    started = time.monotonic()
+def run_training(
+    recipe: str,
+    overrides: list[str],
+    task: str,
+    as_json: bool,
+    processes: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """Build the Config, train, in one process or several, and report the result.
+
+    A dry run meets the other processes, shows the plan of each, and trains nothing.
+    """
+    started, words = time.monotonic(), [task, recipe, *overrides]
+    several = processes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if dry_run:
+        _run_dry(words, as_json, processes, several)
+        return
+    if several:
+        from quatrain.cli.together import train_together
+
+        _tell(*train_together(words, as_json, processes, started), as_json)
+        return
     config = load_config(recipe, overrides, train={"task": task})
     with telling():
         with working("progress.starting", task=task, run_dir=config.run_dir):
@@ -27,9 +47,25 @@ def run_training(recipe: str, overrides: list[str], task: str, as_json: bool) ->
             from quatrain.train.run import run
 
         result = run(config, started=started)
+    _tell(result, words, as_json)
+
+
+def _run_dry(words: list[str], as_json: bool, processes: int, several: bool) -> None:
+    from quatrain.cli.planning import run_planning
+
+    if several:
+        from quatrain.cli.together import meet_others
+
+        processes = meet_others(processes)
+    task, recipe, *overrides = words
+    run_planning(recipe, overrides, False, as_json, processes, task)
+
+
+def _tell(result: Any, words: list[str], as_json: bool) -> None:
+    task = words[0]
     if as_json:
         print(json.dumps(summary(result), ensure_ascii=False))
-    leave_if_stopped(result, ["quatrain", task, recipe, *overrides])
+    leave_if_stopped(result, ["quatrain", *words])
     if not as_json:
         print(say("cli.train.best", step=result.state.best_step), file=sys.stderr)
         print((tuning if task == "pretrain" else asking)(result.run_dir), file=sys.stderr)

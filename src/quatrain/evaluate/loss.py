@@ -58,7 +58,7 @@ def judge(
     before_M = _places_before_targets(mask_BT).to(ids_BT.device)
     states_MH = hidden.states.flatten(0, 1).index_select(0, before_M)
     targets_M = ids_BT.flatten().index_select(0, before_M + 1)
-    loss_sum = summed_cross_entropy(states_MH, model.lm_head.weight, targets_M, chunk_size)
+    loss_sum = model.lm_head.lend(summed_cross_entropy, states_MH, targets_M, chunk_size)
     routings = hidden.routing.values()
     balances = [routing.balance for routing in routings if routing.balance is not None]
     balance_sum = torch.stack(balances).sum() if balances else loss_sum.new_zeros(())

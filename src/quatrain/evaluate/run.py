@@ -143,7 +143,10 @@ def _pad(block: Sequence[Encoded]) -> PaddedBatch:
 
 
 def grade(
-    answerer: Answerer, questions: Sequence[Conversation], options: GenerateConfig
+    answerer: Answerer,
+    questions: Sequence[Conversation],
+    options: GenerateConfig,
+    among: Sequence[Conversation] | None = None,
 ) -> list[Graded]:
     """Answer the last turn of each conversation and score it against its gold answers.
 
@@ -151,12 +154,18 @@ def grade(
     If some question has no answer, or the model has a threshold, the model's own answers come
     first, then the threshold decides. Where a model abstains by itself, its best other answer is
     generated too, if it counts.
+
+    Args:
+        answerer: the model.
+        questions: to be answered.
+        options: of generation.
+        among: all questions, of which these are a share; they decide how the model abstains.
     """
     context = answerer.model.config.max_position_embeddings
     sizes = [answerer.prompt_size(question.messages[:-1]) for question in questions]
     asked = [q for q, size in zip(questions, sizes, strict=True) if size < context]
     _warn_of_long("log.long_questions", questions, sizes, context - 1)
-    abstention = _abstention_for(answerer, questions)
+    abstention = _abstention_for(answerer, questions if among is None else among)
     with evaluating(answerer.model):
         graded = iter(_asked(answerer, asked, options, abstention))
     return [

@@ -263,11 +263,22 @@ def _to_file(site: Site, factor: str, tensor: Tensor) -> Tensor:
     return tensor.permute(1, 2, 0).flatten(1) if factor == "A" else tensor.flatten(0, 1)
 
 
-def write_adapter(model: LlamaModel, directory: Path) -> None:
+Whole = Callable[[str, Tensor], LazyTensor]
+"""Gives a weight by its name in the model, and as the model holds it."""
+
+
+def held(_: str, tensor: Tensor) -> LazyTensor:
+    """Give a weight that the model holds whole."""
+    return LazyTensor.of(tensor)
+
+
+def write_adapter(model: LlamaModel, directory: Path, whole: Whole = held) -> None:
     """Write an adapted model's adapters as a PEFT directory; its base is named, not written."""
     assert model.base is not None
     factors = {
-        (site, factor): LazyTensor.of(lora_at(model, site).get_parameter(factor).detach())
+        (site, factor): whole(
+            f"{site.adapter}.{factor}", lora_at(model, site).get_parameter(factor).detach()
+        )
         for site in model.adapters
         for factor in "AB"
     }

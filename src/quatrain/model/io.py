@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.files import write_json
-from quatrain.model.adapter import load_adapter, merged, quantised_base, read_adapter, write_adapter
+from quatrain.model.adapter import (
+    Whole,
+    held,
+    load_adapter,
+    merged,
+    quantised_base,
+    read_adapter,
+    write_adapter,
+)
 from quatrain.model.frozen import Frozen, Matrix, Weight
 from quatrain.model.hf_config import CONFIG, read_config, read_json, to_hf
 from quatrain.model.hf_quantised import QUANTISED, described, quantisation
@@ -284,12 +292,18 @@ def text_tensors(directory: Path) -> dict[str, LazyTensor]:
     return joined(found) if quantisation(read_json(directory / CONFIG)) else found
 
 
-def save_model(model: LlamaModel, directory: Path) -> None:
-    """Write a directory that transformers opens as Llama4ForCausalLM, or PEFT as an adapter."""
+def save_model(model: LlamaModel, directory: Path, whole: Whole = held) -> None:
+    """Write a directory that transformers opens as Llama4ForCausalLM, or PEFT as an adapter.
+
+    Args:
+        model: to be written.
+        directory: to write to.
+        whole: gives a weight by its name, and as the model holds it, where that is a part.
+    """
     if model.adapters:
-        write_adapter(model, directory)
+        write_adapter(model, directory, whole)
         return
-    tensors = {name: LazyTensor.of(tensor) for name, tensor in model.state_dict().items()}
+    tensors = {name: whole(name, tensor) for name, tensor in model.state_dict().items()}
     write_model(model.config, tensors, directory)
 
 

@@ -12,6 +12,7 @@ K rank.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -147,6 +148,10 @@ class Linear(nn.Linear):
         if few or has_to_be_decoded(self.weight, product_dtype(x)):
             return plus(multiply(x, self.weight, self.bias), self.lora, x)
         return plus(super().forward(x), self.lora, x)
+
+    def lend(self, function: Callable[..., Tensor], x: Tensor, *more: Any) -> Tensor:
+        """Give x and the weight to a function, as forward gives them to a product."""
+        return function(x, self.weight, *more)
 
 
 def is_few(x: Tensor) -> bool:

@@ -36,7 +36,7 @@ MARGIN = 0.98
 """The share of a budget that is planned; the end of the run takes the rest."""
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 2, 11
 """Including the one before the first step and the last one."""
-_FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
+FEW_QUESTIONS, _FEWEST_QUESTIONS = 32, 8
 """Questions of an evaluation before there are more evaluations; questions asked in any case."""
 _SHARE_FOR_LOSS, _FEWEST_ROWS = 0.25, 4
 _WANTED_STEPS = 100
@@ -130,7 +130,7 @@ def fit_evaluations(
         left = (config.train.max_steps or 1) * costs.step(config.train.batch_size or 1)
         left /= 1 - SHARE_FOR_EVALUATION
     budget = SHARE_FOR_EVALUATION * left
-    fewest = questions if config.evaluate.questions is not None else min(questions, _FEW_QUESTIONS)
+    fewest = questions if config.evaluate.questions is not None else min(questions, FEW_QUESTIONS)
     fewest_rows = rows if config.evaluate.rows else min(rows, _FEWEST_ROWS)
     number = int(budget / max(1e-9, costs.evaluation(fewest, fewest_rows)))
     number = min(max(number, _FEWEST_EVALUATIONS), _MOST_EVALUATIONS)

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from quatrain.errors import CheckpointError, ConfigError, ResourceError
 from quatrain.files import (
@@ -41,11 +40,14 @@ from quatrain.files import (
     sha256,
     write_json,
 )
+from quatrain.model.adapter import Whole
 from quatrain.model.hf_config import CONFIG
+from quatrain.model.io import save_model
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import BEST, CHECKPOINTS
-from quatrain.model.shards import weight_files
+from quatrain.model.shards import LazyTensor, open_file, weight_files, write_file
 from quatrain.run_dir import STATE
+from quatrain.train.alone import ALONE, Alone
 from quatrain.words import say
 
 logger = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class Keeper:
         extras: Extras,
         about: dict[str, Any],
         base: dict[str, str] | None = None,
+        team: Alone = ALONE,
     ) -> None:
         """Prepare the run's checkpoint directory.
 
@@ -135,12 +138,14 @@ class Keeper:
             extras: writes what else belongs to a model directory (tokenizer, chat format, card).
             about: facts for the manifest that exact resumption depends on (threads, versions ...).
             base: SHA-256 of the files of an adapter's base; see `files_of_base`.
+            team: the processes that train together; its leader writes.
         """
         self.directory = run_dir / CHECKPOINTS
-        self.directory.mkdir(parents=True, exist_ok=True)
         self.keep_last, self.extras, self.about = keep_last, extras, about
-        self.base = base
-        remove_leftovers(self.directory)
+        self.base, self.team = base, team
+        if team.leads:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.directory)
 
     def save(self, model: LlamaModel, optimizer: torch.optim.Optimizer, state: State) -> Path:
         """Write the checkpoint of a step, then delete those that are no longer kept.
@@ -148,23 +153,36 @@ class Keeper:
         Raises:
             ResourceError: Q602 when the disk is full; older checkpoints stay.
         """
-        final = self.path(state.step)
+        final, moments = self.path(state.step), _moments(model, optimizer)
+        with self.team.whole({**model.state_dict(), **moments}) as whole:
+            if whole is not None:
+                self._write(final, model, moments, state, whole)
+                self._thin(state)
+        return final
+
+    def _write(
+        self,
+        final: Path,
+        model: LlamaModel,
+        moments: dict[str, torch.Tensor],
+        state: State,
+        whole: Whole,
+    ) -> None:
         manifest = {"schema": _SCHEMA, "step": state.step, **self.about}
         if self.base:
             manifest["base"] = self.base
         try:
             with new_directory(final, manifest) as directory:
-                model.save_pretrained(directory)
+                save_model(model, directory, whole)
                 self.extras(directory, state)
-                save_file(_moments(model, optimizer), directory / OPTIMIZER)
+                written = {name: whole(name, moment) for name, moment in moments.items()}
+                write_file(directory / OPTIMIZER, written)
                 write_json(directory / STATE, state.model_dump())
         except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.directory).free >> 20
             raise ResourceError(
                 "Q602.checkpoint", name=final.name, error=error, free=free, directory=self.directory
             ) from error
-        self._thin(state)
-        return final
 
     def path(self, step: int) -> Path:
         """Name a step's checkpoint."""
@@ -172,10 +190,14 @@ class Keeper:
 
     def newest(self) -> Path | None:
         """Find the newest complete checkpoint, and report which ones were skipped and why."""
+        found = self.team.told(self._newest() if self.team.leads else None)
+        return None if found is None else self.directory / found
+
+    def _newest(self) -> str | None:
         for directory in reversed(self._all()):
             found = damage(directory)
             if found is None:
-                return directory
+                return directory.name
             logger.warning(say("train.damaged", name=directory.name, found=found))
         return None
 
@@ -190,12 +212,13 @@ class Keeper:
 
     def load(self, directory: Path, model: LlamaModel, optimizer: torch.optim.Optimizer) -> State:
         """Load a checkpoint's moments into the optimizer; the model is loaded already."""
-        moments = load_file(directory / OPTIMIZER)
+        moments = open_file(directory / OPTIMIZER)
         state = State.model_validate_json((directory / STATE).read_text(encoding="utf-8"))
         if state.step:
-            _restore_moments(model, optimizer, moments, state.step)
-        self._say_what_differs(directory)
-        self.mark_best(state)
+            _restore_moments(model, optimizer, moments, state.step, self.team)
+        if self.team.leads:
+            self._say_what_differs(directory)
+            self.mark_best(state)
         return state
 
     def mark_best(self, state: State) -> None:
@@ -231,7 +254,7 @@ class Keeper:
     def _say_what_differs(self, directory: Path) -> None:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         for name, now in self.about.items():
-            if manifest.get(name) != now:
+            if manifest.get(name, now) != now:  # what older versions did not write
                 logger.warning(
                     say("train.other_bits", name=name, before=str(manifest.get(name)), now=str(now))
                 )
@@ -272,15 +295,16 @@ def _moments(model: LlamaModel, optimizer: torch.optim.Optimizer) -> dict[str, t
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in optimizer.state.get(parameter, {}):
                 value = optimizer.state[parameter][moment]
-                found[f"{moment}.{name}"] = value.contiguous().cpu()
+                found[f"{moment}.{name}"] = value
     return found
 
 
 def _restore_moments(
     model: LlamaModel,
     optimizer: torch.optim.Optimizer,
-    moments: dict[str, torch.Tensor],
+    moments: dict[str, LazyTensor],
     step: int,
+    team: Alone,
 ) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -291,5 +315,6 @@ def _restore_moments(
             raise CheckpointError("Q404.moments", file=OPTIMIZER, error=error) from None
         count = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
         optimizer.state[parameter] = {
-            "step": count, **{m: value.to(parameter.device) for m, value in pair.items()}
+            "step": count,
+            **{m: team.part(name, value.load(), parameter) for m, value in pair.items()},
         }  # fmt: skip

@@ -9,10 +9,11 @@ from typing import Any
 from quatrain.config import Config
 from quatrain.data.batches import in_order
 from quatrain.data.prepare import HOLDOUT_SEED, PreparedData
-from quatrain.evaluate.run import Graded, grade, held_out_loss, of_abstention, total_score
+from quatrain.evaluate.run import Graded, grade, of_abstention, total_score
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
+from quatrain.train.alone import ALONE, Alone
 from quatrain.train.loop import Evaluation
 from quatrain.train.settle import MOST_QUESTIONS
 
@@ -22,8 +23,10 @@ _TRIED = 4
 class Judge:
     """Evaluates one run's model, always on the same rows and the same sample of questions."""
 
-    def __init__(self, config: Config, data: PreparedData, model: LlamaModel) -> None:
-        self.config, self.data, self.model = config, data, model
+    def __init__(
+        self, config: Config, data: PreparedData, model: LlamaModel, team: Alone = ALONE
+    ) -> None:
+        self.config, self.data, self.model, self.team = config, data, model, team
         self.answerer = Answerer.of(model, data.tokenizer, data.chat)
         asked, rows = config.evaluate.questions, config.evaluate.rows
         count = min(MOST_QUESTIONS if asked is None else asked, len(data.questions))
@@ -41,7 +44,7 @@ class Judge:
         started = time.perf_counter()
         with working("progress.evaluation"):
             loss = self._loss(self.num_rows)
-            graded = grade(self.answerer, self.questions, self.config.generate)
+            graded = self.team.graded(self.answerer, self.questions, self.config.generate)
         samples = [_sample(step, one) for one in graded[: self.config.evaluate.samples]]
         score = total_score(graded) if graded else None
         row: dict[str, Any] = {
@@ -77,7 +80,7 @@ class Judge:
             return None
         at_once = self.config.train.micro_batch_size or 1
         batches = in_order(self.data.eval, at_once, num_rows)
-        return held_out_loss(self.model, batches, total=-(-num_rows // at_once))[0]
+        return self.team.loss(self.model, batches, -(-num_rows // at_once))
 
 
 def _sample(step: int, graded: Graded) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from quatrain.files import fsync_path, write_text
+from quatrain.files import fsync_path, write_json, write_text
 from quatrain.progress import watcher, working
 from quatrain.run_dir import METRICS, SAMPLES, read_rows
 from quatrain.train.sinks import Sinks
@@ -49,6 +49,10 @@ class Journal:
         """Append an answer given at an evaluation."""
         self._append(SAMPLES, row)
 
+    def report(self, name: str, values: dict[str, Any]) -> None:
+        """Write a file of its own."""
+        write_json(self.run_dir / name, values)
+
     def sync(self) -> None:
         """Push the lines to the disk, so that no checkpoint outlives its metrics."""
         for name in (METRICS, SAMPLES):
@@ -66,6 +70,25 @@ class Journal:
                 logger.warning(say("train.unwritten", name=name, error=error))
             self._warned = True
             self._cut.add(name)
+
+
+class NoJournal(Journal):
+    """That of a process which does not lead: nothing is written."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.sinks = run_dir, Sinks((), run_dir, -1)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """See Journal."""
+
+    def sample(self, row: dict[str, Any]) -> None:
+        """See Journal."""
+
+    def report(self, name: str, values: dict[str, Any]) -> None:
+        """See Journal."""
+
+    def sync(self) -> None:
+        """See Journal."""
 
 
 class Display:

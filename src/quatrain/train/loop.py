@@ -8,9 +8,8 @@ dropout of adapters: a run that was killed resumes from a checkpoint as if nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ from quatrain.config import TrainConfig
 from quatrain.data.batches import Batch, Batches
 from quatrain.errors import NonFiniteError
 from quatrain.evaluate.loss import count_targets, judge
-from quatrain.files import write_json
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import dropping
 from quatrain.model.weights import Draw
 from quatrain.progress import working
+from quatrain.train.alone import ALONE, Alone
 from quatrain.train.checkpoint import Keeper, State
 from quatrain.train.log import Display, Journal
-from quatrain.train.optim import gradient_norm, learning_rate, set_learning_rate, update
+from quatrain.train.optim import learning_rate, set_learning_rate
 from quatrain.train.products import meet_experts
 
 
@@ -85,6 +84,7 @@ def train(
     config: TrainConfig,
     state: State,
     around: Around,
+    team: Alone = ALONE,
 ) -> State:
     """Train from state.step to config.max_steps, both counted from 1.
 
@@ -95,6 +95,7 @@ def train(
         config: settled; no field that this loop reads is None.
         state: of the checkpoint that was loaded, or a new one.
         around: evaluation, checkpoints, metrics, display.
+        team: the processes that train together.
 
     Returns:
         The last state; `finished` unless the run was asked to stop.
@@ -106,16 +107,19 @@ def train(
     if not state.finished:
         num_rows = config.micro_batch_size or batches.batch_size
         meet_experts(model, num_rows * batches.rows.block_size, config.precision)
-    while state.step < num_steps and not state.finished and not around.stop_requested():
+    while state.step < num_steps and not state.finished:
+        if team.any(around.stop_requested()):
+            break
         started = time.perf_counter()
         step = state.step + 1
+        team.mark(step)
         rate = learning_rate(step, num_steps, config)
         set_learning_rate(optimizer, rate)
-        batch = batches.batch(step - 1)
-        gradients = accumulate(model, batch, config, step)
-        norm = gradient_norm(model)
-        _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal.run_dir)
-        update(optimizer, norm, config.max_grad_norm)
+        batch = batches.batch(step - 1, team.rank, team.world)
+        gradients = accumulate(model, batch, config, step, team)
+        norm = team.norm(model)
+        _refuse_non_finite(model, gradients.loss, norm, step, batch, around.journal, team)
+        team.update(optimizer, norm, config.max_grad_norm)
         state = state.model_copy(
             update={"step": step, "tokens": state.tokens + gradients.num_tokens}
         )
@@ -124,7 +128,7 @@ def train(
             around.journal.metrics(row)
         around.display.trained(row)
         state = _evaluate_and_save(model, optimizer, config, state, around)
-    if state.step and not around.keeper.path(state.step).exists():  # asked to stop
+    if state.step and not team.told(around.keeper.path(state.step).exists()):  # asked to stop
         _save(model, optimizer, state, around)
     return state
 
@@ -160,16 +164,19 @@ def _save(
         around.keeper.save(model, optimizer, state)
 
 
-def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int = 0) -> Gradients:
+def accumulate(
+    model: LlamaModel, batch: Batch, config: TrainConfig, step: int = 0, team: Alone = ALONE
+) -> Gradients:
     """Add up the gradients of a batch, micro-batch by micro-batch.
 
     The sums are divided by the counts of the whole batch, known in advance, so the division into
     micro-batches changes nothing but the order of float additions. The dropout of an adapter is a
-    function of the step and of the places of rows in the batch.
+    function of the step and of the places of rows in the batch. Of a batch that several processes
+    share, each counts its rows, and adds up the gradients of its own.
     """
-    device = model.device
-    num_targets = max(1, count_targets(batch.mask))
-    num_tokens = sum(map(sum, batch.segments))
+    device, first_row = model.device, team.rank * len(batch.ids)
+    targets, num_tokens = team.totals(count_targets(batch.mask), sum(map(sum, batch.segments)))
+    num_targets = max(1, targets)
     coefficient = (config.balance_loss_coef or 0.0) / max(1, len(model.config.moe_layers))
     total = Gradients(num_tokens=num_tokens)
     loss_sum = torch.zeros((), device=device)
@@ -177,8 +184,9 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int =
     _add_in_float32(model, len(parts) > 1)
     with working("progress.step", total=len(parts)) as work:
         for part in parts:
+            team.add_up(model, part is parts[-1])
             ids = torch.from_numpy(np.ascontiguousarray(batch.ids[part])).to(device)
-            with dropping(model, Draw(config.seed, step, part.start, len(ids))):
+            with dropping(model, Draw(config.seed, step, first_row + part.start, len(ids))):
                 with torch.autocast(
                     device.type, torch.bfloat16, enabled=config.precision == "bf16"
                 ):
@@ -192,7 +200,8 @@ def accumulate(model: LlamaModel, batch: Batch, config: TrainConfig, step: int =
             for layer, load in judged.loads.items():
                 total.loads[layer] = total.loads.get(layer, 0) + load
             work.advance()
-    total.loss = float(loss_sum) / num_targets
+    (summed,) = team.totals(float(loss_sum))
+    total.loss, total.loads = summed / num_targets, team.summed(total.loads)
     return total
 
 
@@ -212,18 +221,24 @@ def _micro_batches(rows: int, size: int | None) -> list[slice]:
 
 
 def _refuse_non_finite(
-    model: LlamaModel, loss: float, norm: torch.Tensor, step: int, batch: Batch, run_dir: Path
+    model: LlamaModel,
+    loss: float,
+    norm: torch.Tensor,
+    step: int,
+    batch: Batch,
+    journal: Journal,
+    team: Alone,
 ) -> None:
     """Stop before the update when the loss or any gradient is not a number."""
     if np.isfinite(loss) and bool(torch.isfinite(norm)):
         return
-    bad = _first_non_finite(
+    bad = team.first_non_finite(
         (name, p.grad) for name, p in model.named_parameters() if p.grad is not None
     )
-    weight = _first_non_finite(model.named_parameters())
-    report = run_dir / f"nonfinite-step-{step}.json"
-    write_json(
-        report,
+    weight = team.first_non_finite(model.named_parameters())
+    name = f"nonfinite-step-{step}.json"
+    journal.report(
+        name,
         {
             "step": step,
             "loss": repr(loss),
@@ -240,12 +255,8 @@ def _refuse_non_finite(
         norm=float(norm),
         bad=bad,
         weight=weight,
-        file=report.name,
+        file=name,
     )
-
-
-def _first_non_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
-    return next((name for name, t in tensors if not bool(torch.isfinite(t).all())), None)
 
 
 def _row(

@@ -20,9 +20,13 @@ class Reporter:
     """Writes the page at evaluations, but not so often that it slows training."""
 
     def __init__(
-        self, run_dir: Path, language: str, clock: Callable[[], float] = time.perf_counter
+        self,
+        run_dir: Path,
+        language: str,
+        clock: Callable[[], float] = time.perf_counter,
+        muted: bool = False,
     ) -> None:
-        self.run_dir, self.language, self.clock = run_dir, language, clock
+        self.run_dir, self.language, self.clock, self.muted = run_dir, language, clock, muted
         self._not_before = clock()
         self._warned = False
 
@@ -33,7 +37,7 @@ class Reporter:
             last: whether the run ends here; the page is then written in any case.
         """
         started = self.clock()
-        if started < self._not_before and not last:
+        if self.muted or (started < self._not_before and not last):
             return
         try:
             from quatrain.report.page import write_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,26 +26,25 @@ from quatrain.model.io import Form, emulates_bfloat16
 from quatrain.model.llama import LlamaModel
 from quatrain.model.lora import learning
 from quatrain.progress import working
-from quatrain.run_dir import ENVIRONMENT
+from quatrain.recipe import to_yaml
+from quatrain.run_dir import ENVIRONMENT, SETTLED
 from quatrain.text.abstention import Abstention
 from quatrain.train.adapted import add_adapters_of, settle_adapters
+from quatrain.train.alone import ALONE, Alone
 from quatrain.train.budget import passes_of
 from quatrain.train.checkpoint import Keeper, State, files_of_base
 from quatrain.train.judge import Judge
-from quatrain.train.log import Display, Journal
+from quatrain.train.log import Display, Journal, NoJournal
 from quatrain.train.loop import Around, Evaluation, train
-from quatrain.train.optim import make_optimizer
-from quatrain.train.placing import place
 from quatrain.train.plan import memory_of
 from quatrain.train.products import set_for_training
 from quatrain.train.report import Reporter
 from quatrain.train.rounded import keep_in_bfloat16
-from quatrain.train.settling import settle_run
+from quatrain.train.settling import settle_run, settle_together
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
     MAY_CHANGE,
     Start,
-    locked,
     read_settled,
     refuse_another_recipe,
     refuse_other_data,
@@ -66,50 +66,60 @@ class Result:
     """The row of the last evaluation of this call; None when nothing was left to do."""
 
 
-def run(config: Config, quiet: bool = False, started: float | None = None) -> Result:
+def run(
+    config: Config, quiet: bool = False, started: float | None = None, team: Alone = ALONE
+) -> Result:
     """Train as the Config says, or resume the run in the run directory.
 
     Args:
         config: as in the recipe.
         quiet: whether to print nothing.
         started: when the budget began, by time.monotonic(); None means now.
+        team: the processes that train together; each of them calls this.
 
     Raises:
         QuatrainError: with a code, for anything that the user can fix.
     """
     started = time.monotonic() if started is None else started
-    with locked(config.run_dir), StopSignal() as stop, set_for_training():
+    with team.locked(config.run_dir), StopSignal() as stop, set_for_training():
         request = config
         refuse_another_recipe(request)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         start = settle_adapters(resolve(config))
         key = fingerprint(start.config, start.tokenizer, start.chat)
+        team.agree(recipe=to_yaml(request), data=key, quatrain=__version__, torch=torch.__version__)
         refuse_other_data(start.config, key)
-        config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
+        with team.after_leader():
+            config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
         evaluations: list[Evaluation] = []
-        base = _base(config, start)
-        keeper = _keeper(config, config.run_dir, data, evaluations, base)
+        base = _base(config, start) if team.leads else None
+        keeper = _keeper(config, config.run_dir, data, evaluations, base, team)
         newest = keeper.newest()
-        if newest is not None:
+        if newest is not None and team.leads:
             keeper.refuse_another_base(newest)
         free = memory_of(device_of(config))
         with working("progress.loading"):
-            model = build_model(config, start, newest)
-        settled = read_settled(config.run_dir)
-        if settled is None:
-            write_json(config.run_dir / ENVIRONMENT, _environment())
+            model = build_model(config, start, newest, team)
+        settled = read_settled(config.run_dir) if team.told(_has_begun(config)) else None
+        if settled is not None:
+            config = _as_settled(config, settled)
+        elif team.world > 1:
+            config = settle_together(config, data, model.device, free, team)
+        else:
             trial = _keeper(config, config.run_dir / ".trial", data)
             config, first = settle_run(config, data, model, trial, started, free)
             evaluations += [first] if first is not None else []
+        if settled is None and team.leads:
+            write_json(config.run_dir / ENVIRONMENT, _environment())
             write_settled(request, config, key)
-        else:
-            config = _as_settled(config, settled)
-        judge = Judge(config, data, model)
-        return _train(config, data, model, judge, keeper, newest, stop, quiet, evaluations)
+        judge = Judge(config, data, model, team)
+        return _train(config, data, model, judge, keeper, newest, stop, quiet, evaluations, team)
 
 
-def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel:
+def build_model(
+    config: Config, start: Start, newest: Path | None, team: Alone = ALONE
+) -> LlamaModel:
     """Load weights, or draw them from the seed, on the device that the Config names.
 
     What learns is float32, or bfloat16 by `train.weights`, whose states between layers are float32;
@@ -119,6 +129,7 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
         config: with the model's architecture.
         start: what the run begins with.
         newest: the checkpoint to resume from; for an adapted model it holds the adapters.
+        team: the processes that train together.
     """
     weights = start.weights if config.train.adapter else newest or start.weights
     dtype = torch.bfloat16 if config.train.weights == "bf16" else torch.float32
@@ -132,11 +143,9 @@ def build_model(config: Config, start: Start, newest: Path | None) -> LlamaModel
     if dtype == torch.bfloat16:
         keep_in_bfloat16(model)
     model.model.activation_checkpointing = config.train.activation_checkpointing
-    device = device_of(config)
     if config.train.adapter:
         add_adapters_of(model, config, start, newest)
-        return place(model, config, device).train()
-    return model.to(device).train()
+    return team.placed(model, config, device_of(config)).train()
 
 
 def device_of(config: Config) -> torch.device:
@@ -150,6 +159,10 @@ def device_of(config: Config) -> torch.device:
     if config.train.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("Q207.cuda")
     return torch.device(config.train.device)
+
+
+def _has_begun(config: Config) -> bool:
+    return (config.run_dir / SETTLED).exists()
 
 
 def _as_settled(config: Config, settled: Config) -> Config:
@@ -166,6 +179,7 @@ def _keeper(
     data: PreparedData,
     evaluations: Sequence[Evaluation] = (),
     base: dict[str, str] | None = None,
+    team: Alone = ALONE,
 ) -> Keeper:
     """Make the keeper; the `evaluations` known at a save go into the model card."""
 
@@ -178,7 +192,9 @@ def _keeper(
             abstention.save(checkpoint)
         write_run_card(checkpoint, config, state.step, state.tokens, row)
 
-    return Keeper(directory, config.train.keep_last, extras, _bears_on_bits(config), base)
+    return Keeper(
+        directory, config.train.keep_last, extras, _bears_on_bits(config, team), base, team
+    )
 
 
 def _base(config: Config, start: Start) -> dict[str, str] | None:
@@ -217,11 +233,15 @@ def _train(
     stop: StopSignal,
     quiet: bool,
     evaluations: list[Evaluation],
+    team: Alone,
 ) -> Result:
-    optimizer = make_optimizer(model, config.train)
+    optimizer = team.optimizer(model, config.train)
     state = State() if newest is None else keeper.load(newest, model, optimizer)
-    journal = Journal(config.run_dir, -1 if newest is None else state.step, config.train.sinks)
-    reporter = Reporter(config.run_dir, spoken().language)
+    resumed = -1 if newest is None else state.step
+    journal: Journal = NoJournal(config.run_dir)
+    if team.leads:
+        journal = Journal(config.run_dir, resumed, config.train.sinks)
+    reporter = Reporter(config.run_dir, spoken().language, muted=not team.leads)
 
     def evaluate(step: int) -> Evaluation:
         evaluations.append(judge.evaluate(step))
@@ -229,27 +249,32 @@ def _train(
 
     display = Display(config.train.max_steps or 0, state.step, quiet)
     try:
-        _introduce(config, data, model, state, display)
+        _introduce(config, data, model, state, display, team)
         around = Around(evaluate, keeper, journal, display, lambda: stop.asked, reporter.refresh)
         if newest is None:
             around.tell(evaluations[-1] if evaluations else evaluate(0))
             reporter.refresh()
         batches = Batches(data.train, config.train.batch_size or 1, config.train.seed)
-        state = train(model, optimizer, batches, config.train, state, around)
+        state = train(model, optimizer, batches, config.train, state, around, team)
     finally:
         journal.sinks.close()
         display.close()
     reporter.refresh(last=True)
-    stopped_by = None if state.finished else stop.signal
+    stopped_by = None if state.finished else stop.signal or signal.SIGTERM  # another's
     last = evaluations[-1].row if evaluations else None
     return Result(config.run_dir, state, stopped_by, last)
 
 
 def _introduce(
-    config: Config, data: PreparedData, model: LlamaModel, state: State, display: Display
+    config: Config,
+    data: PreparedData,
+    model: LlamaModel,
+    state: State,
+    display: Display,
+    team: Alone,
 ) -> None:
     """Print what is about to happen, in a few lines."""
-    count = model.num_weights
+    count = team.num_weights(model)
     device = next(model.parameters()).device
     display.say(
         say(
@@ -289,6 +314,15 @@ def _introduce(
             passes=passes_of(config, len(data.train)),
         )
     )
+    _introduce_evaluations(config, data, display)
+    if train.precision == "bf16" and device.type == "cpu" and emulates_bfloat16():
+        display.say(say("train.emulated"))
+    if state.step:
+        display.say(say("train.resuming", step=state.step))
+
+
+def _introduce_evaluations(config: Config, data: PreparedData, display: Display) -> None:
+    train = config.train
     if data.questions or data.eval is not None:
         evaluate = config.evaluate
         rows = len(data.eval) if data.eval is not None else 0
@@ -300,13 +334,9 @@ def _introduce(
                 rows=min(evaluate.rows or rows, rows),
             )
         )
-    if train.precision == "bf16" and device.type == "cpu" and emulates_bfloat16():
-        display.say(say("train.emulated"))
-    if state.step:
-        display.say(say("train.resuming", step=state.step))
 
 
-def _bears_on_bits(config: Config) -> dict[str, Any]:
+def _bears_on_bits(config: Config, team: Alone) -> dict[str, Any]:
     """Name what must be equal for a resumed run to be bit-identical."""
     return {
         "quatrain": __version__,
@@ -316,6 +346,8 @@ def _bears_on_bits(config: Config) -> dict[str, Any]:
         "micro_batch_size": config.train.micro_batch_size,
         "activation_checkpointing": config.train.activation_checkpointing,
         "loss_chunk_size": config.train.loss_chunk_size,
+        "processes": team.world,
+        "expert_parallel": config.parallel.expert_parallel if team.world > 1 else 1,
     }
 
 

@@ -21,8 +21,12 @@ import torch
 from quatrain.config import Config
 from quatrain.data.batches import Batches
 from quatrain.data.prepare import PreparedData
+from quatrain.errors import ConfigError
 from quatrain.model.llama import LlamaModel
+from quatrain.recipe import build
+from quatrain.train.alone import Alone
 from quatrain.train.budget import (
+    FEW_QUESTIONS,
     MARGIN,
     Costs,
     about_passes,
@@ -108,6 +112,22 @@ def settle_run(
         config = fit_steps(config, tried.costs, tried.evaluations - 1, each, left)
     _warn_of_passes(request, config, data, longest)
     return settle_intervals(_spread(config, tried)), first
+
+
+def settle_together(
+    config: Config, data: PreparedData, device: torch.device, free: int | None, team: Alone
+) -> Config:
+    """Settle what a recipe leaves open for several processes: by sizes, never by the clock.
+
+    Raises:
+        ConfigError: Q216 for a run that only the clock would end.
+    """
+    if time_of(config) is not None:
+        raise ConfigError("Q216.timed")
+    if config.model.init is not None and config.evaluate.questions is None:
+        config = config.replace(evaluate=config.evaluate.replace(questions=FEW_QUESTIONS))
+    found = settle_intervals(by_size(config, config, data, device, free))
+    return build(team.told(found.model_dump(mode="json", exclude_unset=True)))
 
 
 def try_out(

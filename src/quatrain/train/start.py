@@ -250,7 +250,7 @@ def refuse_other_data(config: Config, key: str) -> None:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
     for section, values in new.items():
-        if isinstance(values, dict):
+        if isinstance(values, dict) and section != "parallel":
             before = old.get(section) or {}
             for name, value in values.items():
                 if before.get(name) != value:

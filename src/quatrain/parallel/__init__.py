@@ -1,0 +1,1 @@
+"""Several processes train one model; a single process imports nothing of this."""
