@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from string import Formatter
+from typing import Annotated, Any
 
+import pydantic
 import pytest
 
 import quatrain
-from quatrain import errors
+from quatrain import errors, rules
 from quatrain.config import Config
 from quatrain.errors import CheckpointError, ConfigError, DataError, QuatrainError
 from quatrain.recipe import build
@@ -149,6 +151,10 @@ def test_numbers_in_prose_are_french_and_those_in_commands_are_not() -> None:
     assert "Écrivez data.block_size=1536," in str(cut)
 
 
+SERVED = {"why.string_too_long", "why.string_too_short", "why.too_short", "why.too_long"}
+"""What only fields of a server's requests refuse."""
+
+
 def test_whatever_a_field_refuses_is_said_in_french() -> None:
     speak("fr")
     whys = {key for key in catalogue("rules", "fr") if key.startswith("why.")}
@@ -163,7 +169,26 @@ def test_whatever_a_field_refuses_is_said_in_french() -> None:
                     text = str(error)
                     seen |= {key for key in whys if key not in seen and _says(key, text)}
                     assert not english.search(text), text
-    assert seen == whys
+    assert seen == whys - SERVED
+
+
+@pytest.mark.parametrize("kind", sorted(SERVED))
+def test_what_a_server_refuses_is_said_in_french(kind: str) -> None:
+    speak("fr")
+    field = of_two(str if "string" in kind else list[int])
+    given: Any = "a" if "string" in kind else [1]
+    try:
+        pydantic.TypeAdapter(field).validate_python(given * (3 if kind.endswith("long") else 1))
+    except pydantic.ValidationError as error:
+        [found] = error.errors()
+        assert f"why.{found['type']}" == kind
+        assert _says(kind, rules.why(found))
+    else:
+        pytest.fail("it was accepted")
+
+
+def of_two(kind: Any) -> Any:
+    return Annotated[kind, pydantic.Field(min_length=2, max_length=2)]
 
 
 def _says(key: str, text: str) -> bool:
