@@ -19,7 +19,7 @@ from quatrain import errors, rules
 from quatrain.config import Config
 from quatrain.errors import CheckpointError, ConfigError, DataError, QuatrainError
 from quatrain.recipe import build
-from quatrain.words import LANGUAGES, Sentence, catalogue, speak
+from quatrain.words import LANGUAGES, Sentence, catalogue, speak, tell
 from typography import typographic_faults
 
 SOURCE = Path(quatrain.__path__[0])
@@ -182,7 +182,7 @@ def test_what_a_server_refuses_is_said_in_french(kind: str) -> None:
     except pydantic.ValidationError as error:
         [found] = error.errors()
         assert f"why.{found['type']}" == kind
-        assert _says(kind, rules.why(found))
+        assert _says(kind, tell(rules.why(found)))
     else:
         pytest.fail("it was accepted")
 
