@@ -73,7 +73,7 @@ def test_the_prompt_is_that_of_training() -> None:
         ("system", "Sois bref."),
         ("user", "Où ?"),
         ("assistant", "Là."),
-        ("user", " Et toi ? "),
+        ("user", " Et moi ? "),
     ]
     body = {"messages": [{"role": role, "content": text} for role, text in said]}
     with serving(Served("one", answerer, engine)) as live:
