@@ -45,7 +45,8 @@ def test_models_are_described(live: Live) -> None:
     assert (found["version"], found["feedback"]) == (__version__, True)
     first, second = found["models"]
     assert first == {"id": "org/small", "base": None, "context": 512, "vocab": 330, "experts": 4,
-                     "layers": 4, "report": True, "abstains": False}  # fmt: skip
+                     "layers": 4, "report": True, "abstains": False,
+                     "single_questions": False}  # fmt: skip
     assert (second["id"], second["report"]) == ("rule", False)
 
 

@@ -125,6 +125,23 @@ def test_earlier_turns_can_be_left_out(page: Any, fake: Fake) -> None:
     assert [m["content"] for m in fake.asked(CHAT)[1]["messages"]] == ["Deux ?"]
 
 
+def test_a_model_that_learnt_single_questions_is_asked_each_by_itself_unless_told(
+    open_page: Any, fake: Fake
+) -> None:
+    fake.models[0]["single_questions"] = True
+    page = open_page()
+    ask(page, "Un ?")
+    ask(page, "Deux ?")
+    assert "It learnt single questions" in page.locator("#lede").inner_text()
+    page.check("#earlier")
+    ask(page, "Trois ?")
+    page.reload()
+    page.wait_for_selector("#lede span")
+    assert page.is_checked("#earlier")
+    sent = [len(body["messages"]) for body in fake.asked(CHAT)]
+    assert sent == [1, 1, 5]
+
+
 def test_answering_again_draws_with_the_next_seed(page: Any, fake: Fake) -> None:
     ask(page, "Un ?")
     fake.answers["Un ?"] = "Autre chose."
