@@ -1,6 +1,6 @@
 """The peak that `quatrain plan` predicts against the peak that a run has, on the CPU.
 
-    python bench/plan.py [NAME...] [--steps 2] [--gguf FILE]
+    python bench/plan.py [NAME...] [--steps 2]
 
 Rows of random ids are written, and random weights of a base beside which adapters learn. A child
 builds the model as a run does, and trains with the loop, AdamW and the checkpoints of a run, while
@@ -95,7 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--gguf", type=Path, help="a base for the cases that need a file")
+    parser.add_argument("--base", type=Path, help="a directory, for cases that need one")
+    parser.add_argument("--gguf", type=Path, help="a file, for cases that need one")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a child that is forked has none of its parent's threads
     print(
@@ -104,10 +105,10 @@ def main() -> None:
     for name, case in CASES.items():
         if options.names and not any(part in name for part in options.names):
             continue
-        if case.get("base") == "file":
-            if options.gguf is None:
-                continue
-            case = {**case, "file": options.gguf}
+        if given := case.get("given"):
+            if getattr(options, given) is None:
+                parser.error(f"{name}: --{given} is needed")
+            case = {**case, "file": getattr(options, given)}
         with tempfile.TemporaryDirectory() as directory:
             print(row_of(name, case, Path(directory), options.steps), flush=True)
 
@@ -128,7 +129,8 @@ def planned_and_measured(case: dict[str, Any], directory: Path, steps: int) -> t
 
     Args:
         case: what differs from the smallest run; `base` (bf16, nf4, int8 or gguf) makes it learn
-            adapters beside such a base, as does a `file`; `asks` are prompts and their tokens.
+            adapters beside such a base, or beside the `file` of one; `asks` are prompts and their
+            tokens.
         directory: for rows, base and run.
         steps: of the run.
     """

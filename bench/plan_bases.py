@@ -1,10 +1,10 @@
 """The peak that `quatrain plan` predicts against that of a run, on shapes of bases that exist.
 
-    python bench/plan_bases.py [NAME...] [--steps 2] [--gguf FILE]
+    python bench/plan_bases.py [NAME...] [--steps 2]
 
 The shapes are those of `plan --bases`, and one with experts, with random weights. Adapters learn
-beside weights in bf16, nf4 or int8, or beside a GGUF file: in Q8_0, or one of SmolLM2-135M that
-is given. Rows and measure are those of bench/plan.py. Two layers of Scout need 14 GB of disk.
+beside weights in bf16, nf4 or int8, or beside a GGUF file in Q8_0. Rows and measure are those
+of bench/plan.py. Two layers of Scout need 14 GB of disk.
 """
 
 from __future__ import annotations
@@ -58,9 +58,6 @@ CASES = {
         SMALL, 8, 8, base="gguf", precision="bf16", again=True
     ),
     "beside Q8_0: experts, two rows": case("", 2, 2, base="gguf"),
-    "beside Q4_1: 135M, four rows at a time, recomputed, accumulated": case(
-        SMALL, 8, 4, base="file", again=True
-    ),
     "beside bf16: 135M, one row, bf16, then 32 answers": case(
         SMALL, 1, 1, base="bf16", precision="bf16", asks=(32, 250)
     ),
