@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import pytest
 import torch
 
 from allocated import allocated_by
-from quatrain.config import GenerateConfig, ModelConfig
+from quatrain.config import Config, GenerateConfig, ModelConfig, TrainConfig
 from quatrain.data.prepare import load_and_prepare_french_data
 from quatrain.generate.engine import KEYS, complete
 from quatrain.model.llama import LlamaModel
 from quatrain.train.exam import Exam, asked, exam_of
 from quatrain.train.judge import Judge
+from quatrain.train.layer_memory import Work
+from quatrain.train.plan import memory_for
+from quatrain.train.shrink import smallest_change
+from quatrain.train.site import Site
 from tiny_run import tiny_run
 
 SHAPE: dict[str, Any] = dict(
@@ -65,6 +70,34 @@ def test_the_cache_of_an_exam_stays_within_its_bound() -> None:
     )
     assert 20 * 11 * of_block <= few <= 1.5 * 20 * 11 * of_block
     assert many == KEYS // of_block * of_block
+
+
+def test_the_bound_that_a_recipe_gives_is_that_of_the_cache() -> None:
+    config = ModelConfig(**{**SHAPE, "n_layers": 48, "attention_chunk_size": None})
+    exam = Exam((160,) * 1000, GenerateConfig(kv_memory="20MB"))
+    of_block = 16 * 2 * 48 * config.n_kv_heads * config.d_k * 4
+    assert exam.parts(config)["cache"] == 20 * 10**6 // of_block * of_block
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "change"),
+    [({"n_layers": 48}, 0.6, r"generate\.kv_memory=\d+MB"),
+     ({"vocab_size": 200_000}, 0.9, r"generate\.batch_size=\d+")],
+)  # fmt: skip
+def test_answers_that_do_not_fit_are_made_to(
+    shape: dict[str, int], share: float, change: str
+) -> None:
+    model = ModelConfig(**{**SHAPE, **DENSE, "attention_chunk_size": None, **shape})
+    train = TrainConfig(batch_size=1, micro_batch_size=1, loss_chunk_size=8)
+    config, work = Config(model=model, train=train), Work(1, 32, 8)
+    exam = Exam((160,) * 400, GenerateConfig(max_new_tokens=16, batch_size=400))
+    step = memory_for(config, work, Site()).total
+    whole = memory_for(config, work, Site(), exam).total
+    assert whole > step
+    free = round(step + share * (whole - step))
+    found = smallest_change(config, work, Site(free=free), exam)
+    assert found is not None
+    assert re.fullmatch(change, found)
 
 
 def test_the_sentence_for_no_answer_is_read_with_more_prompts_together() -> None:

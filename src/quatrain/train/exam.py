@@ -52,6 +52,19 @@ class Exam:
         """Tokens of the prompts that are read side by side; candidates share theirs."""
         return -(-self.rows // self.options.candidates) * self.longest
 
+    def needed(self, config: ModelConfig) -> int:
+        """Count the bytes of keys and values of the longest prompt and its answer."""
+        from quatrain.model.store import Store
+
+        return Store(config).bytes_for(self.longest + self.options.max_new_tokens + 1)
+
+    def bound(self, config: ModelConfig) -> int:
+        """Count the bytes that keys and values may take together."""
+        from quatrain.generate.engine import KEYS
+
+        wanted = self.options.kv_bytes
+        return max(KEYS, self.needed(config)) if wanted is None else wanted
+
     def parts(self, config: ModelConfig) -> dict[str, int]:
         """Count what is held at the worst of three moments, in bytes by part.
 
@@ -72,14 +85,14 @@ class Exam:
 
     def _cache(self, config: ModelConfig) -> int:
         """Bytes of keys and values, of all prompts and of the longest answers, within the bound."""
-        from quatrain.generate.engine import KEYS, PIECE
+        from quatrain.generate.engine import PIECE
         from quatrain.model.store import Store, capacity_for
 
-        store, answer = Store(config), self.options.max_new_tokens
-        store.most_bytes = max(KEYS, store.bytes_for(self.longest + answer + 1))
-        share = store.most_bytes / sum(group.block_bytes for group in store.groups)
+        store = Store(config, self.bound(config))
+        share = self.bound(config) / sum(group.block_bytes for group in store.groups)
         begun = -(-min(self.tokens, PIECE) // store.size)
-        answers, total = len(self.sizes) * self.options.candidates * answer, 0
+        answers = len(self.sizes) * self.options.candidates * self.options.max_new_tokens
+        total = 0
         for group in store.groups:
             read = sum(size if group.chunk is None else size % group.chunk for size in self.sizes)
             blocks = min(-(-(read + answers) // store.size), int(share))

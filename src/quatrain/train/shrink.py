@@ -61,18 +61,21 @@ def smallest_change(config: Config, work: Work, site: Site, exam: Exam | None = 
 
     In this order: fewer rows at a time (the same numbers, a little slower), fewer logits at a time,
     recomputed activations (a third slower), both, for a base adapters instead of all weights, and
-    finally shorter rows. Where answers take most, an evaluation is made easier before all that.
+    finally shorter rows. Where answers take most, an evaluation takes less before all that.
     """
     assert site.free is not None
-    fewer = dict[str, int]()
+    fewer = dict[str, int | str]()
     if exam is not None:
         fewer, exam = _easier(config, work, site, exam)
     for changes, smaller in _changes(config, work):
         changed = overridden(config, {**fewer, **changes})
         if memory_for(changed, smaller, site, exam).total <= site.free:
-            said = {**fewer, **changes}.items()
-            return " ".join(f"{name}={str(value).lower()}" for name, value in said)
+            return " ".join(_said(name, value) for name, value in {**fewer, **changes}.items())
     return None
+
+
+def _said(name: str, value: Any) -> str:
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def overridden(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -83,31 +86,37 @@ def overridden(config: Config, changes: Mapping[str, Any]) -> Config:
     return config
 
 
-def _easier(config: Config, work: Work, site: Site, exam: Exam) -> tuple[dict[str, int], Exam]:
-    """Make an exam easier until it fits: fewer answers side by side, else fewer questions.
+def _easier(
+    config: Config, work: Work, site: Site, exam: Exam
+) -> tuple[dict[str, int | str], Exam]:
+    """Let an exam take less until it fits: fewer answers side by side, then less is kept of them.
 
     Nothing is changed where steps take more than answers.
     """
-    memory, found = memory_for(config, work, site, exam), (dict[str, int](), exam)
+    memory, found = memory_for(config, work, site, exam), (dict[str, int | str](), exam)
     if memory.peak is not memory.moments[-1]:
         return found
-    for found in _easier_ones(exam):
+    for found in _easier_ones(config, exam):
         answers = memory_for(config, work, site, found[1]).moments[-1]
         if answers.total <= (site.free or 0):
             break
     return found
 
 
-def _easier_ones(exam: Exam) -> Iterator[tuple[dict[str, int], Exam]]:
-    rows, questions = exam.rows, len(exam.sizes)
+def _easier_ones(config: Config, exam: Exam) -> Iterator[tuple[dict[str, int | str], Exam]]:
+    rows, megabytes = exam.rows, exam.bound(config.model) // 10**6
+    needed = -(-exam.needed(config.model) // 10**6)
     while rows > 1:
         rows //= 2
         options = exam.options.replace(batch_size=rows)
         yield {"generate.batch_size": rows}, replace(exam, options=options)
-    while questions > 1:
-        questions //= 2
-        sizes = sorted(exam.sizes)[-questions:]
-        yield {"evaluate.questions": questions}, replace(exam, sizes=tuple(sizes))
+    while megabytes > needed:
+        megabytes = max(needed, megabytes // 2)
+        kept = f"{megabytes}MB"
+        yield (
+            {"generate.kv_memory": kept},
+            replace(exam, options=exam.options.replace(kv_memory=kept)),
+        )
 
 
 def _changes(config: Config, work: Work) -> Iterator[tuple[dict[str, Any], Work]]:
