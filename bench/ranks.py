@@ -30,7 +30,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1] / "tests"
 SOURCE = Path(__file__).parents[1] / "src"
 TWO = ("dense:1:1 top_2:1:1 tied:1:1 biased:1:1 recomputed:2:1 sixteen:2:1 skewed:2:1 adapters:2:1 "
-       "dropout:1:1 stored:2:1 nf4:1:1 nf4:2:1 nf4_attention:2:1 stored_tables:2:1 "
+       "dropout:1:1 bf16:2:1 nf4:1:1 nf4:2:1 nf4_attention:2:1 stored_tables:2:1 "
        "top_2:1:2").split()  # fmt: skip
 FOUR = ("dense:1:1 top_2:1:1 top_2:4:1 sixteen:2:1 sixteen:4:1 sixteen:2:2 skewed:4:1 adapters:4:1 "
         "nf4:2:1 nf4:4:1 biased:1:2").split()  # fmt: skip
