@@ -56,8 +56,8 @@ def test_experts_without_tokens_are_among_these_cases(two: dict[str, Any]) -> No
 @forks
 @pytest.mark.parametrize(
     "case",
-    ["dense:1:1", "top_2:1:1", "top_2:1:2", "tied:1:1", "sixteen:2:1", "recomputed:2:1", "skewed:2:1",
-     "bf16:2:1", "nf4:1:1", "nf4:2:1", "nf4_attention:2:1"],
+    ["dense:1:1", "top_2:1:1", "top_2:1:2", "tied:1:1", "sixteen:2:1", "recomputed:2:1",
+     "skewed:2:1", "bf16:2:1", "nf4:1:1", "nf4:2:1", "nf4_attention:2:1"],
 )  # fmt: skip
 def test_a_process_sends_what_was_computed(two: dict[str, Any], case: str) -> None:
     """Rows of experts: of the routing that was counted, since few tokens are not routed evenly."""
