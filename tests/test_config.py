@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from quatrain.config import Config, ModelConfig, RopeScaling, TrainConfig
+from quatrain.config import Config, GenerateConfig, ModelConfig, RopeScaling, TrainConfig
 from quatrain.errors import ConfigError
 from quatrain.recipe import build, load_config, to_yaml
 from quatrain.sections import Section, seconds
@@ -194,6 +194,19 @@ def test_a_budget_is_a_length_of_time(budget: str, expected: float) -> None:
 def test_anything_else_is_no_budget(budget: str) -> None:
     with pytest.raises(ValueError, match="is not a length of time"):
         seconds(budget)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("3k", 3000), ("70", 70)]
+)
+def test_a_size_is_read_in_decimal_units(size: str, expected: int) -> None:
+    assert GenerateConfig(kv_memory=size).kv_bytes == expected
+
+
+@pytest.mark.parametrize("size", ["", "0", "-1GB", "1.5GB", "GB", "2TB", "1e9", "²GB"])
+def test_anything_else_is_no_size(size: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a size. Write it like 2GB or 500MB"):
+        build({"generate": {"kv_memory": size}})
 
 
 VALUES = st.one_of(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from quatrain.decoding import GenerateConfig
 from quatrain.division import ParallelConfig
 from quatrain.files import at_home
 from quatrain.rules import Broken
@@ -21,7 +22,6 @@ _WIDEST, _MOST, _LARGEST = 2**20, 2**12, 2**40
 """Bounds on widths, counts and lengths. Within them, no tensor reaches 2^63 bytes."""
 
 MOST_EXPERTS = _MOST
-_MOST_STOPS = 8
 
 Quantised = Literal["nf4", "int8"]
 """The kinds in which matrices are held or stored in fewer bits."""
@@ -362,50 +362,6 @@ class EvalConfig(Section):
     """Held-out rows to measure the loss on. By default all; with model.init, fewer if need be."""
     samples: int = Field(5, ge=0)
     """Answers to write to samples.jsonl at each evaluation."""
-
-
-class GenerateConfig(Section):
-    """How answers are generated; temperature 0 is greedy decoding."""
-
-    max_new_tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.0, ge=0, le=100)
-    top_k: int | None = Field(None, ge=1)
-    top_p: float = Field(1.0, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    """Sample only tokens at least this many times as likely as the likeliest one."""
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    """Subtracted from the logit of each token that the answer has already."""
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    """Subtracted as many times as the answer has the token already."""
-    stop: tuple[str, ...] = ()
-    """Up to eight strings. The answer ends before the first of them. A text is one string: commas
-    do not divide it."""
-    logprobs: int | None = Field(None, ge=0, le=20)
-    """Give the log-probability of each token of the answer under the model itself, and those of
-    this many of the likeliest tokens there."""
-    candidates: int = Field(1, ge=1, le=_MOST)
-    """Answers to sample for each question. The one that agrees best with the others is given
-    (generate/consensus.py). More than one needs a temperature above 0."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    batch_size: int = Field(32, ge=1)
-    """Prompts per batch."""
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_text(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    def problems(self) -> list[Sentence]:
-        """See Section."""
-        found = []
-        if self.candidates > 1 and self.temperature == 0:
-            found.append(Sentence.of("rules.candidates", candidates=self.candidates))
-        if "" in self.stop:
-            found.append(Sentence.of("rules.stop_empty"))
-        if len(self.stop) > _MOST_STOPS:
-            found.append(Sentence.of("rules.stop", number=len(self.stop), most=_MOST_STOPS))
-        return found
 
 
 class Config(Section):

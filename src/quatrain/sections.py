@@ -1,4 +1,4 @@
-"""Building blocks of a Config: frozen sections, lists of names, lengths of time."""
+"""Building blocks of a Config: frozen sections, lists of names, lengths of time, sizes."""
 
 from __future__ import annotations
 
@@ -73,3 +73,15 @@ def seconds(budget: str) -> float:
     if _LENGTH_OF_TIME.sub("", written) or total <= 0:
         raise Broken([Sentence.of("rules.budget", given=budget)])
     return total
+
+
+_SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_SIZE = re.compile(r"([0-9]{1,12}) ?([KMG]?)B?")
+
+
+def number_of_bytes(size: str) -> int:
+    """Read a size in decimal units, as the Hub writes them: `5GB`, `500MB`."""
+    found = _SIZE.fullmatch(size.strip().upper())
+    if not found or int(found[1]) == 0:
+        raise Broken([Sentence.of("rules.size", given=size)])
+    return int(found[1]) * _SIZES[found[2]]

@@ -234,3 +234,71 @@ def test_each_model_abstains_with_its_own_sentence(
 
 def test_a_difference_of_nothing_has_no_sign_of_less() -> None:
     assert say("cli.eval.change", score=-0.01, low=-0.04, high=2.5) == "+0.0 (+0.0 to +2.5)"
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was(
+    quatrain: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quatrain.generate.answer import Answerer
+
+    asked, replies = list[int](), Answerer.replies
+
+    def counted(self: Any, conversations: Any, *args: Any, **more: Any) -> Any:
+        asked.append(len(conversations))
+        return replies(self, conversations, *args, **more)
+
+    monkeypatch.setattr(Answerer, "replies", counted)
+    file, kept = exam(tmp_path), tmp_path / "answers.jsonl"
+    words = ("eval", trained, file, "--json", "batch_size=4", "--answers", kept)
+    whole = quatrain(*words).json
+    assert whole == quatrain("eval", trained, file, "--json").json
+    assert asked == [8, 8, 8, 24]
+    lines = lines_of(kept)
+    assert [line.get("number") for line in lines] == [None, *range(24)]
+    assert sum(line["exact_match"] for line in lines[1:]) * 100 / 24 == whole["exact_match"]
+
+    text = kept.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept.write_text("".join(text[:10]) + text[10][:30], encoding="utf-8")
+    asked.clear()
+    assert quatrain(*words).json == whole
+    assert asked == [8, 7]  # nine were kept whole
+    assert lines_of(kept) == lines
+    asked.clear()
+    assert quatrain(*words).json == whole
+    assert asked == []
+
+
+def test_answers_of_other_options_models_and_questions_are_not_taken_over(
+    quatrain: Any, trained: Path, other: Path, tmp_path: Path
+) -> None:
+    file, kept = exam(tmp_path), tmp_path / "answers.jsonl"
+    longer = quatrain("eval", trained, file, "--json", "--answers", kept).json
+    for words in (["max_new_tokens=1"], ["temperature=1.0", "seed=1"], ["--limit", "5"]):
+        asked = ("eval", trained, file, "--json", *words)
+        assert quatrain(*asked, "--answers", kept).json == quatrain(*asked).json
+    both = quatrain("eval", trained, file, "--against", other, "--json", "--answers", kept).json
+    assert both["against"] == quatrain("eval", other, file, "--json").json
+    assert {name: both[name] for name in longer} == longer
+    assert len({line["exam"] for line in lines_of(kept)}) == 5
+
+
+@pytest.mark.parametrize("text", ["[1]\n", "no json\n", '{"question": "Où ?"}\n'])
+def test_a_file_of_something_else_is_no_place_for_answers(
+    quatrain: Any, trained: Path, tmp_path: Path, text: str
+) -> None:
+    file, kept = exam(tmp_path), tmp_path / "answers.jsonl"
+    kept.write_text(text, encoding="utf-8")
+    found = quatrain("eval", trained, file, "--answers", kept)
+    assert found.code == 3
+    assert "Q303" in found.err
+    assert "something other than answers" in found.err
+    assert "Name another file for --answers" in found.err
+    assert kept.read_text(encoding="utf-8") == text
+    nowhere = quatrain("eval", trained, file, "--answers", tmp_path / "no" / "where.jsonl")
+    assert nowhere.code == 3
+    assert "Q303" in nowhere.err
+    assert "cannot be written" in nowhere.err

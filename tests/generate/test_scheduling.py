@@ -143,6 +143,16 @@ def test_where_blocks_run_out_the_last_one_waits_and_loses_nothing() -> None:
     assert engine.store.held == 0
 
 
+def test_the_bound_of_answers_side_by_side_is_an_option() -> None:
+    model, prompts = tiny_model(), [ids_of(30, seed=number) for number in range(4)]
+    options = GenerateConfig(max_new_tokens=40)
+    need = Engine(model).store.bytes_for(30 + 40 + 1)
+    bounded = complete(model, prompts, options.replace(kv_memory=f"{need}B"), ())
+    assert bounded == complete(model, prompts, options, ())
+    with pytest.raises(ResourceError, match=r"(?s)Q605.*Raise kv_memory"):
+        complete(model, prompts, options.replace(kv_memory=f"{need - 1}B"), ())
+
+
 def test_what_can_never_fit_is_refused_at_once() -> None:
     model = tiny_model()
     small = Engine(model).store.bytes_for(32)

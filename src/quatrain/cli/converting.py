@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -15,13 +14,14 @@ from quatrain.cli.training import asking, tuning
 from quatrain.cli.usage import refuse_unknown
 from quatrain.errors import ConfigError
 from quatrain.progress import working
+from quatrain.rules import Broken
+from quatrain.sections import number_of_bytes
 from quatrain.words import say, tell
 
 if TYPE_CHECKING:
     from quatrain.hub.check import Agreement
 
 _GGUF, _ADAPTER = "gguf", "adapter"
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def run_conversion(
@@ -145,7 +145,7 @@ def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:
 
 def size_of(text: str, option: str = "--shard-size") -> int:
     """Read a size such as 5GB or 500MB in decimal units, like the Hub. Raises Q208."""
-    found = re.fullmatch(r"([0-9]{1,12}) ?([KMG]?)B?", text.strip().upper())
-    if not found or int(found[1]) == 0:
-        raise ConfigError("Q208.size", option=option, text=text)
-    return int(found[1]) * _UNITS[found[2]]
+    try:
+        return number_of_bytes(text)
+    except Broken:
+        raise ConfigError("Q208.size", option=option, text=text) from None

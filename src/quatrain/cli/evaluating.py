@@ -36,8 +36,11 @@ def run_evaluation(
     never_abstain: bool = False,
     against: str | None = None,
     quantize: str | None = None,
+    answers: Path | None = None,
 ) -> None:
     """Answer every question of a file, perhaps with two models, and print the scores.
+
+    With `answers`, answers are kept there, and those that are there already are not asked again.
 
     The other model is held as it is, so that a model can be compared with itself in fewer bits.
     """
@@ -48,7 +51,7 @@ def run_evaluation(
         raise ConfigError("Q208.logprobs", number=config.generate.logprobs)
     models = [model] if against is None else [model, against]
     with telling():
-        exam, *others = _examined(models, quantize, file, by, config, never_abstain)
+        exam, *others = _examined(models, quantize, file, by, config, never_abstain, answers)
     compared = dict[str, Any]()
     if others:
         from quatrain.evaluate.comparison import compare
@@ -70,6 +73,7 @@ def _examined(
     by: str | None,
     config: Any,
     never_abstain: bool,
+    answers: Path | None,
 ) -> list[Examined]:
     """Examine models one after the other, so that one at a time is in memory."""
     from quatrain.model.locate import locate
@@ -79,6 +83,7 @@ def _examined(
     exams *= len(places) // len(exams)
     for place in places[1:]:
         _refuse_unopenable(place)
+    from quatrain.evaluate.kept import Kept, exam_of
     from quatrain.evaluate.run import examined
 
     found, total = [], len(places) if len(places) > 1 else None
@@ -86,7 +91,12 @@ def _examined(
         with working("progress.examining", total=total, done=number, model=models[number - 1]):
             kind = quantize if number == 1 else None
             answerer = _opened(place, kind, never_abstain)
-            found.append(examined(answerer, questions, config.generate, by))
+            kept = None
+            if answers is not None:
+                options, way = config.generate, answerer.abstention
+                exam = exam_of(place, kind, questions, options, way)
+                kept = Kept(answers, exam, models[number - 1])
+            found.append(examined(answerer, questions, config.generate, by, kept))
         del answerer
         gc.collect()
     return found

@@ -188,6 +188,9 @@ def evaluate(
     ] = None,
     never_abstain: NeverAbstain = False,
     quantize: Quantize = None,
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="help.eval.answers", callback=place)
+    ] = None,
     options: Settings = None,
     json: Json = False,
 ) -> None:
@@ -195,7 +198,9 @@ def evaluate(
     from quatrain.cli.evaluating import run_evaluation
 
     settings = [*(overrides or []), *(options or [])]
-    run_evaluation(model, file, by, limit, settings, json, never_abstain, against, quantize)
+    run_evaluation(
+        model, file, by, limit, settings, json, never_abstain, against, quantize, answers
+    )
 
 
 @app.command(help="help.ask")

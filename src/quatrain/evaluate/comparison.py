@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from quatrain.evaluate.chance import mcnemar
-from quatrain.evaluate.run import Graded, confidence
+from quatrain.evaluate.graded import Graded
+from quatrain.evaluate.run import confidence
 
 OUTCOMES = ("fixed", "broken", "both_right", "both_wrong")
 _EXAMPLES = 5

@@ -20,6 +20,8 @@ from quatrain.config import GenerateConfig
 from quatrain.errors import NonFiniteError
 from quatrain.evaluate.abstention import Said, best_threshold, kinds, risk_coverage
 from quatrain.evaluate.chance import Interval, intervals
+from quatrain.evaluate.graded import Graded
+from quatrain.evaluate.kept import Kept
 from quatrain.evaluate.loss import judge
 from quatrain.evaluate.score import Score, marks, mean_score
 from quatrain.generate.answer import Answer, Answerer
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 _LOSS_CHUNK = 1024
 _NAMED = 5
 _TOKENS_AT_ONCE = 4096
+_BATCHES_A_SHARE = 2
+"""Between two times that answers are kept."""
 
 
 class HasRows(Protocol):
@@ -60,29 +64,6 @@ class PaddedBatch:
     ids: Any
     mask: Any
     segments: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Graded:
-    """A question, the answer given, and how good it is."""
-
-    conversation: Conversation
-    answer: str
-    finish_reason: str
-    """stop, length, or too_long if the question leaves no room for an answer; it then scores 0."""
-    exact_match: float
-    f1: float
-    said: Said | None = None
-    """The answer before any threshold; None where nothing can abstain."""
-    abstained: bool = False
-    """Whether the final answer is that there is none."""
-    exact_answering: float = 0.0
-    """Exact match of the best answer that does not abstain; `said` has its F1."""
-
-    @property
-    def question(self) -> str:
-        """The last user turn."""
-        return self.conversation.messages[-2].content
 
 
 @contextmanager
@@ -321,16 +302,27 @@ def examined(
     conversations: Sequence[Conversation],
     options: GenerateConfig,
     by: str | None = None,
+    kept: Kept | None = None,
 ) -> Examined:
-    """Do as `examine`, and keep the answers."""
+    """Do as `examine`, and give the answers, too.
+
+    With `kept`, what it knows is not computed again, and what is new is added to it.
+    """
     context = answerer.model.config.max_position_embeddings
     encoded = answerer.chat.encode_conversations(conversations, answerer.tokenizer)
     sizes = [len(one.ids) for one in encoded]
     _warn_of_long("log.long_answers", conversations, sizes, context)
-    fitting = [one for one in encoded if len(one.ids) <= context]
-    batches = list(padded_batches(fitting))
-    loss, _ = held_out_loss(answerer.model, batches, total=len(batches))
-    graded = grade(answerer, conversations, options)
+    loss = None if kept is None else kept.loss
+    if loss is None:
+        batches = list(padded_batches([one for one in encoded if len(one.ids) <= context]))
+        loss, _ = held_out_loss(answerer.model, batches, total=len(batches))
+        if kept is not None:
+            kept.add_loss(loss)
+    graded = (
+        grade(answerer, conversations, options)
+        if kept is None
+        else _graded_on(answerer, conversations, options, kept)
+    )
     total, abstained = total_score(graded), of_abstention(graded)
     if abstained:
         abstained["decided_by"] = (answerer.abstention or Abstention(no_answer="-")).decided_by
@@ -345,6 +337,24 @@ def examined(
         "by": {key: asdict(score) for key, score in scores_by(graded, by).items()} if by else {},
     }
     return Examined(scores, graded)
+
+
+def _graded_on(
+    answerer: Answerer, questions: Sequence[Conversation], options: GenerateConfig, kept: Kept
+) -> list[Graded]:
+    """Grade the questions whose answers are not known yet, a share at a time."""
+    found = [kept.of(number, question) for number, question in enumerate(questions)]
+    left = [number for number, one in enumerate(found) if one is None]
+    size = _BATCHES_A_SHARE * options.batch_size
+    with working("progress.exam", total=len(found), done=len(found) - len(left)) as work:
+        for begin in range(0, len(left), size):
+            share = left[begin : begin + size]
+            graded = grade(answerer, [questions[i] for i in share], options, among=questions)
+            kept.add(share, graded)
+            for number, one in zip(share, graded, strict=True):
+                found[number] = one
+            work.advance(len(share))
+    return [one for one in found if one is not None]
 
 
 def confidence(

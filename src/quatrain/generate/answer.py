@@ -140,7 +140,8 @@ class Answerer:
             answer = self.replies([messages], settings)[0]
             yield from (Piece.of(answer, answer.logprobs or ()), answer)
             return
-        prompt, replier, engine = self.voice.prompt(messages), self.replier(), Engine(self.model)
+        prompt, replier = self.voice.prompt(messages), self.replier()
+        engine = Engine(self.model, kv_memory=settings.kv_bytes)
         for said in replier.reply(engine, prompt, settings, replier.score(prompt)):
             if said is None:
                 engine.step()

@@ -94,7 +94,8 @@ class Engine:
 
         Args:
             prompt_ids: at least one, and fewer than the model's context holds.
-            options: how the answer is generated; `candidates` and `batch_size` count for nothing.
+            options: how the answer is generated; `candidates`, `batch_size` and `kv_memory` count
+                for nothing.
             stop_ids: the ids that end an answer.
             watch: ends the answer by its tokens so far.
             begun: how many ids at the end of the prompt are the answer's already.
@@ -341,7 +342,8 @@ def complete(
     Returns:
         options.candidates completions for the first prompt, then for the second, and so on.
     """
-    engine, each = Engine(model, most_rows=options.batch_size), options.candidates
+    each = options.candidates
+    engine = Engine(model, most_rows=options.batch_size, kv_memory=options.kv_bytes)
     completions = [Completion() for _ in prompts for _ in range(each)]
     drawn = [options] + [
         options.replace(seed=(options.seed + number) % 2**63) for number in range(1, each)

@@ -21,7 +21,8 @@ from quatrain.config import Config, GenerateConfig, TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.errors import QuatrainError, RankError
 from quatrain.evaluate.abstention import Said
-from quatrain.evaluate.run import Graded, grade, held_out_loss
+from quatrain.evaluate.graded import Graded
+from quatrain.evaluate.run import grade, held_out_loss
 from quatrain.generate.answer import Answerer
 from quatrain.model.adapter import Whole
 from quatrain.model.llama import LlamaModel

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from quatrain.config import Config, GenerateConfig, TrainConfig
 from quatrain.data.batches import Batch
-from quatrain.evaluate.run import Graded, grade, held_out_loss
+from quatrain.evaluate.graded import Graded
+from quatrain.evaluate.run import grade, held_out_loss
 from quatrain.generate.answer import Answerer
 from quatrain.model.adapter import Whole, held
 from quatrain.model.llama import LlamaModel

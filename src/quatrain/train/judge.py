@@ -9,7 +9,8 @@ from typing import Any
 from quatrain.config import Config
 from quatrain.data.batches import in_order
 from quatrain.data.prepare import HOLDOUT_SEED, PreparedData
-from quatrain.evaluate.run import Graded, grade, of_abstention, total_score
+from quatrain.evaluate.graded import Graded
+from quatrain.evaluate.run import grade, of_abstention, total_score
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
