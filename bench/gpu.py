@@ -5,9 +5,10 @@
 First that CUDA computes what the CPU does (device_parity.py); nothing is timed where it does not.
 Then, in bfloat16: the step of a model of d 2048, 16 layers, 16 experts of 4096, a vocabulary of
 32,768 and 64k tokens in rows of 4096; the MoE layer alone, at small dimensions against
-transformers, and at Scout's; last the same step against transformers on fewer layers and tokens,
-checkpointed alike on both sides, since transformers runs each expert on each token. A part that
-fails or has no time left is named, and the others go on.
+transformers, and at Scout's; a step with FSDP2 and the exchange of rows, in a group of one
+process, against one without (at most 3 % slower); last the first step against transformers on
+fewer layers and tokens, checkpointed alike on both sides, since transformers runs each expert on
+each token. A part that fails or has no time left is named, and the others go on.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "one MoE layer": (
         "moe_layer.py", "--device", "cuda", "--dtype", "bf16", "--experts", "4,16,64",
         "--repeats", "2", "--steps", "10",
+    ),
+    "a step with all that divides a model, by one": (
+        *STEP, "--dtype", "autocast", "--layers", "4", "--tokens", "16384", "--micro-rows", "2",
+        "--against", "wrapped", "--repeats", "2",
     ),
     "a step against transformers": (
         *STEP, "--layers", "4", "--tokens", "8192", "--micro-rows", "1", "--checkpointing",

@@ -1,25 +1,29 @@
 """What several processes are held to, on one machine without a GPU.
 
-    python bench/ranks.py WORK [same faults resume kills torchrun nodes speed] [--kills 20]
+    python bench/ranks.py WORK [same faults resume kills torchrun speed] [--kills 20]
+    python bench/ranks.py WORK before --source OTHER/src
 
-same      losses of 20 steps and gradients, against one process: 2 and 4 processes, all meshes
+same      20 steps at 2 and 4 processes, all meshes, against one: losses, gradients, bytes
 faults    every fault, at 2 and at 4 processes: seconds until all are gone, line, exit code
 resume    saved at 4 processes (two for each set of experts), resumed at 1, 2 and 4
-kills     SIGKILL to random processes at random instants, until so many; what differs at the end
-torchrun  the demo under torchrun and --processes, against one process; a kill with --max-restarts
-nodes     two machines, as network namespaces of this one (needs root): the command of docs/scale.md
-speed     two processes of one thread against one process of two
+kills     SIGKILL to random processes of four under torchrun, at random instants, until so many
+torchrun  the tests' run under torchrun and --processes, against one process
+speed     two processes of one thread against one process of two, in turns
+before    one process against the source of another version, bit by bit; not among the others
 
-Prints JSON, one line for each part.
+bench/nodes.py has two machines. Prints JSON, one line for each part.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -27,13 +31,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nodes import below, losses
+
 TESTS = Path(__file__).parents[1] / "tests"
 SOURCE = Path(__file__).parents[1] / "src"
 TWO = ("dense:1:1 top_2:1:1 tied:1:1 biased:1:1 recomputed:2:1 sixteen:2:1 skewed:2:1 adapters:2:1 "
-       "dropout:1:1 stored:2:1 nf4:1:1 nf4:2:1 nf4_attention:2:1 stored_tables:2:1 "
+       "dropout:1:1 bf16:2:1 nf4:1:1 nf4:2:1 nf4_attention:2:1 stored_tables:2:1 "
        "top_2:1:2").split()  # fmt: skip
 FOUR = ("dense:1:1 top_2:1:1 top_2:4:1 sixteen:2:1 sixteen:4:1 sixteen:2:2 skewed:4:1 adapters:4:1 "
         "nf4:2:1 nf4:4:1 biased:1:2").split()  # fmt: skip
+FOUND = "losses norms gradients worst loads unused sent computed expected".split()
 FAULTS = ("killed", "raised", "memory", "hung", "stopped", "shape", "recipe", "data", "folder",
           "not finite", "disk", "clock", "missing", "port")  # fmt: skip
 
@@ -43,13 +50,19 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("parts", nargs="*", default=[])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5, help="of speed")
+    parser.add_argument("--source", type=Path, help="of the other version")
     options = parser.parse_args()
     parts: dict[str, Callable[[Path], Any]] = {
-        "same": same, "faults": faults, "resume": resume,
-        "kills": lambda work: kills(work, options.kills), "torchrun": torchrun, "nodes": nodes,
-        "speed": speed,
-    }  # fmt: skip
-    for name in options.parts or parts:
+        "same": same,
+        "faults": faults,
+        "resume": resume,
+        "kills": lambda work: kills(work, options.kills),
+        "torchrun": torchrun,
+        "speed": lambda work: speed(work, options.repeats),
+        "before": lambda work: before(work, options.source),
+    }
+    for name in options.parts or [one for one in parts if one != "before"]:
         work = options.work / name
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -75,10 +88,7 @@ def same(work: Path) -> Any:
     for world, cases in ((2, TWO), (4, FOUR)):
         report = script("forked.py", str(work / str(world)), "--world", str(world), "--steps", "20",
                         *cases)  # fmt: skip
-        found[world] = {
-            case: {name: one[name] for name in ("losses", "norms", "gradients", "loads")}
-            for case, one in report.items()
-        }
+        found[world] = {case: {name: one[name] for name in FOUND} for case, one in report.items()}
     return found
 
 
@@ -97,20 +107,11 @@ def resume(work: Path) -> Any:
     return script("whole_runs.py", str(work), "resume", "4:2", "1:1", "2:1", "2:2", "4:4")
 
 
-def kills(work: Path, number: int) -> Any:
-    return script("whole_runs.py", str(work), "kills", "--world", "2", "--kills", str(number))
-
-
 def recipe_in(work: Path, **train: Any) -> Path:
     sys.path.insert(0, str(TESTS))
     from tiny_run import recipe_in as write
 
     return write(work, **train)
-
-
-def losses(run_dir: Path) -> list[float]:
-    rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return [row["loss"] for row in rows if "loss" in row]
 
 
 def apart(one: Path, other: Path) -> float:
@@ -122,9 +123,9 @@ def quatrain(*words: str) -> list[str]:
     return [sys.executable, "-m", "quatrain", *words]
 
 
-def torchrun_of(*words: str, options: tuple[str, ...] = ("--standalone",)) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc-per-node", "2"]
-    return [*launcher, "-m", "quatrain", *words]
+def torchrun_of(*words: str, options: tuple[str, ...] = (), processes: int = 2) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
+    return [*launcher, "--nproc-per-node", str(processes), "-m", "quatrain", *words]
 
 
 def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
@@ -144,75 +145,133 @@ def torchrun(work: Path) -> Any:
     found: dict[str, Any] = {name: run(command).returncode for name, command in ways.items()}
     for name in ("processes", "torchrun"):
         found[f"{name} apart"] = apart(work / "one", work / name)
-    return found | {"restart": restart(work, recipe)}
+    return found
 
 
-def restart(work: Path, recipe: Path) -> Any:
-    """Kill a process once there is a checkpoint; torchrun starts both again."""
-    run_dir = work / "restarted"
-    started = subprocess.Popen(
-        torchrun_of("sft", str(recipe), f"run_dir={run_dir}",
-                    options=("--standalone", "--max-restarts", "1")),
-        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    beat = run_dir / ".ranks" / "beat-1.json"
-    while not (run_dir / "checkpoints" / "step-000004").exists():
-        time.sleep(0.05)
-        assert started.poll() is None, "it ended before it could be killed"
-    os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
-    return {"code": started.wait(), "apart": apart(work / "one", run_dir)}
+def kills(work: Path, number: int) -> Any:
+    """Kill one of four processes again and again; torchrun starts all, or the same command does.
+
+    An instant counts from the start of the processes. In the end weights, moments, and losses of
+    each step are compared with those of a run that nobody kills.
+    """
+    recipe = recipe_in(work, batch_size=4, max_steps=24, eval_interval=8, save_interval=3)
+    words = ("sft", str(recipe), "parallel.expert_parallel=2", "parallel.timeout=60s")
+
+    def command(name: str) -> list[str]:
+        run_dir = f"run_dir={work / name}"
+        return torchrun_of(*words, run_dir, options=("--max-restarts", "3"), processes=4)
+
+    begun = time.monotonic()
+    assert run(command("calm")).returncode == 0
+    seconds, draw = time.monotonic() - begun, random.Random(0)
+    slowest, done, runs, commands, different = 0.0, 0, 0, 0, list[str]()
+    while done < number:
+        name, code = f"killed-{runs}", 1
+        while code:
+            commands += 1
+            started = subprocess.Popen(
+                command(name), env=environment(), stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            while done < number:
+                gone = kill_one(started, draw.uniform(0, seconds))
+                if gone is None:
+                    break
+                done, slowest = done + 1, max(slowest, gone)
+            code = started.wait()
+        different += differences(work / "calm", work / name)
+        runs += 1
+    return {"kills": done, "runs": runs, "commands": commands, "slowest": round(slowest, 1),
+            "seconds": round(seconds, 1), "different": different}  # fmt: skip
 
 
-def nodes(work: Path) -> Any:
-    """Run two launchers in two network namespaces that a pair of interfaces joins."""
-    recipe = recipe_in(work, batch_size=4)
-    one = run(quatrain("sft", str(recipe), f"run_dir={work / 'one'}")).returncode
-    names, links = ("quatrain-a", "quatrain-b"), ("qa", "qb")
-    for command in (
-        *(["ip", "netns", "add", name] for name in names),
-        ["ip", "link", "add", links[0], "type", "veth", "peer", "name", links[1]],
-    ):
-        subprocess.run(command, check=True)
+def kill_one(launcher: subprocess.Popen[bytes], after: float) -> float | None:
+    """Kill one of the processes so many seconds after their start.
+
+    Returns:
+        The seconds until all were gone; None when they ended before.
+    """
+    while len(processes := below(launcher.pid)) < 4:
+        if launcher.poll() is not None:
+            return None
+        time.sleep(0.02)
+    until = time.monotonic() + after
+    while time.monotonic() < until:
+        if launcher.poll() is not None:
+            return None
+        time.sleep(0.01)
+    victim = random.Random(after).choice(processes)
     try:
-        for number, (name, link) in enumerate(zip(names, links, strict=True), 1):
-            inside = ["ip", "netns", "exec", name]
-            subprocess.run(["ip", "link", "set", link, "netns", name], check=True)
-            for words in (["addr", "add", f"10.77.0.{number}/24", "dev", link],
-                          ["link", "set", link, "up"], ["link", "set", "lo", "up"]):  # fmt: skip
-                subprocess.run([*inside, "ip", *words], check=True)
-        started = [
-            subprocess.Popen(
-                ["ip", "netns", "exec", name, *torchrun_of(
-                    "sft", str(recipe), f"run_dir={work / 'two'}",
-                    options=("--nnodes", "2", "--node-rank", str(rank), "--master-addr",
-                             "10.77.0.1", "--master-port", "29500"))],
-                env=environment(GLOO_SOCKET_IFNAME=link),
-            )
-            for rank, (name, link) in enumerate(zip(names, links, strict=True))
-        ]  # fmt: skip
-        codes = [one.wait() for one in started]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
-    return {"codes": [one, *codes], "apart": apart(work / "one", work / "two")}
+        os.kill(victim, signal.SIGKILL)
+    except ProcessLookupError:
+        return None
+    since = time.monotonic()
+    while any(is_alive(one) for one in processes):
+        time.sleep(0.05)
+    return time.monotonic() - since
 
 
-def speed(work: Path) -> Any:
+def is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX"
+    except OSError:
+        return False
+
+
+def differences(calm: Path, other: Path) -> list[str]:
+    """Name what differs between the last checkpoints, and between the losses, of two runs."""
+    newest = sorted((calm / "checkpoints").glob("step-*"))[-1]
+    files = [newest / name for name in ("model.safetensors", "optimizer.safetensors", "state.json")]
+    digests = [
+        [hashlib.sha256((folder / newest.name / one.name).read_bytes()).digest() for one in files]
+        for folder in (calm / "checkpoints", other / "checkpoints")
+    ]
+    found = [one.name for one, a, b in zip(files, *digests, strict=True) if a != b]
+    return found + (["losses"] if losses(calm) != losses(other) else [])
+
+
+def before(work: Path, source: Path) -> Any:
+    """Train the same recipe with this source and another one; say what is equal."""
+    from safetensors.torch import load_file
+
+    recipe = recipe_in(work, batch_size=4, micro_batch_size=2)
+    text = recipe.read_text()
+    recipe.write_text(text[: text.index("parallel:")])  # a section that the other one may not know
+    ways = {"full": [], "lora": ["train.adapter=lora", f"model.init={work / 'now-full'}"]}
+    found = {}
+    for way, more in ways.items():
+        for name, path in (("now", SOURCE), ("then", source.resolve())):
+            command = quatrain("sft", str(recipe), f"run_dir={work / f'{name}-{way}'}", *more)
+            done = run(command, PYTHONPATH=str(path))
+            assert done.returncode == 0, done.stderr
+        now, then = (work / f"{name}-{way}" for name in ("now", "then"))
+        found[way] = {"steps": len(losses(now)), "losses": losses(now) == losses(then)}
+        for file in sorted(now.glob("checkpoints/step-000012/*.safetensors")):
+            one, other = (load_file(run / file.relative_to(now)) for run in (now, then))
+            same = one.keys() == other.keys() and all(one[k].equal(other[k]) for k in one)
+            found[way][file.name] = same
+    return found
+
+
+def speed(work: Path, repeats: int) -> Any:
     """Compare tokens a second of a model whose products take most of a step."""
     model = {"d_model": 256, "n_layers": 4, "n_heads": 8, "d_k": 32, "num_local_experts": 4}
-    recipe = recipe_in(work, batch_size=16, max_steps=14, eval_interval=14, save_interval=14)
+    recipe = recipe_in(work, batch_size=16, max_steps=10, eval_interval=10, save_interval=10)
     sizes = [f"model.{name}={value}" for name, value in model.items()]
     sizes += ["data.block_size=256", "train.micro_batch_size=8", "evaluate.questions=0"]
-    rates: dict[str, float] = {}
-    for name, more in (("one", ["train.threads=2"]),
-                       ("two", ["train.threads=1", "--processes", "2"])):  # fmt: skip
-        command = quatrain("sft", str(recipe), f"run_dir={work / name}", *sizes, *more)
-        done = run(command)
-        assert done.returncode == 0, done.stderr
-        rows = map(json.loads, (work / name / "metrics.jsonl").read_text().splitlines())
-        seen = sorted(row["tokens_per_second"] for row in rows if "loss" in row)
-        rates[name] = seen[len(seen) // 2]
-    return {**rates, "ratio": rates["two"] / rates["one"]}
+    ways = {"one": ["train.threads=2"], "two": ["train.threads=1", "--processes", "2"]}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats):
+        for name, more in ways.items():
+            run_dir = work / f"{name}-{repeat}"
+            done = run(quatrain("sft", str(recipe), f"run_dir={run_dir}", *sizes, *more))
+            assert done.returncode == 0, done.stderr
+            rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+            seen = [row["tokens_per_second"] for row in rows if "loss" in row]
+            rates[name].append(statistics.median(seen[1:]))
+    ratios = [two / one for one, two in zip(rates["one"], rates["two"], strict=True)]
+    return {**rates, "ratios": ratios, "ratio": statistics.median(ratios)}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""A whole training step: ours against transformers' Llama4ForCausalLM, or our own dense twin.
+"""A whole training step: ours against transformers' Llama4ForCausalLM, or another one of ours.
 
     python bench/step.py [--layers 8] [--experts 16] [--dtype fp32|bf16|autocast] [--against dense]
 
 A step is forward, loss, backward, clipping and fused AdamW, on rows of random ids of which every
 token but a row's first is a target. Both sides have the same weights and meet the same batches, so
 that their losses must agree, after updates too; the dense twin has other weights, and as many
-active parameters. `--dtype` holds for both sides: fp32; bf16, with bfloat16 weights, gradients and
-moments; autocast, bfloat16 products over float32 weights.
+active parameters. `--against wrapped` is our own step in a group of one process, with all that
+divides a model among several (parallel/): what its machinery costs. `--dtype` holds for both
+sides: fp32; bf16, with bfloat16 weights, gradients and moments; autocast, bfloat16 products over
+float32 weights.
 
 transformers' own loop of training steps is left out, which can only add to its side: clipping and
 AdamW are called directly. Each side clips as its loop does: ours has AdamW scale gradients that are
@@ -43,10 +45,12 @@ from paired import (
 from saving import finish
 from sides import as_in_a_run, dense_twin, ours, shape, theirs
 
-from quatrain.config import ModelConfig, TrainConfig
+from quatrain.config import Config, ModelConfig, ParallelConfig, TrainConfig
 from quatrain.data.batches import Batch
+from quatrain.model.llama import LlamaModel
+from quatrain.train.alone import ALONE, Alone
 from quatrain.train.loop import accumulate
-from quatrain.train.optim import gradient_norm, make_optimizer, set_learning_rate, update
+from quatrain.train.optim import make_optimizer, set_learning_rate
 from quatrain.train.products import meet_experts
 
 RATE, CLIP = 1e-4, 1.0
@@ -70,7 +74,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument(
-        "--against", choices=["transformers", "dense", "none"], default="transformers"
+        "--against", choices=["transformers", "dense", "wrapped", "none"], default="transformers"
     )
     for name, default in (
         ("layers", 8), ("experts", 16), ("width", 512), ("inner", 1024), ("heads", 8),
@@ -110,11 +114,11 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     """Train some steps; time them, and watch the memory."""
     torch.set_num_threads(options.threads)
     config = config_of(options)
-    side = their_step if options.child == "transformers" else our_step
+    side = {"transformers": their_step, "wrapped": wrapped_step}.get(options.child, our_step)
     draw = np.random.default_rng(0)
     rows = options.tokens // options.row
     losses: list[float] = []
-    with Watch(options.device) as watch, as_in_a_run(side is our_step or options.even):
+    with Watch(options.device) as watch, as_in_a_run(side is not their_step or options.even):
         step = side(config, options)
 
         def one() -> None:
@@ -137,14 +141,40 @@ def our_step(
     config: ModelConfig, options: argparse.Namespace
 ) -> Callable[[np.ndarray[Any, Any]], float]:
     """Make our model and its optimizer; give what takes a step, as the training loop does."""
-    conditions = Conditions.of(options)
-    model = ours(config, conditions.weights, options.device)
+    model = ours(config, Conditions.of(options).weights, options.device)
+    return step_of(model, options)
+
+
+def wrapped_step(
+    config: ModelConfig, options: argparse.Namespace
+) -> Callable[[np.ndarray[Any, Any]], float]:
+    """Do the same in a group of one process, whose weights and experts are divided by one."""
+    import torch.distributed as dist
+
+    from quatrain.parallel.experts import spread
+    from quatrain.parallel.seat import Seat
+    from quatrain.parallel.sharding import Meshes
+    from quatrain.parallel.team import Team
+
+    library: Any = dist  # torch's stores have no types
+    backend = "cpu:gloo,cuda:nccl" if options.device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=library.HashStore(), rank=0, world_size=1)
+    model = ours(config, Conditions.of(options).weights, options.device)
+    team = Team(Seat(0, 1, 0, "here"), 60.0)
+    spread(model, Meshes.of(options.device, 1, 1, 1).expert)
+    whole = Config.model_construct(parallel=ParallelConfig())
+    return step_of(team.placed(model, whole, torch.device(options.device)), options, team)
+
+
+def step_of(
+    model: LlamaModel, options: argparse.Namespace, team: Alone = ALONE
+) -> Callable[[np.ndarray[Any, Any]], float]:
     model.model.activation_checkpointing = options.checkpointing
     precision = "bf16" if options.dtype == "autocast" else "fp32"
     train = TrainConfig(
         learning_rate=RATE, micro_batch_size=options.micro_rows, precision=precision
     )
-    optimizer = make_optimizer(model, train)
+    optimizer = team.optimizer(model, train)
     set_learning_rate(optimizer, RATE)
     num_tokens = options.micro_rows * options.row if options.micro_rows else options.tokens
     meet_experts(model, num_tokens, precision)
@@ -153,8 +183,8 @@ def our_step(
         length = ids.shape[1]
         mask = np.ones_like(ids, dtype=np.bool_)
         batch = Batch(ids, mask, [[length]] * len(ids), np.arange(len(ids)), 0.0)
-        loss = accumulate(model, batch, train).loss
-        update(optimizer, gradient_norm(model), CLIP)
+        loss = accumulate(model, batch, train, team=team).loss
+        team.update(optimizer, team.norm(model), CLIP)
         return loss
 
     return step
@@ -202,7 +232,7 @@ def summed_up(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     result["times_as_fast"] = ratio(medians(peer), medians(found["ours"]))
     most = max(1, result[options.against]["peak_mb"])
     result["share_of_memory"] = result["ours"]["peak_mb"] / most
-    if options.against == "transformers":
+    if options.against in ("transformers", "wrapped"):
         pairs = list(zip(found["ours"][0]["losses"], peer[0]["losses"], strict=True))
         result["losses"] = pairs
         result["largest_difference_of_losses"] = max(abs(a - b) for a, b in pairs)

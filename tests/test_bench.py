@@ -46,6 +46,13 @@ def test_a_step_computes_what_transformers_computes_and_is_compared() -> None:
 
 
 @pytest.mark.slow
+def test_a_step_that_is_divided_by_one_computes_the_same() -> None:
+    result = smoke("step.py", "--smoke", "--threads", "1", "--against", "wrapped")["result"]
+    assert result["largest_difference_of_losses"] < 1e-6  # the norm's squares in another order
+    assert result["wrapped"]["seconds"] > 0
+
+
+@pytest.mark.slow
 def test_one_layer_gives_what_transformers_gives() -> None:
     result = smoke("moe_layer.py", "--smoke", "--threads", "1")["result"]
     assert result["largest_relative_difference"]

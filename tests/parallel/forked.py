@@ -33,7 +33,7 @@ from quatrain.model.frozen import Frozen, Matrix
 from quatrain.model.io import Form, model_of
 from quatrain.model.kinds import KINDS, encode
 from quatrain.model.llama import LlamaModel
-from quatrain.model.moe import Router
+from quatrain.model.moe import Router, count
 from quatrain.model.shards import LazyTensor
 from quatrain.parallel.seat import Seat
 from quatrain.parallel.sharding import together
@@ -43,18 +43,26 @@ from quatrain.train.alone import ALONE, Alone
 from quatrain.train.loop import accumulate
 from tiny import tiny_config, tiny_model
 
+Listen = Callable[[LlamaModel], None]
 ROWS, WIDTH = 8, 24
+HALF = torch.bfloat16
 _NOUGHT = 1e-3
 """A gradient below this share of the largest one counts as of that size: that of a bias of keys
 without RoPE is nothing but rounding, since a softmax does not depend on it."""
 LENGTHS = [[10, 6], [24], [3, 3, 3], [20], [12, 12], [8], [5, 19], [24]]
 
 
-def frozen_model(quantise: str | None, **lora: Any) -> LlamaModel:
+def frozen_model(
+    quantise: str | None, dtype: torch.dtype = torch.float32, **lora: Any
+) -> LlamaModel:
     """Adapters beside a base that is held as it is stored."""
     config = tiny_config("top_2", d_model=64, intermediate_size_expert=64, intermediate_size_mlp=64)
-    tensors = {name: LazyTensor.of(one) for name, one in tiny_model(config).state_dict().items()}
-    return adapted_model(model_of(config, tensors, form=Form(torch.float32, quantise)), **lora)
+    weights = tiny_model(config).to(dtype).state_dict()
+    tensors = {name: LazyTensor.of(one) for name, one in weights.items()}
+    model = adapted_model(model_of(config, tensors, form=Form(torch.float32, quantise)), **lora)
+    for weight in (one for one in model.parameters() if one.requires_grad):
+        weight.data = weight.data.float()  # as in a run
+    return model
 
 
 def stored_tables() -> LlamaModel:
@@ -87,11 +95,11 @@ MODELS: dict[str, tuple[Callable[[], LlamaModel], dict[str, Any]]] = {
     "skewed": (lambda: one_hot_routers(tiny_model(tiny_config("sixteen_experts"))), {}),
     "adapters": (lambda: adapted_model("top_2", train_router=True), {"adapter": "lora"}),
     "dropout": (lambda: adapted_model("top_2", dropout=0.3), {"adapter": "lora"}),
-    "stored": (lambda: frozen_model(None), {"adapter": "lora"}),
-    "nf4": (lambda: frozen_model("nf4"), {"adapter": "lora", "micro_batch_size": 2}),
+    "bf16": (lambda: frozen_model(None, HALF), {"adapter": "lora"}),
+    "nf4": (lambda: frozen_model("nf4", HALF), {"adapter": "lora", "micro_batch_size": 2}),
     "stored_tables": (stored_tables, {"adapter": "lora"}),
     "nf4_attention": (
-        lambda: frozen_model("nf4", targets=("attention",)), {"adapter": "lora"}
+        lambda: frozen_model("nf4", HALF, targets=("attention",)), {"adapter": "lora"}
     ),
 }  # fmt: skip
 
@@ -108,7 +116,9 @@ def batch_of(step: int, rank: int, world: int) -> Batch:
     return Batch(ids[part], mask[part], LENGTHS[part], np.arange(ROWS)[part], 0.0)
 
 
-def trained(name: str, steps: int, team: Alone, config: Config) -> dict[str, Any]:
+def trained(
+    name: str, steps: int, team: Alone, config: Config, listen: Listen = lambda _: None
+) -> dict[str, Any]:
     """Train some steps; give the losses, and the gradients of the first step."""
     make, given = MODELS[name]
     model = make()
@@ -117,6 +127,7 @@ def trained(name: str, steps: int, team: Alone, config: Config) -> dict[str, Any
     if team.world > 1:
         model = team.placed(model, config, torch.device("cpu"))
     model.train()
+    listen(model)
     optimizer = team.optimizer(model, train)
     losses, norms, grads, loads = [], [], {}, []
     for step in range(steps):
@@ -156,8 +167,31 @@ class Counted:
         for name in ("reduce_scatter_single", "reduce_scatter_tensor"):
             self._wrap(name, "reduce", lambda part, *rest, n, **more: part.nbytes * (n - 1))
         self._wrap("all_reduce", "repeat", lambda one, *rest, n, **more:
-                   2 * one.nbytes * (n - 1) // n if one.numel() > 16 else 0)  # fmt: skip
+                   2 * one.nbytes * (n - 1) // n if _is_gradient(one) else 0)  # fmt: skip
         self._wrap("all_to_all_single", "tokens", _rows_sent)
+        self.loads: list[torch.Tensor] = []
+
+    def listen(self, model: LlamaModel) -> None:
+        """Note the experts that this process' routers choose, [E], once for each forward pass."""
+
+        def note(_: Any, __: Any, found: tuple[torch.Tensor, ...]) -> None:
+            if torch._C._current_graph_task_id() < 0:  # and not as a backward pass repeats it
+                self.loads.append(count(found[1].flatten(), found[2].shape[1]))
+
+        for router in (one for one in model.modules() if isinstance(one, Router)):
+            router.register_forward_hook(note)
+
+    def moved(self, team: Team) -> float:
+        """Count rows that go to experts of others, or come from others to experts here."""
+        mesh = team.meshes.expert
+        if mesh.size() == 1:
+            return 0.0
+        load_E = torch.stack(self.loads).sum(0)
+        loads_PE = load_E.new_empty(mesh.size(), len(load_E))
+        dist.all_gather(list(loads_PE.unbind()), load_E, group=mesh.get_group())
+        rows_PP = loads_PE.unflatten(1, (mesh.size(), -1)).sum(2)
+        me = mesh.get_local_rank()
+        return float(rows_PP[me].sum() + rows_PP[:, me].sum() - 2 * rows_PP[me, me])
 
     def _wrap(self, name: str, kind: str, size: Any) -> None:
         original = getattr(dist, name, None)
@@ -181,6 +215,11 @@ def _is_group(one: Any) -> bool:
     return isinstance(one, dist.ProcessGroup)
 
 
+def _is_gradient(one: torch.Tensor) -> bool:
+    """Whether a sum is one of gradients, and not of counts."""
+    return one.is_floating_point() and one.numel() > 16
+
+
 def _rows_sent(*given: Any, n: int, me: int) -> int:
     _, rows, *splits = given
     if len(splits) < 2:  # the numbers of rows
@@ -199,7 +238,9 @@ def process(rank: int, world: int, folder: Path, cases: list[str], steps: int) -
         team = Team(Seat(rank, world, rank, "here"), 60.0)
         name, config = case(text)
         counted.sent = dict.fromkeys(counted.sent, 0)
-        found[text] = {**trained(name, steps, team, config), "sent": counted.sent}
+        counted.loads.clear()
+        one = trained(name, steps, team, config, counted.listen)
+        found[text] = {**one, "sent": dict(counted.sent), "moved": counted.moved(team)}
     if rank == 0:
         torch.save(found, folder / "found.pt")
     dist.destroy_process_group()
@@ -225,16 +266,22 @@ def difference(alone: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def computed(name: str, config: Config, world: int, steps: int) -> dict[str, float]:
-    """Compute what a process sends in all steps."""
+def computed(
+    name: str, config: Config, world: int, steps: int, moved: float | None = None
+) -> dict[str, float]:
+    """Compute what a process sends in all steps; `moved` rows in all of them."""
     make, given = MODELS[name]
+    lora = LoraConfig(rank=3)
+    if name == "nf4_attention":
+        lora = lora.replace(targets=("attention",))
     whole = Config.model_construct(
-        model=make().config, train=TrainConfig(**given), parallel=config.parallel,
-        lora=LoraConfig(rank=3),
-    )  # fmt: skip
+        model=make().config, train=TrainConfig(**given), parallel=config.parallel, lora=lora
+    )
     rows = ROWS // world
     parts = rows // given.get("micro_batch_size", rows)
-    volume = volume_of(whole, world, rows * WIDTH, parts)
+    stored = name.startswith("nf4")
+    moved = None if moved is None else moved / steps
+    volume = volume_of(whole, world, rows * WIDTH, parts, stored, moved)
     return {kind: steps * size for kind, size in asdict(volume).items()}
 
 
@@ -260,6 +307,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
+    (options.directory / "meet").unlink(missing_ok=True)
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     children = [
@@ -275,7 +323,9 @@ def main() -> None:
         name, config = case(text)
         report[text] = difference(trained(name, options.steps, ALONE, config), found[text])
         report[text]["sent"] = found[text]["sent"]
-        report[text]["computed"] = computed(name, config, options.world, options.steps)
+        sizes = config, options.world, options.steps
+        report[text]["computed"] = computed(name, *sizes, found[text]["moved"])
+        report[text]["expected"] = computed(name, *sizes)
     print(json.dumps(report))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,24 +49,38 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "run"
 
 
+def words_of(one: Path, run_dir: Path) -> list[str]:
+    return ["-m", "quatrain", "sft", str(one.parent / "tiny.yaml"), f"run_dir={run_dir}"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["--processes", "torchrun"])
-def test_two_processes_from_the_command_line_train_as_one(
-    one: Path, way: str, tmp_path: Path
-) -> None:
-    words = ["-m", "quatrain", "sft", str(one.parent / "tiny.yaml"), f"run_dir={tmp_path / 'two'}"]
-    if way == "torchrun":
-        words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    else:
-        words += ["--processes", "2", "--json"]
+def test_two_processes_from_the_command_line_train_as_one(one: Path, tmp_path: Path) -> None:
+    words = [*words_of(one, tmp_path / "two"), "--processes", "2", "--json"]
     done = subprocess.run(
         [sys.executable, *words], timeout=SECONDS, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
     assert not (tmp_path / "two" / FOLDER).exists()
-    if way == "--processes":
-        assert json.loads(done.stdout)["step"] == 4
+    assert json.loads(done.stdout)["step"] == 4
+
+
+@pytest.mark.slow
+def test_torchrun_starts_all_again_when_one_is_killed(one: Path, tmp_path: Path) -> None:
+    run_dir, said = tmp_path / "two", tmp_path / "said"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
+    words = [*launcher, "--nproc-per-node", "2", *words_of(one, run_dir)]
+    first_row = run_dir / "metrics.jsonl"
+    with said.open("w") as file:
+        started = subprocess.Popen([sys.executable, *words], env=environment(), stderr=file)
+    while not (first_row.exists() and first_row.stat().st_size):
+        assert started.poll() is None, said.read_text()
+        time.sleep(0.01)
+    beat = json.loads((run_dir / FOLDER / "beat-1.json").read_text())
+    os.kill(beat["pid"], signal.SIGKILL)
+    assert started.wait(SECONDS) == 0, said.read_text()
+    assert "error[Q703] process 1" in said.read_text()
+    assert losses(run_dir) == pytest.approx(losses(one), rel=1e-5)
 
 
 def test_an_error_of_all_processes_is_told_once(

@@ -12,7 +12,7 @@ FLOAT_ORDER = 1e-5
 """Sums of float32 in another order, relative to the largest number of a weight's gradient."""
 TWO = (
     "dense:1:1", "top_2:1:1", "tied:1:1", "biased:1:1", "recomputed:2:1", "sixteen:2:1",
-    "skewed:2:1", "adapters:2:1", "dropout:1:1", "stored:2:1", "nf4:1:1", "nf4:2:1",
+    "skewed:2:1", "adapters:2:1", "dropout:1:1", "bf16:2:1", "nf4:1:1", "nf4:2:1",
     "nf4_attention:2:1", "stored_tables:2:1", "top_2:1:2",
 )  # fmt: skip
 FOUR = ("top_2:4:1", "sixteen:2:1", "biased:2:2", "skewed:4:1")
@@ -54,15 +54,19 @@ def test_experts_without_tokens_are_among_these_cases(two: dict[str, Any]) -> No
 
 
 @forks
-@pytest.mark.parametrize("case", ["dense:1:1", "top_2:1:1", "top_2:1:2"])
+@pytest.mark.parametrize(
+    "case",
+    ["dense:1:1", "top_2:1:1", "top_2:1:2", "tied:1:1", "sixteen:2:1", "recomputed:2:1",
+     "skewed:2:1", "bf16:2:1", "nf4:1:1", "nf4:2:1", "nf4_attention:2:1"],
+)  # fmt: skip
 def test_a_process_sends_what_was_computed(two: dict[str, Any], case: str) -> None:
+    """Rows of experts: of the routing that was counted, since few tokens are not routed evenly."""
     sent, computed = two[case]["sent"], two[case]["computed"]
     for kind, size in computed.items():
         assert abs(sent[kind] - size) <= 0.05 * size, kind
 
 
 @forks
-def test_only_rows_of_other_processes_experts_are_sent(two: dict[str, Any]) -> None:
-    sent, computed = two["sixteen:2:1"]["sent"], two["sixteen:2:1"]["computed"]
-    assert abs(sent["gather"] - computed["gather"]) <= 0.05 * computed["gather"]
-    assert 0.5 < sent["tokens"] / computed["tokens"] < 1.5  # routers that nobody trained
+def test_an_even_router_would_send_about_as_much(two: dict[str, Any]) -> None:
+    sent, expected = two["sixteen:2:1"]["sent"], two["sixteen:2:1"]["expected"]
+    assert 0.5 < sent["tokens"] / expected["tokens"] < 1.5  # routers that nobody trained

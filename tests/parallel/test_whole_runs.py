@@ -18,6 +18,7 @@ def test_a_run_goes_on_in_other_numbers_of_processes(tmp_path: Path) -> None:
     for name, found in reported("whole_runs.py", str(tmp_path), "resume", *runs).items():
         assert found["next"] < NEXT, name
         assert found["tokens"], name
+        assert found["experts"] == [4, 4], name
 
 
 @pytest.mark.slow

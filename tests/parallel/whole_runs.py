@@ -25,6 +25,7 @@ import torch
 import torch._dynamo
 from faults import Child
 from forked import fork
+from safetensors.torch import load_file
 
 from quatrain.config import Config
 from quatrain.files import sha256
@@ -39,6 +40,8 @@ from quatrain.train.run import run
 from tiny_run import timeless_metrics, tiny_run
 
 HALF_WAY, STEPS = 3, 6
+EXPERTS = 4
+"""Of a layer of the tiny run."""
 
 
 def config_of(directory: Path, name: str, experts: int, **train: Any) -> Config:
@@ -112,7 +115,17 @@ def apart(whole: Path, other: Path) -> dict[str, Any]:
         "all": max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in later),
         "tokens": all(a["tokens"] == b["tokens"] for a, b in later),
         "loads": sum(a["expert_load"] != b["expert_load"] for a, b in later),
+        "experts": [experts_kept(whole, other), EXPERTS],
     }
+
+
+def experts_kept(whole: Path, other: Path) -> int:
+    """Count the experts that a resumed run has, and that are those of the uninterrupted one."""
+    name = Path("checkpoints") / f"step-{STEPS:06d}" / "model.safetensors"
+    one, resumed = (load_file(run / name) for run in (whole, other))
+    stacks = [name for name in one if ".experts." in name]
+    far = [((one[s] - resumed[s]).abs().amax((1, 2)) / one[s].abs().amax((1, 2))) for s in stacks]
+    return int((torch.stack(far) < 1e-3).all(0).sum())
 
 
 def kills(directory: Path, world: int, experts: int, number: int, seed: int) -> dict[str, Any]:

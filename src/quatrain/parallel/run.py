@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from quatrain.config import Config
 from quatrain.errors import QuatrainError, RankError
+from quatrain.parallel.interface import choose_interface
 from quatrain.parallel.seat import Seat
 from quatrain.parallel.shares import refuse_sizes
 from quatrain.parallel.team import AFTER_US, Team
@@ -79,6 +80,7 @@ def _joined(seat: Seat, timeout: float) -> Team:
     if torch.cuda.is_available():
         torch.cuda.set_device(seat.local_rank)
         backend = "cpu:gloo,cuda:nccl"
+    choose_interface(os.environ)
     store = _met(seat)
     dist.init_process_group(
         backend, store=store, rank=seat.rank, world_size=seat.world,
@@ -129,6 +131,7 @@ def _fail(error: BaseException, seat: Seat, team: Team | None, run_dir: Path) ->
         traceback.print_exception(error)
     watch = team.watch if team else None
     end: dict[str, Any] = {"rank": seat.rank, "host": seat.host}
+    lost: dict[str, Any] | None = None
     if isinstance(error, QuatrainError):
         end |= {"how": "error", "code": error.exit_code}
         if watch is not None:
@@ -146,6 +149,7 @@ def _fail(error: BaseException, seat: Seat, team: Team | None, run_dir: Path) ->
         if isinstance(error, RuntimeError) and any(mark in str(error) for mark in _FROM_OTHERS):
             if watch is not None:
                 watch.wait_for_cause()
+                lost = watch.lost()
             end |= {"how": "Q703.cut_off", "why": why}
         elif isinstance(error, MemoryError) or any(m in str(error).lower() for m in _NO_MEMORY):
             end |= {"how": "Q703.memory", "why": why}
@@ -155,8 +159,8 @@ def _fail(error: BaseException, seat: Seat, team: Team | None, run_dir: Path) ->
     if watch is None:
         say_fault(end)
     else:
+        watch.tell(lost or end)
         watch.ended(**{k: v for k, v in end.items() if k not in ("rank", "host")})
-        watch.tell(end)
     _leave(RankError.exit_code)
 
 

@@ -2,13 +2,13 @@
 
     gather    weights of the others, for each forward and each backward pass of a micro-batch
     reduce    gradients, to the process that keeps them, once a step
-    repeat    gradients, between replicas, once a step
+    repeat    gradients of what several hold, replicas or a tied head, once a step
     tokens    rows to their experts and back, and their gradients the other way
 
 Of n processes that gather a tensor, each sends its part to n - 1 others: (n - 1) / n of the bytes
 of the tensor, and as much where gradients are added up. Rows go to a process with the probability
-that their expert is there: 1 / n with an even router. Weights that stay as they are stored are not
-sent.
+that their expert is there: 1 / n with an even router, and as an expected value also with another
+one, where processes have rows alike. Weights that stay as they are stored are not sent.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Held:
     """Numbers that learn, experts that are spread left out."""
     learning_experts: float
     """Numbers of one process' experts that learn."""
+    learning_tied: float
+    """Numbers of a tied head that learns, which each process holds whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,20 @@ def held_of(config: Config, stored: bool = False) -> Held:
     table = parameters(model).head
     tables = 0.0 if model.tie_word_embeddings else 2.0 * table * width
     tables += model.d_model * _FLOAT
+    tied = 0.0
     if not adapted:
         learning[0] += model.d_model + (0 if model.tie_word_embeddings else 2 * table)
-    return Held(tables, tuple(dense), tuple(experts), *learning)
+        tied = table if model.tie_word_embeddings else 0.0
+    return Held(tables, tuple(dense), tuple(experts), *learning, tied)
 
 
 def volume_of(
-    config: Config, world: int, tokens: int, micro_batches: int = 1, stored: bool = False
+    config: Config,
+    world: int,
+    tokens: int,
+    micro_batches: int = 1,
+    stored: bool = False,
+    moved: float | None = None,
 ) -> Volume:
     """Compute what a process sends in a step.
 
@@ -110,6 +119,8 @@ def volume_of(
         tokens: of a step and a process, padding included.
         micro_batches: of a step.
         stored: see `held_of`.
+        moved: rows of this process whose experts are elsewhere, and rows of others whose experts
+            are here, in the forward passes of a step; None for an even router.
     """
     parallel, model, held = config.parallel, config.model, held_of(config, stored)
     shards = world // parallel.replicas
@@ -122,9 +133,11 @@ def volume_of(
     replicas = parallel.replicas
     own = held.learning_dense / shards + held.learning_experts / data
     repeat = 2 * (replicas - 1) / replicas * own * _FLOAT
+    repeat += 2 * (world - 1) / world * held.learning_tied * _FLOAT
     width = _HALF if config.train.precision == "bf16" else _FLOAT
-    away = (parallel.expert_parallel - 1) / parallel.expert_parallel
-    rows = tokens * model.num_experts_per_tok * len(model.moe_layers)
+    if moved is None:
+        away = (parallel.expert_parallel - 1) / parallel.expert_parallel
+        moved = 2 * away * tokens * model.num_experts_per_tok * len(model.moe_layers)
     passes = 3 if config.train.activation_checkpointing else 2  # forward once or twice, backward
-    sent = 2 * passes * rows * model.d_model * width * away
+    sent = passes * moved * model.d_model * width
     return Volume(gather, reduce, repeat, sent)

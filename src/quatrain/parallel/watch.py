@@ -119,6 +119,13 @@ class Watch:
         """Give the thread time to find out which process caused an error here; it then exits."""
         time.sleep(_GRACE)
 
+    def lost(self) -> dict[str, Any] | None:
+        """Say which process is silent, where an error here means that some are gone."""
+        for rank, peer in sorted(self._peers.items()):
+            if time.monotonic() - peer.seen > _GRACE / 2:
+                return {"rank": rank, "host": peer.beat["host"], "how": "Q703.lost"}
+        return None
+
     def tell(self, end: dict[str, Any]) -> None:
         """Say why the run ends, unless another process does."""
         with suppress(OSError):
