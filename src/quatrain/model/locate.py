@@ -54,7 +54,7 @@ def learnt_single_questions(place: Path) -> bool:
     run_dir = place.parent.parent if place.parent.name == CHECKPOINTS else place
     try:
         train = read_json(run_dir / PREPARED / DATA_REPORT)["train"]
-        return train["conversations"] > 0 and train["several_turns"] == 0
+        return bool(train["conversations"] > 0 and train["several_turns"] == 0)
     except (CheckpointError, KeyError, TypeError):
         return False
 
