@@ -114,7 +114,11 @@ def peer(kind: Kind, parts: dict[str, Tensor], weight: Tensor, dtype: torch.dtyp
         )
         state.dtype = dtype
         return {"peer": lambda: theirs.dequantize_4bit(codes, state)}
-    if kind.name not in ("nf4", "fp4", "int8", "fp8") and dtype == torch.float32 and installed("gguf"):
+    if (
+        kind.name not in ("nf4", "fp4", "int8", "fp8")
+        and dtype == torch.float32
+        and installed("gguf")
+    ):
         import gguf
 
         read, theirs_kind = parts["blocks"].numpy(), gguf.GGMLQuantizationType[kind.name.upper()]
