@@ -100,7 +100,7 @@ def held_of(config: Config, stored: bool = False) -> Held:
     if not adapted:
         learning[0] += model.d_model + (0 if model.tie_word_embeddings else 2 * table)
         tied = table if model.tie_word_embeddings else 0.0
-    return Held(tables, tuple(dense), tuple(experts), *learning, tied)
+    return Held(tables, tuple(dense), tuple(experts), learning[0], learning[1], tied)
 
 
 def volume_of(
