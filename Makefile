@@ -6,6 +6,7 @@
 #   make browser  install Chromium, which the tests of pages need (Debian, as root)
 #   make bench    measure speed on the CPU, against other libraries: stops at 40 minutes
 #   make bench-gpu measure it on an NVIDIA GPU: stops at 9 minutes
+#   make bench-gpu-scout  Llama 4 Scout's whole shape there, from 80 GB on: stops at 8 minutes
 #   make notebook execute the notebook, and keep its outputs in it
 #   make lint     style, spelling and the direction of imports
 #   make types    mypy, strict
@@ -31,7 +32,7 @@ FLOOR ?= 140
 THREADS ?= 2
 QUESTIONS ?= openquizz_fr.jsonl piaf_train.json
 
-.PHONY: demo test test-gpu browser bench bench-gpu notebook lint types format install clean
+.PHONY: demo test test-gpu browser bench bench-gpu bench-gpu-scout notebook lint types format install clean
 
 demo: $(FOR_USE)
 	$(BIN)/quatrain demo
@@ -56,6 +57,10 @@ bench: $(FOR_BENCH)
 
 bench-gpu: $(FOR_BENCH)
 	$(BIN)/python bench/gpu.py --save; \
+	  status=$$?; $(BIN)/python bench/tables.py; exit $$status
+
+bench-gpu-scout: $(FOR_BENCH)
+	$(BIN)/python bench/gpu_scout.py --save; \
 	  status=$$?; $(BIN)/python bench/tables.py; exit $$status
 
 notebook: $(FOR_DEVELOPMENT)

@@ -36,9 +36,14 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluations", type=int, default=4)
+    parser.add_argument("--held-out", type=int, default=8, help="rows whose loss is compared")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    found = {side: trained(side, options) for side in SIDES}
+    found = {side: trained(side, options) for side in options.sides}
+    if len(found) < len(SIDES):
+        return
     print("| step | held-out loss, float32 | held-out loss, bf16 |\n|---|---|---|")
     for (step, wide), (_, narrow) in zip(*(one["held_out"] for one in found.values()), strict=True):
         print(f"| {step} | {wide:.4f} | {narrow:.4f} |")
@@ -58,7 +63,8 @@ def trained(side: str, options: argparse.Namespace) -> dict[str, Any]:
             f"train.batch_size={options.rows}", f"train.micro_batch_size={options.rows}",
             f"train.max_steps={options.steps}", f"train.learning_rate={options.rate}",
             f"train.eval_interval={max(1, options.steps // options.evaluations)}",
-            "evaluate.questions=1", "evaluate.rows=8", "generate.max_new_tokens=8",
+            "evaluate.questions=1", f"evaluate.rows={options.held_out}",
+            "generate.max_new_tokens=8", f"train.seed={options.seed}",
             f"train.threads={options.threads}", f"train.weights={side}",
         )  # fmt: skip
         record.write_text(json.dumps({"peak": peak}), encoding="utf-8")

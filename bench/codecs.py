@@ -63,6 +63,10 @@ def row(kind: Kind, dtype: torch.dtype, width: int, options: argparse.Namespace)
     weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
     if kind.name in ("nf4", "fp4", "int8"):  # the codes of fp4 lie as those of nf4
         parts = encode(KINDS[kind.name.replace("fp4", "nf4")], weight)
+    elif kind.name == "fp8":
+        scales = weight.abs().amax(1) / torch.finfo(torch.float8_e4m3fn).max
+        codes = (weight / scales[:, None]).to(torch.float8_e4m3fn).view(torch.uint8)
+        parts = {"codes": codes, "scales": scales}
     else:
         parts = blocks(kind, width)
     sides = ours(kind, parts, width, dtype) | peer(kind, parts, weight, dtype)
@@ -110,7 +114,7 @@ def peer(kind: Kind, parts: dict[str, Tensor], weight: Tensor, dtype: torch.dtyp
         )
         state.dtype = dtype
         return {"peer": lambda: theirs.dequantize_4bit(codes, state)}
-    if kind.name not in ("nf4", "fp4", "int8") and dtype == torch.float32 and installed("gguf"):
+    if kind.name not in ("nf4", "fp4", "int8", "fp8") and dtype == torch.float32 and installed("gguf"):
         import gguf
 
         read, theirs_kind = parts["blocks"].numpy(), gguf.GGMLQuantizationType[kind.name.upper()]

@@ -5,7 +5,8 @@
 Rows of random ids are written, and random weights of a base beside which adapters learn. A child
 builds the model as a run does, and trains with the loop, AdamW and the checkpoints of a run, while
 its anonymous memory is read from /proc every two milliseconds. What the child has after its imports
-is taken off. Children are forked, so that torch is imported once; one writes the base.
+is taken off. Children are forked, so that torch is imported once; one writes the base. After the
+last step it answers prompts of random ids, where a case has any.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +26,11 @@ import numpy as np
 import torch
 from sides import as_in_a_run
 
-from quatrain.config import Config, ModelConfig
+from quatrain.config import Config, GenerateConfig, ModelConfig
 from quatrain.data.batches import Batches
 from quatrain.data.rows import Block, Rows, write_rows
+from quatrain.evaluate.run import evaluating
+from quatrain.generate.engine import complete
 from quatrain.hub.convert import Conversion, convert
 from quatrain.model.io import write_model
 from quatrain.model.llama import LlamaModel
@@ -35,12 +39,15 @@ from quatrain.text.chat import LLAMA4
 from quatrain.text.tokenizer import train_bpe
 from quatrain.train.calibrate import anonymous
 from quatrain.train.checkpoint import Keeper, State
+from quatrain.train.exam import Exam
 from quatrain.train.log import Display, Journal
 from quatrain.train.loop import Around, Evaluation, train
 from quatrain.train.optim import make_optimizer
-from quatrain.train.plan import Plan, make_plan
+from quatrain.train.placing import size_of_base
+from quatrain.train.plan import Plan, make_plan, memory_for
 from quatrain.train.run import build_model
 from quatrain.train.settle import settle, settle_intervals
+from quatrain.train.site import Site
 from quatrain.train.start import Start
 
 SMALL: dict[str, Any] = dict(
@@ -88,6 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--base", type=Path, help="a directory, for cases that need one")
+    parser.add_argument("--gguf", type=Path, help="a file, for cases that need one")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a child that is forked has none of its parent's threads
     print(
@@ -96,6 +105,10 @@ def main() -> None:
     for name, case in CASES.items():
         if options.names and not any(part in name for part in options.names):
             continue
+        if given := case.get("given"):
+            if getattr(options, given) is None:
+                parser.error(f"{name}: --{given} is needed")
+            case = {**case, "file": getattr(options, given)}
         with tempfile.TemporaryDirectory() as directory:
             print(row_of(name, case, Path(directory), options.steps), flush=True)
 
@@ -116,23 +129,29 @@ def planned_and_measured(case: dict[str, Any], directory: Path, steps: int) -> t
 
     Args:
         case: what differs from the smallest run; `base` (bf16, nf4, int8 or gguf) makes it learn
-            adapters beside such a base.
+            adapters beside such a base, or beside the `file` of one; `asks` are prompts and their
+            tokens.
         directory: for rows, base and run.
         steps: of the run.
     """
     config = config_of(case, directory, steps)
-    if config.model.init:
+    if config.model.init and "file" not in case:
         apart(lambda: write_base(config.model, directory / "base", case["base"] == "gguf"))
     rows = random_rows(config, case, directory / "rows")
-    plan = make_plan(settle(config, len(rows)), SimpleNamespace(train=rows), None, 1 << 50)  # type: ignore[arg-type]
-    return plan, peak_of(lambda: learn(plan.config, rows))
+    base = Path(config.model.init) if config.model.init else None
+    site = Site(base=base and size_of_base(config.model, base))
+    data: Any = SimpleNamespace(train=rows, questions=[])
+    plan = make_plan(settle(config, len(rows)), data, site, 1 << 50)
+    if exam := asked_of(*case["asks"]) if "asks" in case else None:
+        plan = replace(plan, memory=memory_for(plan.config, plan.work, site, exam))
+    return plan, peak_of(lambda: learn(plan.config, rows, exam))
 
 
 def config_of(case: dict[str, Any], directory: Path, steps: int) -> Config:
     model, base = {**SMALL, **case.get("model", {})}, case.get("base")
     if base:
         file = "gguf/model-q8_0.gguf" if base == "gguf" else ""
-        model["init"] = str(directory / "base" / file)
+        model["init"] = str(case.get("file", directory / "base" / file))
         model["quantize"] = base if base in ("nf4", "int8") else None
     return Config.model_validate(
         {
@@ -233,20 +252,37 @@ def refuse_failure(status: int) -> None:
         raise SystemExit(f"what was to be measured failed: {status}")
 
 
-def learn(config: Config, rows: Rows) -> None:
-    """Do what a run does once its data is prepared."""
+def learn(config: Config, rows: Rows, exam: Exam | None = None) -> None:
+    """Do what a run does once its data is prepared; evaluate by answers alone."""
     torch.set_num_threads(config.train.threads or 1)
     base = config.model.init
     start = Start(config, Path(base) if base else None, base, None, LLAMA4)
     model = build_model(config, start, None)
     optimizer = make_optimizer(model, config.train)
     keeper = Keeper(config.run_dir, 2, lambda *_: None, {})
-    around = Around(
-        lambda step: Evaluation(None, (float(step),)), keeper, Journal(config.run_dir, -1),
-        Display(config.train.max_steps or 0, 0, quiet=True),
-    )  # fmt: skip
+
+    def evaluate(step: int) -> Evaluation:
+        if exam is not None:
+            with evaluating(model):
+                answer(model, exam)
+        return Evaluation(None, (float(step),))
+
+    display = Display(config.train.max_steps or 0, 0, quiet=True)
+    around = Around(evaluate, keeper, Journal(config.run_dir, -1), display)
     batches = Batches(rows, config.train.batch_size or 1, config.train.seed)
     train(model, optimizer, batches, settle_intervals(config).train, State(), around)
+
+
+def asked_of(prompts: int, tokens: int) -> Exam:
+    """Describe so many prompts of so many tokens each."""
+    return Exam((tokens,) * prompts, GenerateConfig(max_new_tokens=8))
+
+
+def answer(model: LlamaModel, exam: Exam) -> None:
+    """Answer prompts of random ids."""
+    draw, most = np.random.default_rng(0), model.config.vocab_size
+    prompts = [draw.integers(0, most, size).tolist() for size in exam.sizes]
+    complete(model, prompts, exam.options, stop_ids=())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 The shapes are those of `plan --bases`, and one with experts, with random weights. Adapters learn
 beside weights in bf16, nf4 or int8, or beside a GGUF file in Q8_0. Rows and measure are those
-of bench/plan.py.
+of bench/plan.py. Two layers of Scout need 14 GB of disk.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import plan as measured
 
 from quatrain.train.bases import bases
 
-SMALL, MIDDLE, LARGE = (
+SMALL, MIDDLE, LARGE, SCOUT = (
     "HuggingFaceTB/SmolLM2-135M-Instruct",
     "HuggingFaceTB/SmolLM2-360M-Instruct",
     "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
 )
 EXPERTS: dict[str, Any] = dict(
     vocab_size=32_000, d_model=768, n_layers=8, n_heads=12, n_kv_heads=4, d_k=64,
@@ -28,6 +29,7 @@ EXPERTS: dict[str, Any] = dict(
 
 def case(name: str, batch: int, micro: int, length: int = 512, **more: Any) -> dict[str, Any]:
     shape = bases()[name].shape.model_dump(exclude_unset=True) if name in bases() else EXPERTS
+    shape |= more.pop("shape", {})
     return {"model": shape, "batch": batch, "micro": micro, "length": length,
             "document": min(length, 512), **more}  # fmt: skip
 
@@ -56,6 +58,12 @@ CASES = {
         SMALL, 8, 8, base="gguf", precision="bf16", again=True
     ),
     "beside Q8_0: experts, two rows": case("", 2, 2, base="gguf"),
+    "beside bf16: 135M, one row, bf16, then 32 answers": case(
+        SMALL, 1, 1, base="bf16", precision="bf16", asks=(32, 250)
+    ),
+    "beside nf4: two layers of Scout, two rows, recomputed, bf16": case(
+        SCOUT, 2, 2, base="nf4", precision="bf16", again=True, shape={"n_layers": 2}
+    ),
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,12 @@ from typing import Any
 from saving import RESULTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"docs/guide.md": "en", "docs/guide.fr.md": "fr", "docs/performance.md": "en"}
+PAGES = {
+    "docs/guide.md": "en",
+    "docs/guide.fr.md": "fr",
+    "docs/performance.md": "en",
+    "docs/scout.md": "en",
+}
 MARKED = re.compile(r"(<!-- bench:([\w-]+) -->\n)(.*?)(<!-- /bench:\2 -->)", re.DOTALL)
 NOT_YET = {"en": "not measured yet", "fr": "pas encore mesuré"}
 
@@ -110,6 +115,13 @@ ON_GPU = (
     row("device-parity", "largest difference of a gradient from the CPU's", "",
         "largest_difference_of_gradients_over_largest_gradient", kind="small"),
 )  # fmt: skip
+ON_GPU_SCOUT = tuple(
+    row(f"gpu-scout-{place}", f"{where}: {what}", "", key, kind=kind)
+    for place, where in (("device", "the base on the GPU"), ("host", "24 GB, the base beside it"))
+    for what, key, kind in (("tokens a second", "tokens_per_second", "number"),
+                            ("peak of the GPU's memory, GB", "peak_gb", "times"),
+                            ("the same as planned, GB", "planned_gb", "times"))
+)  # fmt: skip
 SCALING = (
     row("scaling", "64 experts over 1, at one a token", "", "experts", "last_over_first"),
     row("scaling", "rows of 4,096 over 512, chunked", "", "chunked", "last_over_first"),
@@ -117,7 +129,8 @@ SCALING = (
     row("scaling", "two threads over one, seconds", "", "threads", "last_over_first"),
 )  # fmt: skip
 TABLES = {"speed": SPEED, "step": STEPS, "moe-layer": LAYER, "answer-tokens": ANSWERS,
-          "prepare": PREPARE, "scaling": SCALING, "gpu": ON_GPU}  # fmt: skip
+          "prepare": PREPARE, "scaling": SCALING, "gpu": ON_GPU,
+          "gpu-scout": ON_GPU_SCOUT}  # fmt: skip
 PICTURES = {"scaling": "![Seconds a step over experts, length of rows, threads](scaling.svg)"}
 TO = {"en": "to", "fr": "à"}
 HEADS = {"en": ("what", "figure", "least to most", "measured"),

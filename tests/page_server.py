@@ -33,8 +33,22 @@ def models() -> list[dict[str, Any]]:
     """Describe two models: one fine-tuned, with a report, and its base."""
     shape = {"context": CONTEXT, "vocab": 999, "layers": LAYERS, "experts": EXPERTS}
     return [
-        {"id": "demo", "base": "pretrain", "report": True, "abstains": True, **shape},
-        {"id": "pretrain", "base": None, "report": False, "abstains": False, **shape},
+        {
+            "id": "demo",
+            "base": "pretrain",
+            "report": True,
+            "abstains": True,
+            "single_questions": False,
+            **shape,
+        },
+        {
+            "id": "pretrain",
+            "base": None,
+            "report": False,
+            "abstains": False,
+            "single_questions": False,
+            **shape,
+        },
     ]
 
 

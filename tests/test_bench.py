@@ -133,10 +133,26 @@ def test_a_part_whose_time_is_up_leaves_no_child_at_work(
     pytest.fail("the child goes on")
 
 
-def test_without_a_gpu_the_gpu_bench_says_so() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_scouts_layers_learn_beside_a_base_in_either_place(place: str, device: str) -> None:
+    words = ("--small", "--device", device, "--layers", "2", "--row", "64", "--rows", "2")
+    whole = smoke("gpu_scout.py", "--place", place, *words, "--steps", "2")
+    result = whole["result"]
+    assert whole["name"] == f"gpu-scout-{place}-small"
+    assert len(result["step_seconds"]) == 2
+    assert result["tokens_per_second"] > 0
+    assert result["planned_gb"] > 0
+    assert (result["peak_gb"] is None) == (device == "cpu")
+    assert len(result["milliseconds"]) > 1
+    assert all(spent > 0 for spent in result["milliseconds"].values())
+
+
+@pytest.mark.parametrize("script", ["gpu.py", "gpu_scout.py"])
+def test_without_a_gpu_the_gpu_bench_says_so(script: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    done = subprocess.run([sys.executable, str(BENCH / "gpu.py")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(BENCH / script)], capture_output=True, text=True)
     assert done.returncode == 2
     assert "There is no CUDA device here" in done.stderr
 
@@ -251,7 +267,9 @@ def test_a_slow_phase_is_discarded(
     assert run["gemm_gflops"] == {"fp32": [150.0, 160.0]}
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/guide.fr.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/guide.md", "docs/guide.fr.md", "docs/performance.md", "docs/scout.md"]
+)
 def test_each_table_is_the_one_that_the_results_make(
     bench: dict[str, ModuleType], page: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from quatrain.decoding import GenerateConfig
+from quatrain.decoding import GenerateConfig as GenerateConfig
 from quatrain.division import ParallelConfig
 from quatrain.files import at_home
 from quatrain.rules import Broken

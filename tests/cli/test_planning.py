@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from frozen_bases import trained_base
 from quatrain.cli.planning import billions, machine_for
-from quatrain.train import plan
+from quatrain.hub.convert import Conversion, convert
+from quatrain.train import placing
 from tiny_run import recipe_in
 
 
@@ -60,12 +62,53 @@ def test_a_budget_gives_the_steps_once_one_is_timed(quatrain: Any, tmp_path: Pat
 def test_what_cannot_fit_is_shown_then_refused(
     quatrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(placing, "free_memory", lambda: 1 << 20)
     code, out, err = quatrain("plan", recipe_in(tmp_path))
     assert code == 6
     assert "weights" in out
     assert "error[Q603]" in err
     assert "quatrain plan --bases" in err
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base in four bits."""
+    directory = tmp_path_factory.mktemp("base")
+    trained = trained_base(directory)
+    convert(trained, directory / "nf4", Conversion("llama4", quantize="nf4", check=False))
+    return directory / "nf4"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "where"), [("auto", "none"), ("host", "host"), ("disk", "disk")]
+)
+def test_a_plan_for_a_card_that_is_not_here_says_where_the_base_stays(
+    quatrain: Any, tmp_path: Path, base: Path, wanted: str, where: str
+) -> None:
+    beside = (f"model.init={base}", f"model.offload={wanted}", "train.adapter=lora")
+    words = ("plan", recipe_in(tmp_path), *beside, "--device-memory", "24GB")
+    code, out, err = quatrain(*words, "--json")
+    assert code == 0, err
+    planned = json.loads(out)
+    assert (planned["device"], planned["card"]) == ("cuda", 24 * 10**9)
+    assert planned["memory"]["free"] < 24 * 10**9
+    assert planned["step_seconds"] is None
+    assert planned["base"]["where"] == where
+    assert (planned["base"]["main_memory"] > 0) == (where == "host")
+    _, out, _ = quatrain(*words)
+    said = {"none": "on the GPU", "host": "from main memory", "disk": "from the disk"}
+    assert "sft on a GPU of 24 GB" in out
+    assert said[where] in " ".join(out.split())
+
+
+def test_a_card_that_is_too_small_is_refused(quatrain: Any, tmp_path: Path, base: Path) -> None:
+    words = ("plan", recipe_in(tmp_path), f"model.init={base}", "train.adapter=lora")
+    code, _, err = quatrain(*words, "--device-memory", "650MB")
+    assert code == 6
+    assert "error[Q603]" in err
+    code, _, err = quatrain(*words, "--device-memory", "many")
+    assert code == 2
+    assert "--device-memory many is not a size" in err
 
 
 def test_bases_are_listed_with_what_they_need(quatrain: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def test_ask_without_a_question_holds_a_conversation(quatrain: Any, trained: Pat
     result = quatrain("ask", trained, typed="Le mur est bleu. De quelle couleur ?\n/new\nOui ?\n")
     assert result.code == 0, result.err
     assert len(result.out.splitlines()) == 2
+
+
+def test_a_model_that_learnt_single_questions_is_asked_each_by_itself(
+    quatrain: Any, trained: Path, tmp_path: Path
+) -> None:
+    questions = ["Le mur est bleu. De quelle couleur ?", "Le toit est vert. De quelle couleur ?"]
+    alone = [quatrain("ask", trained, one).out for one in questions]
+    found = quatrain("ask", trained, typed="\n".join(questions))
+    assert found.out == "".join(alone)
+    assert "learnt single questions" in found.err
+    copy = tmp_path / "copy"  # of which nothing is known
+    shutil.copytree(trained / "checkpoints" / "best", copy)
+    assert "learnt single questions" not in quatrain("ask", copy, typed=questions[0]).err
 
 
 def test_eval_scores_a_file_and_each_value_of_a_column(

@@ -91,8 +91,8 @@ def mutated(number: int) -> bytes:
     }.get(number % 20, line)
 
 
-def test_a_hundred_thousand_mutated_records_are_each_good_or_rejected(tmp_path: Path) -> None:
-    total = 100_000
+def test_twenty_thousand_mutated_records_are_each_good_or_rejected(tmp_path: Path) -> None:
+    total = 20_000
     # UTF-16 has line feeds of two bytes, and never one inside these records
     lines = b"".join(mutated(number) + b"\n" for number in range(total))
     (tmp_path / "a.jsonl").write_bytes(lines)

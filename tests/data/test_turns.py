@@ -163,6 +163,7 @@ def test_rows_samples_and_counts_agree_on_what_is_learnt(tmp_path: Path) -> None
     assert [learnt.count(f"Réponse {n}.") for n in (1, 2, 3)] == [2, 1, 1]
     targets = sum(int(row.mask.sum()) for row in data.train)
     assert targets == 4 * len("Réponse 1.|") == data.report["train"]["answer_tokens"]
+    assert data.report["train"]["several_turns"] == 2
     found = inspect(config)
     assert found.sides["train"].survey.notes == data_notes(config)[1:]  # the first says the shape
     shown = next(sample for sample in found.samples if sample.location == "d.jsonl:1")

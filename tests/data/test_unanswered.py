@@ -117,6 +117,7 @@ def test_holdout_spool_and_prepared_questions_carry_it(tmp_path: Path) -> None:
         _, data = load_and_prepare_french_data(config)
         assert [one.answers for one in data.questions] == [("à Lille",), ()] * 2
         assert data.report["train"]["unanswered"] == 6
+        assert data.report["train"]["several_turns"] == 0
         assert data.report["eval"]["unanswered"] == 2
     _, other = load_and_prepare_french_data(
         config.replace(data=config.data.replace(no_answer="Aucune."))

@@ -1,5 +1,4 @@
 import random
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -82,15 +81,6 @@ def test_the_best_constant_is_the_best_of_trying_every_gold():
     tried = [summarise((c, g) for g in golds).f1 for some in golds for c in some]
     assert score.f1 == pytest.approx(max(tried))
     assert score == summarise((answer, g) for g in golds)
-
-
-def test_the_best_constant_of_six_thousand_answers_takes_seconds():
-    draw = random.Random(1)
-    words = [f"mot{i}" for i in range(3000)] + ["de"] * 600
-    golds = [[" ".join(draw.choices(words, k=3))] for _ in range(6000)]
-    start = time.process_time()
-    assert best_constant_answer(golds)[1].count == 6000
-    assert time.process_time() - start < 20  # about 2 s alone on a slow core
 
 
 def test_a_constant_answer_needs_golds():

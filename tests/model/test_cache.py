@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -106,3 +108,18 @@ def test_another_number_of_sequences_is_refused() -> None:
     model(random_ids(2, 4), cache=cache)
     with pytest.raises(ValueError, match="tokens of 1 sequences; the cache holds 2"):
         model(random_ids(1, 4), cache=cache)
+
+
+def test_what_was_remembered_is_freed_without_a_search_for_cycles() -> None:
+    model, ids = tiny_model(tiny_config("base")), random_ids(1, 40)
+    cache = model.new_cache()
+    store = weakref.ref(cache.store)
+    gc.disable()
+    try:
+        with torch.no_grad():
+            for part in ids.split([36, 4], dim=1):
+                model(part, cache=cache)
+        del cache
+        assert store() is None
+    finally:
+        gc.enable()

@@ -9,7 +9,7 @@ import pytest
 
 from quatrain.errors import CheckpointError
 from quatrain.files import new_directory
-from quatrain.model.locate import locate
+from quatrain.model.locate import learnt_single_questions, locate
 
 
 def checkpoint(run_dir: Path, name: str) -> Path:
@@ -74,3 +74,24 @@ def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:
         locate(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
         locate(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("train", "single"),
+    [
+        ('{"conversations": 9, "several_turns": 0}', True),
+        ('{"conversations": 9, "several_turns": 1}', False),
+        ('{"conversations": 0, "several_turns": 0}', False),
+        ('{"conversations": 9}', False),
+        ("3", False),
+        ("{", False),
+    ],
+)
+def test_a_run_says_whether_it_taught_single_questions(
+    tmp_path: Path, train: str, single: bool
+) -> None:
+    best, other = checkpoint(tmp_path / "run", "best"), checkpoint(tmp_path / "base", "best")
+    (tmp_path / "run" / "data").mkdir()
+    (tmp_path / "run" / "data" / "report.json").write_text(f'{{"train": {train}}}')
+    assert learnt_single_questions(best) is single
+    assert not learnt_single_questions(other)

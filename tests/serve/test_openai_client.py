@@ -152,6 +152,10 @@ def test_texts_are_continued(client: OpenAI) -> None:
         model="small", prompt="Le mot secret", max_tokens=5, logprobs=2
     )
     assert len(found.choices[0].logprobs.tokens) == 5  # type: ignore[union-attr]
+    unsaid = client.completions.create(model="small", prompt="Le mot secret")
+    longer = client.completions.create(model="small", prompt="Le mot secret", max_tokens=17)
+    assert longer.choices[0].text.startswith(unsaid.choices[0].text)
+    assert (unsaid.usage.completion_tokens, longer.usage.completion_tokens) == (16, 17)
     both = client.completions.create(model="small", prompt=["Le mot secret", "Où"], max_tokens=5)
     assert both.choices[0].text == found.choices[0].text
     assert [one.index for one in both.choices] == [0, 1]

@@ -45,7 +45,8 @@ def test_models_are_described(live: Live) -> None:
     assert (found["version"], found["feedback"]) == (__version__, True)
     first, second = found["models"]
     assert first == {"id": "org/small", "base": None, "context": 512, "vocab": 330, "experts": 4,
-                     "layers": 4, "report": True, "abstains": False}  # fmt: skip
+                     "layers": 4, "report": True, "abstains": False,
+                     "single_questions": False}  # fmt: skip
     assert (second["id"], second["report"]) == ("rule", False)
 
 
@@ -54,8 +55,13 @@ def test_tokens_are_counted_as_a_prompt_has_them(live: Live) -> None:
     expected = small().prompt_size([Message("user", "Où est l'été ?")])
     assert found == {"prompt_tokens": expected, "context": 512}
     long = [{"role": "user", "content": "mot " * 600}]
-    answer = live.http.post("/api/tokens", json={"messages": long})
-    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    found = live.http.post("/api/tokens", json={"messages": long}).json()
+    assert found == {"prompt_tokens": small().prompt_size([Message("user", "mot " * 600)]),
+                     "context": 512}  # fmt: skip
+    assert found["prompt_tokens"] > 512
+    body = {"model": "org/small", "messages": long, "answer": "Oui."}
+    refused = live.http.post("/api/inspect", json=body)
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
 
 
 def test_an_inspection_is_one_forward_pass_of_the_model(live: Live) -> None:

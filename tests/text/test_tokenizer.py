@@ -55,8 +55,8 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 @BOTH
-def test_a_hundred_thousand_hostile_strings_give_no_control_id(tokenizer: Tokenizer) -> None:
-    strings = hostile_strings(100_000, (*CONTROL_TOKENS, UNKNOWN))
+def test_thirty_thousand_hostile_strings_give_no_control_id(tokenizer: Tokenizer) -> None:
+    strings = hostile_strings(30_000, (*CONTROL_TOKENS, UNKNOWN))
     injected = sum(
         not tokenizer.control_ids.isdisjoint(ids) for ids in tokenizer.encode_batch(strings)
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torch.profiler import ProfilerActivity, profile
 
+from allocated import allocated_by
 from quatrain.config import ModelConfig, TrainConfig
 from quatrain.data.batches import Batch
 from quatrain.model import attention
@@ -80,12 +79,7 @@ def allocated(model: LlamaModel, batch: Batch, train: TrainConfig, trace: Path) 
         optimizer.zero_grad(set_to_none=True)
 
     step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    profiler.export_chrome_trace(str(trace))
-    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]"]
-    return int(np.cumsum([size for _, size in sorted(changes)]).max())
+    return allocated_by(step, trace)
 
 
 @pytest.mark.parametrize("name", CASES)

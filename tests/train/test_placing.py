@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from frozen_bases import in_blocks, trained_base
 from quatrain.config import Config
 from quatrain.errors import ConfigError
+from quatrain.hub.convert import Conversion, convert
 from quatrain.model.frozen import Frozen
 from quatrain.recipe import build
 from quatrain.train import placing
@@ -35,26 +37,13 @@ def adapters_on(directory: Path, base: Path, **model: str) -> Config:
     return build({**values, "model": {"init": str(base), **model}})
 
 
-@pytest.mark.parametrize(
-    ("wanted", "size", "gpu", "host", "expected"),
-    [("auto", 10, 80, 64, "none"), ("auto", 60, 80, 128, "host"), ("auto", 60, 80, 64, "disk"),
-     ("auto", 60, 24, None, "disk"), ("disk", 1, 80, 64, "disk"), ("none", 99, 80, 64, "none")],
-)  # fmt: skip
-def test_a_gpu_takes_a_base_that_fits(
-    wanted: str, size: int, gpu: int, host: int | None, expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu * GB, gpu * GB))
-    monkeypatch.setattr(placing, "free_memory", lambda: host and host * GB)
-    assert placing._where(wanted, size * GB, torch.device("cuda")) == expected
-
-
-@pytest.mark.parametrize(
-    ("wanted", "where"),
-    [("auto", "disk"), ("disk", "disk"), ("none", "none"), ("host", "none")],
-)
-def test_a_cpu_leaves_a_base_in_its_file_or_reads_it(wanted: str, where: str) -> None:
-    assert placing._where(wanted, GB, torch.device("cpu")) == where
+def test_a_gpu_and_main_memory_are_asked_for_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (24 * GB, 24 * GB))
+    monkeypatch.setattr(placing, "free_memory", lambda: 128 * GB)
+    cuda = torch.device("cuda")
+    assert placing._where("auto", 60 * GB, cuda, pins=70 * GB) == "host"
+    assert placing._where("auto", 60 * GB, cuda, pins=80 * GB) == "disk"
+    assert placing._where("auto", 60 * GB, torch.device("cpu"), pins=0) == "disk"
 
 
 @pytest.mark.parametrize("quantize", [None, "nf4"])
@@ -83,3 +72,31 @@ def test_the_field_belongs_to_adapters(tmp_path: Path, base: Path) -> None:
     values = tiny_run(tmp_path).model_dump(exclude_unset=True)
     with pytest.raises(ConfigError, match=r"model\.offload=disk .* train\.adapter"):
         build({**values, "model": {"init": str(base), "offload": "disk"}})
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_base(tmp_path_factory.mktemp("wide"))
+
+
+@pytest.mark.parametrize("form", ["bf16", "nf4", "quantised while it is read", "GGUF"])
+def test_the_headers_of_a_base_tell_what_its_weights_take(
+    form: str, tmp_path: Path, wide: Path
+) -> None:
+    place, made = tmp_path / "base", form.startswith("quantised")
+    if form == "GGUF":
+        place = in_blocks(wide)
+    elif form == "nf4":
+        convert(wide, place, Conversion("llama4", quantize="nf4", check=False))
+    else:
+        convert(wide, place, Conversion("llama4", dtype="bf16", check=False))
+    more = {"quantize": "nf4"} if made else {}
+    config = adapters_on(tmp_path, place, **more)
+    start = resolve(config)
+    found = placing.site_here(start.config, torch.device("cpu"), start.weights).base
+    assert found is not None
+    model = build_model(start.config, start, None)
+    # of nf4 that is made here, scales are counted by share and not by the group of 256
+    assert found.total == pytest.approx(placing.stored_bytes(model), rel=0.01 if made else 0)
+    assert found.made == made
+    assert (sum(found.layers) > 0) == (form != "bf16")

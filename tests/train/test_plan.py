@@ -11,8 +11,9 @@ from quatrain.config import Config
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
 from quatrain.errors import ResourceError
 from quatrain.recipe import build, load_config
+from quatrain.train.layer_memory import Work
 from quatrain.train.machine import free_disk, free_memory
-from quatrain.train.memory import Work, predict
+from quatrain.train.memory import predict
 from quatrain.train.plan import (
     Plan,
     attention_of,
@@ -20,12 +21,12 @@ from quatrain.train.plan import (
     learning_of,
     make_plan,
     needs,
-    refusal,
-    smallest_change,
     work_of,
 )
 from quatrain.train.run import run
 from quatrain.train.settle import settle
+from quatrain.train.shrink import refusal, smallest_change
+from quatrain.train.site import Site
 from quatrain.train.sizes import parameters
 from quatrain.train.start import read_settled
 from tiny_run import tiny_run
@@ -39,7 +40,7 @@ def prepared(tmp_path: Path, **train: Any) -> tuple[Config, PreparedData]:
 
 def plan_of(tmp_path: Path, free: int | None = MUCH, disk: int = MUCH, **train: Any) -> Plan:
     config, data = prepared(tmp_path, **train)
-    return make_plan(settle(config, len(data.train)), data, free, disk)
+    return make_plan(settle(config, len(data.train)), data, Site(free=free), disk)
 
 
 def refused(plan: Plan) -> ResourceError:
@@ -71,7 +72,7 @@ def test_what_fits_is_not_refused(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_with_a_change_that_fits(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, batch_size=8, micro_batch_size=8)
     free = plan.memory.total - 1
-    error = refused(make_plan(plan.config, prepared(tmp_path)[1], free, MUCH))
+    error = refused(make_plan(plan.config, prepared(tmp_path)[1], Site(free=free), MUCH))
     assert error.code == "Q603"
     assert "Use train.micro_batch_size=4." in error.remedy
     assert "are free" in error.message
@@ -106,7 +107,7 @@ def test_the_smallest_change_fits_and_gentler_ones_do_not(share: float) -> None:
     work = Work(8, 512, 1000)
     base = predict(config.model, config.train, Work(1, 32, 1)).total
     free = round(base + share * (predict(config.model, config.train, work).total - base))
-    change = smallest_change(config, work, free)
+    change = smallest_change(config, work, Site(free=free))
     assert change is not None
     fields = dict(override.removeprefix("train.").split("=") for override in change.split())
     rows = int(fields.get("micro_batch_size", 8))
@@ -179,7 +180,7 @@ def test_adapters_are_proposed_where_training_every_weight_would_not_fit() -> No
     assert learning is not None
     least = predict(config.model, adapted, work, learning).total
     assert least < 0.6 * whole
-    assert smallest_change(config, work, round(1.05 * least)) == "train.adapter=lora"
+    assert smallest_change(config, work, Site(free=round(1.05 * least))) == "train.adapter=lora"
 
 
 def test_the_checkpoints_of_adapters_hold_adapters_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,3 +123,49 @@ def test_training_meets_experts_before_its_first_step(monkeypatch: pytest.Monkey
             loop.train(*[None] * 2, batches, config, State(), None)
     finished = State(finished=True)
     assert loop.train(*[None] * 2, batches, config, finished, None) is finished
+
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("c++") is None, reason="needs Linux and a C++ compiler"
+)
+
+
+@NEEDS_COMPILER
+def test_a_tensor_takes_the_block_that_another_of_its_size_has_freed() -> None:
+    with products.allocated_by_malloc() as given:
+        held = [torch.empty(1 << 14) for _ in range(9)]  # 64 kB, which comes from the heap
+        freed = held.pop(4).data_ptr()
+        again = torch.empty(1 << 14)
+    assert given
+    assert again.data_ptr() == freed
+
+
+@NEEDS_COMPILER
+def test_tensors_of_any_size_are_aligned_and_outlive_the_setting() -> None:
+    with products.allocated_by_malloc():
+        held = [torch.full((size,), 7, dtype=torch.uint8) for size in (0, 1, 63, 64, 65, 4097)]
+        grown = torch.arange(5.0)
+        grown.untyped_storage().resize_(4 << 20)
+    assert all(one.data_ptr() % 64 == 0 for one in held)
+    assert all(bool((one == 7).all()) for one in held)
+    assert grown.tolist() == [0, 1, 2, 3, 4]
+    with products.allocated_by_malloc(), pytest.raises(RuntimeError, match="not enough memory"):
+        torch.empty(1 << 60)
+
+
+@NEEDS_COMPILER
+def test_the_allocator_is_put_back_by_the_outermost_only() -> None:
+    native = products.library("allocator")
+    assert native is not None
+    with products.allocated_by_malloc():
+        with products.allocated_by_malloc():
+            pass
+        assert not native.allocate_by_malloc()  # it is in use still
+    assert native.allocate_by_malloc()
+    native.allocate_by_default()
+
+
+def test_without_a_compiler_torch_allocates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "library", lambda name: None)
+    with products.allocated_by_malloc() as given:
+        assert not given

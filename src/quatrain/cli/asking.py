@@ -95,7 +95,10 @@ def _described(answer: Any) -> dict[str, Any]:
 
 
 def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
-    """Hold a conversation; the context belongs to the first question."""
+    """Hold a conversation; the context belongs to the first question.
+
+    A model that learnt single questions is asked each by itself, with the context.
+    """
     from quatrain.generate.answer import Answer
     from quatrain.text.chat import user_content
     from quatrain.text.conversation import Message
@@ -104,6 +107,8 @@ def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
     interactive = sys.stdin.isatty()
     if interactive:
         print(say("cli.ask.keys"), file=sys.stderr)
+    if answerer.single_questions:
+        print(say("cli.ask.single"), file=sys.stderr)
     while (line := _next_line(interactive)) is not None and line not in _LEAVE:
         if line == "/new":
             messages = []
@@ -121,7 +126,7 @@ def _talk(answerer: Any, context: str | None, settings: dict[str, Any]) -> None:
             print(say("cli.ask.again", error=str(error)), file=sys.stderr)
             continue
         print()
-        if said.strip():
+        if said.strip() and not answerer.single_questions:
             messages = [*asked, Message("assistant", said)]
 
 

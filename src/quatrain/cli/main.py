@@ -164,16 +164,20 @@ def plan(
     ] = False,
     bases: Annotated[bool, typer.Option("--bases", help="help.plan.bases")] = False,
     processes: Processes = 1,
+    device_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="help.plan.device_memory")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Estimate the memory, time and disk space of a run; refuse one that cannot fit."""
-    from quatrain.cli.planning import list_bases, run_planning
+    from quatrain.cli.planning import card_of, list_bases, run_planning
 
     if bases or recipe is None:
         list_bases(json)
     else:
         settings = [*(overrides or []), *(options or [])]
-        run_planning(recipe, settings, not no_calibrate, json, processes)
+        card = card_of(device_memory)
+        run_planning(recipe, settings, not no_calibrate, json, processes, card=card)
 
 
 @app.command(name="eval", help="help.eval")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from quatrain.cli.converting import size_of
 from quatrain.cli.telling import telling
 from quatrain.progress import working
 from quatrain.recipe import load_config
@@ -29,23 +30,26 @@ def run_planning(
     as_json: bool,
     processes: int = 1,
     task: str | None = None,
+    card: int | None = None,
 ) -> None:
     """Prepare the data, plan, time a few steps if they fit, and show the result.
 
     Args:
         recipe: its name or path.
         overrides: of its fields.
-        times: whether to time steps; those of several processes are not timed.
+        times: whether to time steps; those of several processes, or of a card, are not timed.
         as_json: whether to print JSON.
         processes: that will train together; the plan is that of each of them.
         task: where the command gives it.
+        card: bytes of a GPU to plan for, which need not be here.
 
     Raises:
         ResourceError: Q603 or Q604 after the plan is shown, if the run cannot fit.
     """
     config = load_config(recipe, overrides, **({"train": {"task": task}} if task else {}))
     with telling():
-        described, refused = _planned(config, times and processes == 1, processes)
+        times = times and processes == 1 and card is None
+        described, refused = _planned(config, times, processes, card)
     if as_json:
         print(json.dumps(described, ensure_ascii=False))
     else:
@@ -54,7 +58,14 @@ def run_planning(
         raise refused
 
 
-def _planned(config: Any, times: bool, processes: int = 1) -> tuple[dict[str, Any], Any]:
+def card_of(size: str | None) -> int | None:
+    """Read the size of a GPU. Raises Q208."""
+    return None if size is None else size_of(size, "--device-memory")
+
+
+def _planned(
+    config: Any, times: bool, processes: int = 1, card: int | None = None
+) -> tuple[dict[str, Any], Any]:
     """Describe the plan, with the error if the run cannot fit."""
     from quatrain.data.prepare import load_and_prepare_french_data
     from quatrain.train.start import locked, resolve
@@ -73,31 +84,38 @@ def _planned(config: Any, times: bool, processes: int = 1) -> tuple[dict[str, An
             from quatrain.train.budget import is_timed
             from quatrain.train.calibrate import calibrate
             from quatrain.train.machine import free_disk
-            from quatrain.train.plan import make_plan, memory_of, refusal
+            from quatrain.train.placing import site_here, site_of_card
+            from quatrain.train.plan import make_plan
             from quatrain.train.run import build_model, device_of
             from quatrain.train.settling import by_size, expect
+            from quatrain.train.shrink import refusal
 
             if config.train.threads:
                 torch.set_num_threads(config.train.threads)
-            device = device_of(config)
-            free, disk = memory_of(device), free_disk(config.run_dir)
-            settled = by_size(config, config, data, device, free)
+            if card is None:
+                site = site_here(config, device_of(config), start.weights)
+            else:
+                site = site_of_card(config, card, start.weights)
+            disk = free_disk(config.run_dir)
+            settled = by_size(config, config, data, site)
             if processes > 1:
                 from quatrain.parallel.shares import among, of_each, share
 
                 settled = of_each(settled, processes)
-            plan = make_plan(settled, data, free, disk, device.type == "cuda")
+            plan = make_plan(settled, data, site, disk)
             if processes > 1:
-                plan = share(plan, processes, device.type == "cuda")
+                plan = share(plan, processes)
             refused, timed, seconds = refusal(plan), None, None
             if times and refused is None:
                 model = build_model(plan.config, start, None)
                 if is_timed(config):
-                    settled, *seconds = expect(config, data, model, free)
-                    plan = make_plan(settled, data, free, disk, device.type == "cuda")
+                    settled, *seconds = expect(config, data, model, site)
+                    plan = make_plan(settled, data, site, disk)
                 timed = calibrate(plan.config, data, model)
     described = describe(plan, timed, data, seconds)
-    described |= {"fits": refused is None, "device": device.type}
+    described |= {
+        "fits": refused is None, "device": "cuda" if site.on_gpu else "cpu", "card": card,
+    }  # fmt: skip
     if processes > 1:
         described["processes"] = among(plan, processes)
     return described, refused
@@ -133,6 +151,13 @@ def describe(
             "moments": {moment.name: moment.total for moment in plan.memory.moments},
             "free": plan.free,
             "measured_above_weights": None if timed is None else timed.peak_bytes,
+        },
+        "base": None
+        if plan.where is None
+        else {
+            "total": plan.base.total,
+            "where": plan.where,
+            "main_memory": plan.main_memory,
         },
         "disk": {
             "checkpoint": plan.disk.checkpoint,
@@ -177,10 +202,14 @@ def _evaluation(plan: Any, timed: Any, data: Any) -> float:
 
 
 def _show(described: dict[str, Any]) -> None:
+    from quatrain.train.plan import gigabytes
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPED_WIDTH)
     about = {name: described[name] for name in ("run_dir", "task", "device")}
+    if described["card"] is not None:
+        about["device"] = say("plan.card", size=gigabytes(described["card"]))
     console.print(Text(say("plan.head", **about), "bold"))
     console.print(_facts(described))
     console.print()
@@ -199,6 +228,8 @@ def _facts(described: dict[str, Any]) -> Table:
         sent = {name: gigabytes(several["sent"][name]) for name in several["sent"]}
         table.add_row(say("plan.processes"), say("plan.processes.what", **several["mesh"]))
         table.add_row(say("plan.sent"), say("plan.sent.what", **sent))
+    elif described["base"] is not None:
+        table.add_row(say("plan.frozen"), _base(described))
     table.add_row(say("plan.data"), say("plan.data.what", rows=described["rows"],
                                         size=described["block_size"]))  # fmt: skip
     table.add_row(say("plan.step"), say(
@@ -213,6 +244,15 @@ def _facts(described: dict[str, Any]) -> Table:
     disk = {name: gigabytes(described["disk"][name]) for name in ("checkpoint", "most", "free")}
     table.add_row(say("plan.disk"), say("plan.disk.what", **disk))
     return table
+
+
+def _base(described: dict[str, Any]) -> str:
+    """Say where the base of adapters stays."""
+    from quatrain.train.plan import gigabytes
+
+    base = described["base"]
+    sizes = {name: gigabytes(base[name]) for name in ("total", "main_memory")}
+    return say(f"plan.frozen.{described['device']}.{base['where']}", **sizes)
 
 
 def _clock(described: dict[str, Any]) -> str:

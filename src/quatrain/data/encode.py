@@ -63,6 +63,8 @@ class Counts:
     """Records that repeat an earlier one, apart from typography."""
     unanswered: int = 0
     """Conversations whose last question has no answer."""
+    several_turns: int = 0
+    """Conversations with more than one question."""
     control_like: int = 0
     """Records with text that looks like a control token; it is encoded as ordinary text."""
     longest: int = 0
@@ -102,6 +104,8 @@ class Encoder:
             for conversation in block:
                 texts = [message.content for message in conversation.messages]
                 self.counts.unanswered += not conversation.has_answer
+                asked = sum(one.role == "user" for one in conversation.messages)
+                self.counts.several_turns += asked > 1
                 self._look_at(texts, marks(conversation).whole)
             yield self._counted(self._those_that_fit(block, encoded))
 

@@ -333,6 +333,7 @@ def _counted(counts: Counts, rows: Rows) -> dict[str, Any]:
         "too_long": len(counts.too_long),
         "control_like": counts.control_like,
         "unanswered": counts.unanswered,
+        "several_turns": counts.several_turns,
     }
 
 

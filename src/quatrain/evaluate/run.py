@@ -79,11 +79,18 @@ def evaluating(model: LlamaModel) -> Iterator[None]:
 
 
 def held_out_loss(
-    model: LlamaModel, batches: Iterable[HasRows], total: int | None = None
+    model: LlamaModel,
+    batches: Iterable[HasRows],
+    total: int | None = None,
+    chunk_size: int = _LOSS_CHUNK,
 ) -> tuple[float, int]:
     """Average the loss over all target tokens; return it, in nats, and their count.
 
-    Without targets, loss and count are 0. `total` is the number of batches.
+    Args:
+        model: the model.
+        batches: without targets, loss and count are 0.
+        total: the number of batches.
+        chunk_size: for how many positions logits exist at one time.
 
     Raises:
         NonFiniteError: Q502.
@@ -94,7 +101,7 @@ def held_out_loss(
         for number, batch in enumerate(batches, 1):
             work.reach(number)
             ids = torch.from_numpy(np.asarray(batch.ids)).to(device)
-            judged = judge(model, ids, batch.mask, batch.segments, _LOSS_CHUNK)
+            judged = judge(model, ids, batch.mask, batch.segments, chunk_size)
             loss_sum += float(judged.loss_sum)
             count += judged.num_targets
     if not math.isfinite(loss_sum):

@@ -18,7 +18,8 @@ from torch import Tensor
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
 
-_TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 4096
+"""Tokens that are read together, padding included, unless one prompt is longer."""
 
 
 def log_probabilities(
@@ -55,9 +56,7 @@ def log_p_of(
     with working("progress.prompts", total=len(order)) as work:
         while order:
             count = 1
-            while (
-                count < len(order) and (count + 1) * len(all_ids[order[count]]) <= _TOKENS_AT_ONCE
-            ):
+            while count < len(order) and (count + 1) * len(all_ids[order[count]]) <= TOKENS_AT_ONCE:
                 count += 1
             block, order = order[:count], order[count:]
             states_BTH = _states(model, [all_ids[i] for i in block])

@@ -27,7 +27,12 @@ from quatrain.model.io import (
     refuse_other_kinds,
 )
 from quatrain.model.llama import LlamaModel
-from quatrain.model.locate import locate, stands_on_gguf, text_tools_of
+from quatrain.model.locate import (
+    learnt_single_questions,
+    locate,
+    stands_on_gguf,
+    text_tools_of,
+)
 from quatrain.text.abstention import Abstention
 from quatrain.text.chat import ChatFormat, user_content
 from quatrain.text.conversation import Message
@@ -42,6 +47,8 @@ class Answerer:
 
     abstention: Abstention | None = None
     """How it abstains; None for a model that was not trained to."""
+    single_questions: bool = False
+    """Whether it learnt nothing but single questions, so that the turns before one mislead it."""
 
     def __init__(
         self,
@@ -84,6 +91,7 @@ class Answerer:
             self.tokenizer = Tokenizer.load(where)
             self.chat = chat_format_of(where, self.tokenizer)
         self.abstention = Abstention.load(place)
+        self.single_questions = learnt_single_questions(place)
         vocab_size = self.model.config.vocab_size
         refuse_larger_vocabulary(where, self.tokenizer.vocab_size, vocab_size)
 

@@ -33,11 +33,11 @@ from quatrain.model.llama import LlamaModel
 from quatrain.model.store import Store
 from quatrain.progress import working
 
-_PIECE = 1_024
+PIECE = 1_024
 """Tokens of prompts that are read in a step."""
 _MOST_AT_ONCE = 16
 """Tokens of answers, with those of their drafts, that are read in a step."""
-_KEYS = 512 << 20
+KEYS = 512 << 20
 """Bytes for keys and values where nothing else is said."""
 
 
@@ -60,7 +60,7 @@ class Engine:
         self.cache = model.new_cache()
         self.store: Store = self.cache.store
         self.kv_memory = kv_memory
-        self.store.most_bytes = _KEYS if kv_memory is None else kv_memory
+        self.store.most_bytes = KEYS if kv_memory is None else kv_memory
         self._waiting: deque[Request] = deque()
         self._rows: list[Request] = []
         """Those that have a place, in the order in which they came."""
@@ -200,7 +200,7 @@ class Engine:
             for row in rows
             if row.held and first and bool(row.held.length) == bool(first.length)
         ]
-        room, pieces = _PIECE, list[_Piece]()
+        room, pieces = PIECE, list[_Piece]()
         for row in alike:
             if room > 0 and self._reserve(row, min(room, len(row.unread))):
                 pieces.append(_Piece(row, row.unread[:room]))

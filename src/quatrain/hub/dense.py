@@ -30,6 +30,7 @@ from torch import Tensor
 from quatrain.config import ModelConfig
 from quatrain.errors import CheckpointError
 from quatrain.hub.source import Source
+from quatrain.model.fp8 import joined_in
 from quatrain.model.hf_config import (
     CONFIG,
     DENSE_TYPES,
@@ -43,7 +44,6 @@ from quatrain.model.hf_quantised import quantisation
 from quatrain.model.io import HEAD
 from quatrain.model.rope import deinterleave, interleave
 from quatrain.model.shards import LazyTensor, open_tensors
-from quatrain.model.stored import joined
 from quatrain.text.recognise import chat_format_of
 from quatrain.text.tokenizer import Tokenizer
 
@@ -94,7 +94,7 @@ def read_dense(directory: Path) -> Source:
     config = dense_config(fields)
     tokenizer = Tokenizer.load(directory)
     kind = quantisation(fields)
-    given = joined(open_tensors(directory)) if kind else open_tensors(directory)
+    given = joined_in(kind, open_tensors(directory))
     tensors = {
         name.replace(_THEIRS, _OURS): _reordered(name, tensor, config, interleave)
         for name, tensor in given.items()

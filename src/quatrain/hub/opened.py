@@ -13,17 +13,20 @@ from typing import NamedTuple
 
 import torch
 
+from quatrain.config import ModelConfig
 from quatrain.hub.gguf_read import read_gguf, read_weights
 from quatrain.model.adapter import quantised_base
 from quatrain.model.io import (
     HEAD,
     Form,
     Shelf,
+    fitting,
     form_to_run,
     held_of,
     load_adapted,
     load_model,
     model_of,
+    opened,
 )
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of, text_tools_of
@@ -82,6 +85,15 @@ def open_model(
     if base != place:
         return load_adapted(config, tensors, place, dtype, device, form, held)
     return model_of(config, tensors, dtype, device, form, held.setdefault(form, {}))
+
+
+def tensors_of(config: ModelConfig, place: Path) -> dict[str, LazyTensor]:
+    """List the weights of a model's directory, or of a GGUF file, without reading them.
+
+    Raises:
+        CheckpointError: as `open_model`.
+    """
+    return fitting(config, (read_weights(place) if is_gguf(place) else opened(place))[1])
 
 
 def _tell_what_is_decoded(path: Path, tensors: Sequence[LazyTensor]) -> None:

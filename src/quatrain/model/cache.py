@@ -58,7 +58,10 @@ class Step:
                 tokens, most = held.length + count, store.most_bytes
                 need = store.bytes_for(tokens)
                 raise ResourceError("Q605.keys", need=need, most=most, tokens=tokens)
-        self.slots = [_Slots(self, number) for number in range(len(store.groups))]
+        self.slots = [
+            _Slots(blocks, number, sequences, counts, device)
+            for number, blocks in enumerate(store.groups)
+        ]
 
     @cached_property
     def positions(self) -> Tensor:
@@ -87,24 +90,32 @@ class Step:
 
 
 class _Slots:
-    """Where the tokens of a step go in the layers of one reach."""
+    """Where the tokens of a step go in the layers of one reach.
 
-    def __init__(self, step: Step, number: int) -> None:
-        self.step, self.number = step, number
-        self.blocks: Blocks = step.store.groups[number]
-        self.size = step.store.size
+    It knows no Step, which knows it: buffers would live on until cycles are searched for.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        number: int,
+        sequences: Sequence[Held],
+        counts: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.blocks, self.number, self.size = blocks, number, blocks.size
+        self.sequences, self.counts, self.device = sequences, counts, device
 
     def tables(self) -> Iterator[Tensor]:
         """Give each sequence's blocks."""
-        for held in self.step.sequences:
+        for held in self.sequences:
             yield torch.tensor(held.tables[self.number], dtype=torch.int64)
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tell which tokens are kept, in which block and where in it; [at most n] each."""
         kept, blocks, offsets, start = [], [], [], 0
-        step = self.step
-        for held, count, table in zip(step.sequences, step.counts, self.tables(), strict=True):
+        for held, count, table in zip(self.sequences, self.counts, self.tables(), strict=True):
             positions = torch.arange(held.length, held.length + count)
             first = max(0, held.begins[self.number] * self.size - held.length)
             positions = positions[first:]
@@ -113,21 +124,21 @@ class _Slots:
             offsets.append(positions % self.size)
             start += count
         kept_n, blocks_n, offsets_n = (
-            torch.cat(each).to(step.device) for each in (kept, blocks, offsets)
+            torch.cat(each).to(self.device) for each in (kept, blocks, offsets)
         )
         return kept_n, blocks_n, offsets_n
 
     @cached_property
     def same(self) -> list[_Same]:
         """Put sequences with equally many new tokens together."""
-        step, size, chunk = self.step, self.size, self.blocks.chunk
+        size, chunk = self.size, self.blocks.chunk
         by_count: dict[int, list[int]] = defaultdict(list)
-        for index, count in enumerate(step.counts):
+        for index, count in enumerate(self.counts):
             by_count[count].append(index)
-        starts, tables = [0, *accumulate(step.counts)], list(self.tables())
+        starts, tables = [0, *accumulate(self.counts)], list(self.tables())
         found = []
         for count, indices in by_count.items():
-            held = [step.sequences[index] for index in indices]
+            held = [self.sequences[index] for index in indices]
             table = torch.nn.utils.rnn.pad_sequence([tables[i] for i in indices], batch_first=True)
             begins = torch.tensor([one.begins[self.number] for one in held])
             at_bt = torch.tensor([one.length for one in held])[:, None] + torch.arange(count)
@@ -136,7 +147,7 @@ class _Slots:
             if chunk is not None:
                 mask &= keys_bS[:, None] // chunk == at_bt[..., None] // chunk
             tokens = torch.tensor([starts[i] for i in indices])[:, None] + torch.arange(count)
-            parts = (one.to(step.device) for one in (tokens, table, mask[:, None]))
+            parts = (one.to(self.device) for one in (tokens, table, mask[:, None]))
             found.append(_Same(*parts))
         return found
 

@@ -109,6 +109,32 @@ class Matrix(nn.Module):
         return decode(self.kind, self.parts, outputs, width, dtype)
 
 
+class Stack(Matrix):
+    """A stack of matrices [E, O, I] that a file stores one by one; they stay where they are."""
+
+    def __init__(self, each: Sequence[Matrix]) -> None:
+        """Stack matrices of one kind and shape."""
+        first = each[0]
+        parts = {f"{name}_{group}": part for group, one in enumerate(each)
+                 for name, part in one.stored.items()}  # fmt: skip
+        super().__init__(first.kind, (len(each), *first.shape), parts)
+        self.of_one = first.names
+
+    def of(self, group: int) -> dict[str, Tensor]:
+        """Give the parts of one matrix."""
+        parts = self.parts
+        return {name: parts[f"{name}_{group}"] for name in self.of_one}
+
+    def times(self, group: int, x_RI: Tensor, out_RO: Tensor) -> bool:
+        """Multiply a few float32 vectors; see `Matrix.times`."""
+        rows = slice(0, self.shape[-2])
+        return kinds_native.multiply(self.kind.name, self.of(group), rows, x_RI, out_RO)
+
+    def rows(self, group: int, outputs: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Decode some outputs of a group: [n, I]."""
+        return decode(self.kind, self.of(group), outputs, self.shape[-1], dtype)
+
+
 class Frozen(nn.Module):
     """A weight that never learns: stored matrices that share their inputs, side by side.
 

@@ -13,10 +13,14 @@ from quatrain.errors import CheckpointError
 QUANTISED = "quantization_config"
 _PLACES = (QUANTISED, "compression_config")
 _LONGEST = 100
+_FP8 = (("float", 8, "channel"), ("float", 8, "tensor"))
+"""Type, bits and strategy of weights that are read."""
 
 
 def quantisation(config: Mapping[str, Any]) -> str | None:
-    """Name the kind in which a directory stores matrices: nf4, fp4 or int8; None for plain numbers.
+    """Name the kind in which a directory stores matrices; None for plain numbers.
+
+    nf4, fp4 or int8 of bitsandbytes, or fp8 of compressed-tensors.
 
     Raises:
         CheckpointError: Q410 for any other kind.
@@ -28,6 +32,8 @@ def quantisation(config: Mapping[str, Any]) -> str | None:
         return None
     if not isinstance(said, dict):
         raise _refusal(said)
+    if said.get("quant_method") == "compressed-tensors":
+        return _of_compressed_tensors(said)
     bits = [size for size in (4, 8)
             if said.get(f"load_in_{size}bit") or said.get(f"_load_in_{size}bit")]  # fmt: skip
     method = said.get("quant_method", "bitsandbytes" if bits else None)
@@ -37,6 +43,21 @@ def quantisation(config: Mapping[str, Any]) -> str | None:
     if kind not in ("nf4", "fp4", "int8"):
         raise _refusal(kind)
     return str(kind)
+
+
+def _of_compressed_tensors(said: Mapping[str, Any]) -> str:
+    """Take FP8 with a scale for each row or one for all; what meets the weights is not rounded."""
+    groups = said.get("config_groups")
+    groups = list(groups.values()) if isinstance(groups, dict) else []
+    weights = [one.get("weights") if isinstance(one, dict) else None for one in groups]
+    if said.get("format") != "float-quantized" or not weights:
+        raise _refusal(said.get("format") or "compressed-tensors")
+    for one in weights:
+        given = one if isinstance(one, dict) else {}
+        kind = tuple(given.get(field) for field in ("type", "num_bits", "strategy"))
+        if kind not in _FP8 or not given.get("symmetric", True):
+            raise _refusal(f"float-quantized, {kind}")
+    return "fp8"
 
 
 def _refusal(given: Any) -> CheckpointError:

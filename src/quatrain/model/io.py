@@ -27,10 +27,11 @@ from quatrain.model.adapter import (
     read_adapter,
     write_adapter,
 )
+from quatrain.model.fp8 import joined_in
 from quatrain.model.frozen import Frozen, Matrix, Weight
 from quatrain.model.hf_config import CONFIG, read_config, read_json, to_hf
 from quatrain.model.hf_quantised import QUANTISED, described, quantisation
-from quatrain.model.kinds import KINDS, PLAIN, encode
+from quatrain.model.kinds import KINDS, encode
 from quatrain.model.llama import LlamaModel
 from quatrain.model.locate import is_adapter, llama4_base_of
 from quatrain.model.peft_config import BASE, read_fields
@@ -44,7 +45,6 @@ from quatrain.model.shards import (
 )
 from quatrain.model.stored import (
     is_small,
-    joined,
     may_be_stored,
     outputs_first,
     refuse_infinite_scales,
@@ -236,8 +236,7 @@ def _read(name: str, tensor: LazyTensor, dtype: torch.dtype, form: Form | None) 
         return tensor.to(form.states, name).load()
     stacked = len(tensor.shape) == 3
     quantise = form.quantise if may_be_stored(name) else None
-    in_blocks = any(one.kind.name not in PLAIN for one in tensor.matrices)
-    if in_blocks or (tensor.matrices and quantise is None):
+    if tensor.in_blocks or (tensor.matrices and quantise is None):
         for matrix in tensor.matrices:
             refuse_infinite_scales(name, matrix)
         return Frozen(tensor.matrices, form.states, stacked)
@@ -289,7 +288,7 @@ def text_tensors(directory: Path) -> dict[str, LazyTensor]:
         for name, tensor in open_tensors(directory).items()
         if not name.startswith(VISION)
     }
-    return joined(found) if quantisation(read_json(directory / CONFIG)) else found
+    return joined_in(quantisation(read_json(directory / CONFIG)), found)
 
 
 def save_model(model: LlamaModel, directory: Path, whole: Whole = held) -> None:

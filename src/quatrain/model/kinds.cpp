@@ -204,6 +204,42 @@ extern "C" void decode_int8(const int8_t* codes, const float* scales, const int6
     else int8(codes, scales, rows, count, width, (float*)out, threads);
 }
 
+// The value of a code of float8_e4m3fn: a sign, four bits of exponent, three of mantissa.
+static inline float of_fp8(u8 code) {
+    int exponent = code >> 3 & 15, mantissa = code & 7;
+    if ((code & 127) == 127) return __builtin_nanf("");
+    float size = exponent ? __builtin_ldexpf(8 + mantissa, exponent - 10)
+                          : __builtin_ldexpf(mantissa, -9);
+    return code & 128 ? -size : size;
+}
+
+struct Fp8Values {
+    float of[256];
+    Fp8Values() {
+        for (int code = 0; code < 256; code++) of[code] = of_fp8((u8)code);
+    }
+};
+static const Fp8Values fp8_values;
+
+template <class T>
+static void fp8(const u8* codes, const float* scales, Rows rows, int64_t count, int64_t width, T* out,
+                int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        const u8* q = codes + rows[i] * width;
+        float scale = scales[rows[i]];
+        for (int64_t j = 0; j < width; j++) put(out + i * width + j, fp8_values.of[q[j]] * scale);
+    }
+}
+
+extern "C" void decode_fp8(const u8* codes, const float* scales, const int64_t* numbers,
+                           int64_t first, int64_t count, int64_t width, void* out, int narrow,
+                           int threads) {
+    Rows rows{numbers, first};
+    if (narrow) fp8(codes, scales, rows, count, width, (uint16_t*)out, threads);
+    else fp8(codes, scales, rows, count, width, (float*)out, threads);
+}
+
 // A block of nf4 looks its numbers up among the 16 that its scale allows, already rounded. The upper
 // half of a byte comes first.
 #if defined(__AVX512F__) && !defined(__clang__)

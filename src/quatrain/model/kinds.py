@@ -3,7 +3,8 @@
     q8_0    32 numbers: a scale in float16, then 32 signed bytes
     nf4     64 numbers: a scale, and for each number one of 16 values in four bits
 
-Kinds of GGUF files (kinds_gguf.py) and fp4 are read; nf4 (kinds_nf4.py) and int8 are written too.
+Kinds of GGUF files (kinds_gguf.py), fp4 and fp8 are read; nf4 (kinds_nf4.py) and int8 are written
+too.
 A matrix is stored row after row, so that any rows are read without the others.
 
 Shapes: O outputs and I inputs of a stored matrix; n rows of it.
@@ -78,7 +79,7 @@ def decode(
 
 def main_part(kind: Kind) -> str:
     """Name the part that has a row for each row of the matrix."""
-    return "codes" if kind.name in ("nf4", "fp4", "int8") else "blocks"
+    return "codes" if kind.name in ("nf4", "fp4", "int8", "fp8") else "blocks"
 
 
 def chosen_rows(rows: slice | Tensor, number: int, device: torch.device) -> slice | Tensor:
@@ -120,7 +121,7 @@ def taken(kind: Kind, parts: Parts, rows: slice | Tensor) -> Parts:
     """Take rows of every part."""
     if kind.name in kinds_nf4.TABLES:
         return kinds_nf4.taken(parts, rows)
-    if kind.name == "int8":
+    if kind.name in ("int8", "fp8"):
         return {name: part[rows] for name, part in parts.items()}
     blocks = parts["blocks"][rows]
     if blocks.storage_offset() % 2 or not blocks.is_contiguous():
@@ -183,6 +184,11 @@ def _write_int8(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["codes"]).mul_(parts["scales"][:, None])
 
 
+def _write_fp8(parts: Parts, wide: Tensor) -> None:
+    codes = parts["codes"].view(torch.float8_e4m3fn)
+    wide.copy_(codes).mul_(parts["scales"][:, None])
+
+
 def _write_f32(parts: Parts, wide: Tensor) -> None:
     wide.copy_(parts["blocks"].view(torch.float32).view_as(wide))
 
@@ -202,7 +208,7 @@ def _kinds() -> dict[str, Kind]:
     kinds.append(Kind("bf16", 1, 2, _write_bf16))
     kinds += [Kind(name, kinds_nf4.BLOCK, kinds_nf4.BLOCK // 2, partial(kinds_nf4.write, name))
               for name in kinds_nf4.TABLES]  # fmt: skip
-    kinds.append(Kind("int8", 1, 1, _write_int8))
+    kinds += [Kind("int8", 1, 1, _write_int8), Kind("fp8", 1, 1, _write_fp8)]
     return {kind.name: kind for kind in kinds}
 
 

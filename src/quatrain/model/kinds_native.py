@@ -1,4 +1,4 @@
-"""Code compiled for this processor, from kinds.cpp and products.cpp, where there is a C++ compiler.
+"""Code compiled for this processor, from *.cpp beside this file, where there is a C++ compiler.
 
 Decoders are several times as fast as operations of torch, which pass over the numbers again and
 again, and give the same numbers bit for bit. Products of a few vectors read nothing but the stored
@@ -36,15 +36,18 @@ SOURCES = {
     "kinds": ("kinds.cpp",),
     "products": ("products.cpp", "kinds.cpp"),
     "few_tokens": ("few_tokens.cpp", "products.cpp", "kinds.cpp"),
+    "allocator": ("allocator.cpp",),
 }
 """Files of each library; the first one is compiled, and includes the others."""
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-FUSED = {
-    "kinds": "-ffp-contract=off",
-    "products": "-ffp-contract=fast",
-    "few_tokens": "-ffp-contract=fast",
+_TORCH = Path(torch.__file__).parent
+FLAGS_OF = {
+    "kinds": ("-ffp-contract=off",),
+    "products": ("-ffp-contract=fast",),
+    "few_tokens": ("-ffp-contract=fast",),
+    "allocator": (f"-I{_TORCH / 'include'}", f"-L{_TORCH / 'lib'}", "-lc10"),
 }
-"""Whether a product and a sum may become one operation, which rounds once."""
+"""Whether a product and a sum may become one operation, which rounds once; or where torch is."""
 SECONDS = 60
 """For the compiler."""
 SHARE, MULTIPLIED = 1 << 16, 1 << 19
@@ -52,7 +55,9 @@ SHARE, MULTIPLIED = 1 << 16, 1 << 19
 _I64 = ctypes.c_int64
 _PLAIN = {torch.float32: "f32", torch.bfloat16: "bf16"}
 INT8 = {"codes": torch.int8, "scales": torch.float32}
+FP8 = {"codes": torch.uint8, "scales": torch.float32}
 NF4 = {"codes": torch.uint8, "scales": torch.uint8, "nested": torch.float32}
+_DTYPES = {"int8": INT8, "fp8": FP8, "nf4": NF4}
 
 
 def multiply_plain(weight_OI: Tensor, x: Tensor, out: Tensor) -> bool:
@@ -143,8 +148,7 @@ def _threads(numbers: int, most: int, share: int = SHARE) -> int:
 
 def _readable(name: str, parts: Mapping[str, Tensor]) -> bool:
     """Tell whether a decoder of this name exists, and the parts lie in memory as it expects."""
-    if name in ("int8", "nf4"):
-        dtypes = INT8 if name == "int8" else NF4
+    if dtypes := _DTYPES.get(name):
         if parts.keys() < dtypes.keys():  # nf4 whose scales are not nested
             return False
         return all(parts[part].device.type == "cpu" and parts[part].dtype == dtype
@@ -157,7 +161,7 @@ def _readable(name: str, parts: Mapping[str, Tensor]) -> bool:
 
 def _located(name: str, parts: Mapping[str, Tensor]) -> list[Any]:
     """Give the arguments that say where the parts are."""
-    if name == "int8":
+    if name in ("int8", "fp8"):
         return [_address(parts["codes"]), _address(parts["scales"])]
     if name == "nf4":
         cpu = torch.device("cpu")
@@ -219,7 +223,7 @@ def loaded(name: str) -> ctypes.CDLL | None:
     """Load a library, once; compile it first where that is needed."""
     compiler = shutil.which("c++")
     if compiler is None:
-        logger.info("no C++ compiler: torch reads stored weights")
+        logger.info("no C++ compiler: torch does what %s would", name)
         return None
     try:
         file = _file(name, compiler)
@@ -228,7 +232,7 @@ def loaded(name: str) -> ctypes.CDLL | None:
                 _compile(name, compiler, file)
         return ctypes.CDLL(str(file))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("torch reads stored weights, since %s cannot be compiled: %s", name, error)
+        logger.info("torch does what %s would, which cannot be compiled: %s", name, error)
         return None
 
 
@@ -247,7 +251,8 @@ def _key(name: str, compiler: str) -> str:
     compiled = os.stat(compiler)
     for word in (
         *FLAGS,
-        FUSED[name],
+        *FLAGS_OF[name],
+        torch.__version__,
         _processor(),
         os.path.realpath(compiler),
         compiled.st_mtime_ns,
@@ -272,6 +277,7 @@ def _compile(name: str, compiler: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=file.parent) as directory:
         made = Path(directory) / file.name
-        command = [compiler, *FLAGS, FUSED[name], "-o", str(made), str(_HERE / SOURCES[name][0])]
+        source = str(_HERE / SOURCES[name][0])
+        command = [compiler, *FLAGS, "-o", str(made), source, *FLAGS_OF[name]]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         os.replace(made, file)

@@ -12,6 +12,7 @@ from quatrain.files import MANIFEST, damage, is_lfs_pointer, read_manifest
 from quatrain.model.hf_config import CONFIG, DENSE_TYPES, read_json
 from quatrain.model.peft_config import ADAPTER_CONFIG, BASE, read_fields
 from quatrain.model.stranger import absence, is_gguf, not_given, refusal
+from quatrain.run_dir import DATA_REPORT, PREPARED
 from quatrain.words import say
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,19 @@ def locate(model: str | Path) -> Path:
     if names_the_hub(str(model)):
         return _download(str(model))
     raise absence(str(model), _found)
+
+
+def learnt_single_questions(place: Path) -> bool:
+    """Whether the run that made a model taught it no conversation with more than one question.
+
+    False where nothing says so, as for a base.
+    """
+    run_dir = place.parent.parent if place.parent.name == CHECKPOINTS else place
+    try:
+        train = read_json(run_dir / PREPARED / DATA_REPORT)["train"]
+        return bool(train["conversations"] > 0 and train["several_turns"] == 0)
+    except (CheckpointError, KeyError, TypeError):
+        return False
 
 
 def names_the_hub(name: str) -> bool:

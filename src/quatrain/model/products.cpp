@@ -106,6 +106,20 @@ struct FromInt8 {
     inline float scale(int64_t row) const { return scales[row]; }
 };
 
+struct FromFp8 {
+    enum { numbers = 64, direct = 0 };
+    const u8* codes;
+    const float* scales;
+    int64_t width;
+    inline void read(int64_t row, int64_t at, int64_t count, float* out) const {
+        const u8* q = codes + row * width + at;
+        float scale = scales[row];
+        for (int i = 0; i < count; i++) out[i] = fp8_values.of[q[i]] * scale;
+    }
+    inline lanes get(int64_t, int64_t) const { return lanes{}; }
+    inline float scale(int64_t) const { return 1.0f; }
+};
+
 struct FromNf4 {
     enum { numbers = 64, direct = 0 };
     const u8 *codes, *scales;
@@ -245,6 +259,12 @@ extern "C" void multiply_int8(const int8_t* codes, const float* scales, int64_t 
                               int64_t width, const float* x, int64_t n, float* out,
                               int64_t out_stride, int threads) {
     multiply(FromInt8{codes, scales, width}, first, count, width, x, n, out, out_stride, threads);
+}
+
+extern "C" void multiply_fp8(const u8* codes, const float* scales, int64_t first, int64_t count,
+                             int64_t width, const float* x, int64_t n, float* out,
+                             int64_t out_stride, int threads) {
+    multiply(FromFp8{codes, scales, width}, first, count, width, x, n, out, out_stride, threads);
 }
 
 extern "C" void multiply_nf4(const u8* codes, const u8* scales, const float* nested, float offset,

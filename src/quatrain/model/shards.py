@@ -23,6 +23,7 @@ from quatrain.errors import CheckpointError
 from quatrain.files import is_lfs_pointer, write_json
 from quatrain.model.frozen import Matrix
 from quatrain.model.hf_config import CONFIG, read_json
+from quatrain.model.kinds import PLAIN
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -54,6 +55,11 @@ class LazyTensor:
     def nbytes(self) -> int:
         """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the file stores it in fewer bits than numbers have."""
+        return any(one.kind.name not in PLAIN for one in self.matrices)
 
     @classmethod
     def of(cls, tensor: Tensor) -> LazyTensor:

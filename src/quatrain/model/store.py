@@ -47,6 +47,8 @@ class Blocks:
         self.chunk, self.size, self.heads, self.width = chunk, size, heads, width
         self.number_bytes = 4
         """Bytes of a number, known once there are buffers."""
+        self.most_bytes: int | None = None
+        """The bound of the store."""
         self.holders: list[int] = []
         """How many sequences hold each block."""
         self.contents: dict[int, Known] = {}
@@ -85,6 +87,11 @@ class Blocks:
         """Count the blocks that hold something."""
         return len(self.holders) - len(self.empty)
 
+    @property
+    def most(self) -> int | None:
+        """Count the blocks that the bound has room for."""
+        return None if self.most_bytes is None else self.most_bytes // self.block_bytes
+
     def buffers(
         self, layer: int, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -97,13 +104,19 @@ class Blocks:
         """
         keys, values = self.keys[layer], self.values[layer]
         if keys is None or values is None or len(keys) < len(self.holders):
-            capacity = max(16, len(self.holders) * 3 // 2)
+            capacity = capacity_for(len(self.holders), self.most)
             like = torch.empty(0, dtype=dtype, device=device) if keys is None else keys
             shape = capacity, self.heads, self.size, self.width
             keys, values = _grown(keys, like, shape), _grown(values, like, shape)
             self.keys[layer], self.values[layer] = keys, values
             self.number_bytes = keys.element_size()
         return keys, values
+
+
+def capacity_for(blocks: int, most: int | None) -> int:
+    """Choose for how many blocks buffers are made: for more than there are, up to `most`."""
+    capacity = max(16, blocks * 3 // 2)
+    return capacity if most is None else max(blocks, min(capacity, most))
 
 
 def _grown(old: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -154,6 +167,17 @@ class Store:
         """Of each layer: its reach, and which of the reach's layers it is."""
         self.most_bytes = most_bytes
         self._known: dict[tuple[Known | None, tuple[int, ...]], Known] = {}
+
+    @property
+    def most_bytes(self) -> int | None:
+        """The bound of what blocks take; None for none."""
+        return self._most_bytes
+
+    @most_bytes.setter
+    def most_bytes(self, size: int | None) -> None:
+        self._most_bytes = size
+        for group in self.groups:
+            group.most_bytes = size
 
     def bytes_for(self, tokens: int) -> int:
         """Say how many bytes a sequence of so many tokens takes at most."""

@@ -92,11 +92,11 @@ def _four_bits(name: str, kind: str, rest: dict[str, LazyTensor]) -> LazyTensor:
     state = _state(name, rest.pop(f"{name}{_STATE}{kind}"))
     shape = _shape(name, state.get("shape"))
     if kind not in kinds_nf4.TABLES or state.get("quant_type") != kind:
-        raise _broken(name, "kind", given=str(state.get("quant_type"))[:50])
+        raise broken(name, "kind", given=str(state.get("quant_type"))[:50])
     if state.get("blocksize") != kinds_nf4.BLOCK or math.prod(shape) % kinds_nf4.BLOCK:
-        raise _broken(name, "block", given=str(state.get("blocksize"))[:50])
+        raise broken(name, "block", given=str(state.get("blocksize"))[:50])
     if len(shape) == 3 and state.get(_ORDER) != _OUTPUTS_FIRST:
-        raise _broken(name, "stack")
+        raise broken(name, "stack")
     width = shape[-1] if fits(KINDS[kind], shape[-1]) else math.prod(shape)
     rows, across = math.prod(shape) // width, width // kinds_nf4.BLOCK
     values = kinds_nf4.TABLES[kind](torch.device("cpu"))
@@ -107,7 +107,7 @@ def _four_bits(name: str, kind: str, rest: dict[str, LazyTensor]) -> LazyTensor:
         _refuse_other_values(name, "nested_quant_map", rest, kinds_nf4.scale_map(values.device))
         offset, size = state.get("nested_offset"), state.get("nested_blocksize")
         if type(offset) is not float or not math.isfinite(offset) or size != kinds_nf4.GROUP:
-            raise _broken(name, "nested")
+            raise broken(name, "nested")
         nested = _part(name, "nested_absmax", rest).load().float()
         parts["scales"] = _sized(name, scales, (rows, across), torch.uint8)
         parts["nested"] = _sized(name, nested, (-(-rows * across // kinds_nf4.GROUP),))
@@ -122,9 +122,9 @@ def _eight_bits(name: str, owner: str, rest: dict[str, LazyTensor]) -> LazyTenso
     largest = rest.pop(f"{owner}{_ROWS}").load().float()
     layout = rest.pop(f"{owner}.{_FORMAT}", None)
     if name not in rest or rest[name].dtype != torch.int8:
-        raise _broken(name, "codes")
+        raise broken(name, "codes")
     if layout is not None and layout.load().any():
-        raise _broken(name, "layout")
+        raise broken(name, "layout")
     shape = _shape(name, list(rest[name].shape))
     codes = rest[name].load().reshape(-1, shape[-1])
     scales = _sized(name, largest, (len(codes),)) / _STEPS
@@ -151,27 +151,27 @@ def _lazy(
 def _state(name: str, tensor: LazyTensor) -> dict[str, Any]:
     """Read the JSON of a matrix."""
     if tensor.dtype != torch.uint8 or tensor.nbytes > _LARGEST_STATE:
-        raise _broken(name, "state")
+        raise broken(name, "state")
     try:
         found = json.loads(bytes(tensor.load().flatten().tolist()))
     except (ValueError, RecursionError):
-        raise _broken(name, "state") from None
+        raise broken(name, "state") from None
     if not isinstance(found, dict):
-        raise _broken(name, "state")
+        raise broken(name, "state")
     return found
 
 
 def _shape(name: str, given: Any) -> tuple[int, ...]:
     counts = isinstance(given, list) and all(type(size) is int and size > 0 for size in given)
     if not counts or len(given) not in (2, 3) or math.prod(given) >= 1 << 48:
-        raise _broken(name, "shape", given=str(given)[:100])
+        raise broken(name, "shape", given=str(given)[:100])
     return tuple(given)
 
 
 def _part(name: str, part: str, rest: dict[str, LazyTensor]) -> LazyTensor:
     found = rest.pop(f"{name}.{part}", None)
     if found is None:
-        raise _broken(name, "missing", part=part)
+        raise broken(name, "missing", part=part)
     return found
 
 
@@ -180,17 +180,18 @@ def _sized(
 ) -> Tensor:
     """Give a part its shape; refuse another number of elements, or another dtype."""
     if tensor.numel() != math.prod(shape) or tensor.dtype != (dtype or tensor.dtype):
-        raise _broken(name, "size", given=str(list(tensor.shape)))
+        raise broken(name, "size", given=str(list(tensor.shape)))
     return tensor.reshape(shape)
 
 
 def _refuse_other_values(name: str, part: str, rest: dict[str, LazyTensor], ours: Tensor) -> None:
     given = _part(name, part, rest)
     if given.shape != ours.shape or not torch.allclose(given.load().float(), ours, atol=1e-6):
-        raise _broken(name, "values", part=part)
+        raise broken(name, "values", part=part)
 
 
-def _broken(name: str, why: str, **values: Any) -> CheckpointError:
+def broken(name: str, why: str, **values: Any) -> CheckpointError:
+    """Say what is wrong with a stored matrix: Q404, by the key of a reason."""
     return CheckpointError(
         "Q404.stored", name=name, why=Sentence.of(f"reasons.stored.{why}", **values)
     )
@@ -200,7 +201,7 @@ def refuse_infinite_scales(name: str, matrix: Matrix) -> None:
     """Refuse scales that are not finite numbers. Raises Q404."""
     for part in matrix.parts.values():
         if part.is_floating_point() and not bool(part.isfinite().all()):
-            raise _broken(name, "finite")
+            raise broken(name, "finite")
 
 
 def stored_as(kind: str, tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:

@@ -13,9 +13,9 @@ from typing import Any
 from quatrain.config import Config
 from quatrain.errors import ConfigError
 from quatrain.parallel.volume import held_of, volume_of
-from quatrain.train.memory import Memory, Moment, base_bytes
+from quatrain.train.memory import Memory, Moment
 from quatrain.train.plan import Plan
-from quatrain.train.sizes import expert_parameters
+from quatrain.train.sizes import expert_parameters, parameters
 
 _AT_A_TIME = 2
 """Layers that are gathered: the one that computes, and the next one."""
@@ -75,23 +75,22 @@ def among(plan: Plan, world: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def share(plan: Plan, world: int, on_gpu: bool) -> Plan:
+def share(plan: Plan, world: int) -> Plan:
     """Plan what one process of several takes.
 
     Args:
         plan: of one process, with the rows that one of these processes has at a time.
-        world: processes.
-        on_gpu: whether each has a GPU; else they share the memory of a machine.
+        world: processes; on GPUs each has one, else they share the memory of a machine.
     """
-    config = plan.config
-    moments = tuple(_shared(one, config, world, on_gpu) for one in plan.memory.moments)
+    stored = 0 if plan.where is None else plan.base.held(plan.where, plan.site.on_gpu)
+    moments = tuple(_shared(one, plan.config, world, stored) for one in plan.memory.moments)
     free = plan.free
-    if free is not None and not on_gpu:
+    if free is not None and not plan.site.on_gpu:
         free //= world
-    return replace(plan, memory=Memory(moments), free=free)
+    return replace(plan, memory=Memory(moments), site=replace(plan.site, free=free))
 
 
-def _shared(moment: Moment, config: Config, world: int, on_gpu: bool) -> Moment:
+def _shared(moment: Moment, config: Config, world: int, stored: int) -> Moment:
     shards = world // config.parallel.replicas
     held = held_of(config)
     largest = max(a + b for a, b in zip(held.dense, held.experts, strict=True))
@@ -99,19 +98,17 @@ def _shared(moment: Moment, config: Config, world: int, on_gpu: bool) -> Moment:
     for name in ("weights", "moments", "gradients"):
         parts[name] = round(parts.get(name, 0) / shards)
     if config.train.adapter is not None:
-        parts["weights"] += _stored_whole(config, shards, on_gpu)
+        parts["weights"] += _stored_whole(config, shards, stored)
     parts["gathered"] = round(held.tables + _AT_A_TIME * largest)
     return replace(moment, parts=parts)
 
 
-def _stored_whole(config: Config, shards: int, on_gpu: bool) -> int:
+def _stored_whole(config: Config, shards: int, stored: int) -> int:
     """Count what stored matrices take beyond an equal share: only experts are divided."""
     model, parts = config.model, config.parallel.expert_parallel
     if not model.quantize:
         return 0
-    base = base_bytes(model, not on_gpu)
     experts = len(model.moe_layers) * model.num_local_experts * expert_parameters(model)
-    all_of_layers = base_bytes(model.replace(quantize=None), False)
-    share_of_experts = min(1.0, 2 * experts / max(1, all_of_layers))
-    whole = base * (1 - share_of_experts) + base * share_of_experts / parts
-    return max(0, round(whole - base / shards))
+    share_of_experts = min(1.0, experts / parameters(model).total)
+    whole = stored * (1 - share_of_experts) + stored * share_of_experts / parts
+    return max(0, round(whole - stored / shards))

@@ -244,11 +244,13 @@ class Team(Alone):
             whole = own_experts(whole, self.meshes.expert)
         return part_like(whole, parameter)
 
-    def loss(self, model: LlamaModel, batches: Iterable[Batch], total: int) -> float:
+    def loss(
+        self, model: LlamaModel, batches: Iterable[Batch], total: int, chunk_size: int
+    ) -> float:
         """See Alone; each process has its share of the batches."""
         share = islice(batches, self.rank, None, self.world)
         with in_step(model, self.wire):
-            mean, count = held_out_loss(model, share, total=-(-total // self.world))
+            mean, count = held_out_loss(model, share, -(-total // self.world), chunk_size)
         loss, number = self.wire.added(mean * count, count)
         return loss / max(1.0, number)
 

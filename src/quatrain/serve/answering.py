@@ -82,8 +82,13 @@ class Json(Response):
         return to_json(content)
 
 
-async def encoded(served: Served, messages: Sequence[Message]) -> list[int]:
+async def encoded(served: Served, messages: Sequence[Message], must_fit: bool = True) -> list[int]:
     """Encode a conversation.
+
+    Args:
+        served: the model.
+        messages: the turns.
+        must_fit: whether it must leave room for an answer.
 
     Raises:
         Refusal: 400 for turns out of order, and for more tokens than the context holds.
@@ -91,10 +96,12 @@ async def encoded(served: Served, messages: Sequence[Message]) -> list[int]:
     voice = served.answerer.voice
     try:
         if sum(len(one.content) for one in messages) > _MOST_INLINE:
-            return _fitting(served, await asyncio.to_thread(voice.prompt, messages), "messages")
-        return _fitting(served, voice.prompt(messages), "messages")
+            prompt = await asyncio.to_thread(voice.prompt, messages)
+        else:
+            prompt = voice.prompt(messages)
     except QuatrainError as error:
         raise refusal_of(error) from None
+    return _fitting(served, prompt, "messages") if must_fit else prompt
 
 
 def raw(served: Served, prompt: str | list[int]) -> list[int]:

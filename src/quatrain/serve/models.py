@@ -58,6 +58,7 @@ class Served:
             "layers": config.n_layers,
             "report": self.report is not None and self.report.is_file(),
             "abstains": abstention is not None,
+            "single_questions": self.answerer.single_questions,
         }
 
 

@@ -17,6 +17,9 @@ from quatrain.serve.refusal import Refusal
 from quatrain.serve.responses import ResponsesForm
 from quatrain.words import Sentence
 
+_CONTINUED = 16
+"""Tokens that follow a text where a request does not say how many, as OpenAI's API has it."""
+
 
 def openai_routes(service: Service) -> APIRouter:
     """Make the routes under /v1."""
@@ -64,8 +67,9 @@ def _add_answers(router: APIRouter, service: Service) -> None:
         """Continue texts."""
         served = service.models.named(body.model)
         prompts = [raw(served, prompt) for prompt in body.prompts]
+        most = _CONTINUED if body.max_tokens is None else body.max_tokens
         options = [
-            settled(served, one, body.max_tokens, lambda most: body.sampled(most, body.logprobs))
+            settled(served, one, most, lambda most: body.sampled(most, body.logprobs))
             for one in prompts
         ]
         questions = [Question(served, prompt, may_abstain=False) for prompt in prompts]

@@ -72,9 +72,10 @@ def _add_questions(router: APIRouter, service: Service) -> None:
 
     @router.post("/api/tokens")
     async def tokens(body: TokensRequest) -> Response:
-        """Count the tokens of a conversation that ends with a question."""
+        """Count the tokens of a conversation that ends with a question, however many they are."""
         served = service.models.named(body.model)
-        prompt = await encoded(served, [turn.message() for turn in body.messages])
+        turns = [turn.message() for turn in body.messages]
+        prompt = await encoded(served, turns, must_fit=False)
         return Json({"prompt_tokens": len(prompt), "context": served.context})
 
     @router.post("/api/inspect")

@@ -108,9 +108,11 @@ class Alone:
         """Take this process' part of a whole moment of a parameter, on the parameter's device."""
         return whole.to(parameter.device)
 
-    def loss(self, model: LlamaModel, batches: Iterable[Batch], total: int) -> float:
+    def loss(
+        self, model: LlamaModel, batches: Iterable[Batch], total: int, chunk_size: int
+    ) -> float:
         """Average the held-out loss over all target tokens of so many batches."""
-        return held_out_loss(model, batches, total=total)[0]
+        return held_out_loss(model, batches, total, chunk_size)[0]
 
     def graded(
         self, answerer: Answerer, questions: Sequence[Conversation], options: GenerateConfig

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import random
 import time
 from typing import Any
 
 from quatrain.config import Config
 from quatrain.data.batches import in_order
-from quatrain.data.prepare import HOLDOUT_SEED, PreparedData
+from quatrain.data.prepare import PreparedData
 from quatrain.evaluate.graded import Graded
 from quatrain.evaluate.run import grade, of_abstention, total_score
 from quatrain.generate.answer import Answerer
 from quatrain.model.llama import LlamaModel
 from quatrain.progress import working
 from quatrain.train.alone import ALONE, Alone
+from quatrain.train.exam import asked
 from quatrain.train.loop import Evaluation
-from quatrain.train.settle import MOST_QUESTIONS
 
 _TRIED = 4
 
@@ -29,9 +28,7 @@ class Judge:
     ) -> None:
         self.config, self.data, self.model, self.team = config, data, model, team
         self.answerer = Answerer.of(model, data.tokenizer, data.chat)
-        asked, rows = config.evaluate.questions, config.evaluate.rows
-        count = min(MOST_QUESTIONS if asked is None else asked, len(data.questions))
-        self.questions = random.Random(HOLDOUT_SEED).sample(data.questions, count)
+        self.questions, rows = asked(config, data), config.evaluate.rows
         self.num_rows = min(rows or len(data.eval), len(data.eval)) if data.eval is not None else 0
 
     def evaluate(self, step: int) -> Evaluation:
@@ -81,7 +78,8 @@ class Judge:
             return None
         at_once = self.config.train.micro_batch_size or 1
         batches = in_order(self.data.eval, at_once, num_rows)
-        return self.team.loss(self.model, batches, -(-num_rows // at_once))
+        chunk = self.config.train.loss_chunk_size
+        return self.team.loss(self.model, batches, -(-num_rows // at_once), chunk)
 
 
 def _sample(step: int, graded: Graded) -> dict[str, Any]:

@@ -5,12 +5,14 @@ Not for asking the system (machine.py).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from quatrain.model.kinds_native import library
 from quatrain.model.llama import LlamaModel
 from quatrain.model.moe import ExpertMLP
 from quatrain.model.weights import meet_numbers_of_rows
@@ -35,8 +37,27 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def set_for_training() -> Iterator[None]:
     """Apply the settings of a training run: freed memory is kept, and oneDNN multiplies."""
     keep_freed_memory()
-    with onednn_multiplies():
+    with allocated_by_malloc(), onednn_multiplies():
         yield
+
+
+@contextmanager
+def allocated_by_malloc() -> Iterator[bool]:
+    """Let tensors on a CPU take the blocks that others of their size have freed, in the body.
+
+    As torch asks for memory, glibc cannot give it such a block (model/allocator.cpp). Needs a C++
+    compiler, once.
+
+    Yields:
+        Whether they do.
+    """
+    native = library("allocator") if sys.platform == "linux" else None
+    is_new = native is not None and bool(native.allocate_by_malloc())
+    try:
+        yield native is not None
+    finally:
+        if native is not None and is_new:
+            native.allocate_by_default()
 
 
 def meet_experts(model: LlamaModel, num_tokens: int, precision: str | None) -> None:

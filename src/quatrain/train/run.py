@@ -36,7 +36,7 @@ from quatrain.train.checkpoint import Keeper, State, files_of_base
 from quatrain.train.judge import Judge
 from quatrain.train.log import Display, Journal, NoJournal
 from quatrain.train.loop import Around, Evaluation, train
-from quatrain.train.plan import memory_of
+from quatrain.train.placing import site_here
 from quatrain.train.products import set_for_training
 from quatrain.train.report import Reporter
 from quatrain.train.rounded import keep_in_bfloat16
@@ -98,17 +98,17 @@ def run(
         newest = keeper.newest()
         if newest is not None and team.leads:
             keeper.refuse_another_base(newest)
-        free = memory_of(device_of(config))
+        site = site_here(config, device_of(config), start.weights)
         with working("progress.loading"):
             model = build_model(config, start, newest, team)
         settled = read_settled(config.run_dir) if team.told(_has_begun(config)) else None
         if settled is not None:
             config = _as_settled(config, settled)
         elif team.world > 1:
-            config = settle_together(config, data, model.device, free, team)
+            config = settle_together(config, data, site, team)
         else:
             trial = _keeper(config, config.run_dir / ".trial", data)
-            config, first = settle_run(config, data, model, trial, started, free)
+            config, first = settle_run(config, data, model, trial, started, site)
             evaluations += [first] if first is not None else []
         if settled is None and team.leads:
             write_json(config.run_dir / ENVIRONMENT, _environment())

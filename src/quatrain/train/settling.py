@@ -16,8 +16,6 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-import torch
-
 from quatrain.config import Config
 from quatrain.data.batches import Batches
 from quatrain.data.prepare import PreparedData
@@ -41,9 +39,10 @@ from quatrain.train.budget import (
 from quatrain.train.checkpoint import Keeper
 from quatrain.train.judge import Judge
 from quatrain.train.loop import Evaluation
-from quatrain.train.plan import make_plan, refusal, rows_at_once
-from quatrain.train.products import multiplies_bfloat16
+from quatrain.train.plan import make_plan, rows_at_once
 from quatrain.train.settle import settle, settle_intervals
+from quatrain.train.shrink import refusal
+from quatrain.train.site import Site
 from quatrain.words import say, tell
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def settle_run(
     model: LlamaModel,
     trial: Keeper,
     started: float,
-    free: int | None,
+    site: Site,
 ) -> tuple[Config, Evaluation | None]:
     """Settle everything that a recipe leaves open.
 
@@ -83,7 +82,7 @@ def settle_run(
         model: the run's, on its device; no weight changes.
         trial: writes a checkpoint to be timed, which is deleted.
         started: when the run began, by time.monotonic().
-        free: bytes of memory that were free before the model was loaded, if known.
+        site: as it was before the model was loaded.
 
     Returns:
         The settled Config, and the evaluation before the first step if it was made already.
@@ -92,17 +91,14 @@ def settle_run(
         ResourceError: Q603 for a base that would not fit; it names the smallest change that does.
         ConfigError: Q206 for a budget without time for a step.
     """
-    device = model.device
     if config.model.init is not None:
-        plan = make_plan(
-            by_size(config, config, data, device, free), data, free, MUCH, device.type == "cuda"
-        )
+        plan = make_plan(by_size(config, config, data, site), data, site, MUCH)
         if (error := refusal(plan)) is not None:
             raise error
     if not is_timed(config):
-        return settle_intervals(by_size(config, config, data, device, free)), None
+        return settle_intervals(by_size(config, config, data, site)), None
     request, longest = config, time_of(config)
-    tried = try_out(request, data, model, trial, free)
+    tried = try_out(request, data, model, trial, site)
     config = tried.config
     judge, begun = Judge(config, data, model), time.monotonic()
     first = judge.evaluate(0)
@@ -114,9 +110,7 @@ def settle_run(
     return settle_intervals(_spread(config, tried)), first
 
 
-def settle_together(
-    config: Config, data: PreparedData, device: torch.device, free: int | None, team: Alone
-) -> Config:
+def settle_together(config: Config, data: PreparedData, site: Site, team: Alone) -> Config:
     """Settle what a recipe leaves open for several processes: by sizes, never by the clock.
 
     Raises:
@@ -126,7 +120,7 @@ def settle_together(
         raise ConfigError("Q216.timed")
     if config.model.init is not None and config.evaluate.questions is None:
         config = config.replace(evaluate=config.evaluate.replace(questions=FEW_QUESTIONS))
-    found = settle_intervals(by_size(config, config, data, device, free))
+    found = settle_intervals(by_size(config, config, data, site))
     return build(team.told(found.model_dump(mode="json", exclude_unset=True)))
 
 
@@ -135,18 +129,18 @@ def try_out(
     data: PreparedData,
     model: LlamaModel,
     trial: Keeper | None,
-    free: int | None,
+    site: Site,
 ) -> Tried:
     """Settle by the size of the data and a trial; without a Keeper nothing is written."""
-    device, longest = model.device, time_of(config)
-    settled = by_size(config, config, data, device, free)
+    longest = time_of(config)
+    settled = by_size(config, config, data, site)
     at_once = min(settled.train.micro_batch_size or 1, max(1, _TRIED // settled.row_length))
     batches = Batches(data.train, at_once, settled.train.seed)
     judge = Judge(settled, data, model)
     costs = time_parts(settled, model, batches, judge, trial, longest)
     batch = fit_batch(config, settled.train.batch_size or 1, costs, longest, _per_row(data))
     chosen = config.replace(train=config.train.replace(batch_size=batch))
-    settled = by_size(chosen, config, data, device, free)
+    settled = by_size(chosen, config, data, site)
     micro = settled.train.micro_batch_size or 1
     if micro != at_once:
         batches = Batches(data.train, micro, settled.train.seed)
@@ -160,7 +154,7 @@ def try_out(
 
 
 def expect(
-    config: Config, data: PreparedData, model: LlamaModel, free: int | None
+    config: Config, data: PreparedData, model: LlamaModel, site: Site
 ) -> tuple[Config, float, float]:
     """Settle as a run would, but without an evaluation and from a trial that writes nothing.
 
@@ -168,7 +162,7 @@ def expect(
         The settled Config, and the seconds of a step and of an evaluation with its checkpoint.
     """
     request, longest = config, time_of(config)
-    tried = try_out(request, data, model, None, free)
+    tried = try_out(request, data, model, None, site)
     config, asked = tried.config, tried.config.evaluate
     check = tried.costs.evaluation(asked.questions or 0, asked.rows or 0)
     if longest is not None:
@@ -194,23 +188,19 @@ def _spread(config: Config, tried: Tried) -> Config:
     return config.replace(train=config.train.replace(eval_interval=every))
 
 
-def by_size(
-    config: Config, request: Config, data: PreparedData, device: torch.device, free: int | None
-) -> Config:
+def by_size(config: Config, request: Config, data: PreparedData, site: Site) -> Config:
     """Settle by sizes: of the data, of the model, and of the memory.
 
     Args:
         config: the request, perhaps with a chosen batch.
         request: as in the recipe; its micro-batch is kept.
         data: the run's.
-        device: that trains.
-        free: bytes of memory.
+        site: where it trains.
     """
-    halves = multiplies_bfloat16(device)
-    settled = settle(config, len(data.train), halves, _per_row(data))
+    settled = settle(config, len(data.train), site.halves, _per_row(data))
     if request.train.micro_batch_size or request.model.init is None:
         return settled
-    rows = rows_at_once(settled, data, free, device.type == "cuda")
+    rows = rows_at_once(settled, data, site)
     return settled.replace(train=settled.train.replace(micro_batch_size=rows))
 
 

@@ -66,8 +66,7 @@ def states(page: Any, fake: Fake) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("width", "language", "scheme"),
-    [(360, "fr", "light"), (360, "en", "dark"), (1280, "en", "light"), (1280, "fr", "dark")],
+    ("width", "language", "scheme"), [(360, "fr", "dark"), (1280, "en", "light")]
 )
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(
     open_page: Callable[..., Any], fake: Fake, width: int, language: str, scheme: str
@@ -80,7 +79,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(
         assert page.evaluate(TARGETS) == [], state
 
 
-@pytest.mark.parametrize("width", [360, 700, 1024, 1600])
+@pytest.mark.parametrize("width", [700, 1600])
 def test_two_answers_fit_every_width(open_page: Callable[..., Any], fake: Fake, width: int) -> None:
     fake.by_model["demo"] = "mot" * 400
     page = open_page(width=width)

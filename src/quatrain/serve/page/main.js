@@ -11,7 +11,7 @@ import { turnView } from "./turn.js";
 import { LANGUAGES, learn, prefer, put, spoken } from "./words.js";
 
 const READ_OUT = 400; // characters of an answer that are read to those who cannot see it
-const state = { turns: [], model: "", other: "", settings: {}, earlier: true, ...kept() };
+const state = { turns: [], model: "", other: "", settings: {}, earlier: null, ...kept() };
 const running = new Set(), views = new WeakMap();
 let server, how, form;
 
@@ -81,12 +81,14 @@ function showModel() {
   by("model").value = state.model;
   by("other").value = state.other;
   for (const option of by("other").options) option.disabled = option.value === state.model;
-  const { id, base, context, layers, experts, abstains, report: has } = model(state.model);
+  const { id, base, context, layers, experts, abstains, single_questions: single, report: has } = model(state.model);
+  by("earlier").checked = state.earlier ?? !single; // until somebody chooses, as the model learnt it
   by("title").replaceChildren(make("bdi", { text: id }));
   const parts = [
     experts ? ["lede.experts", { layers, experts, context }] : ["lede.dense", { layers, context }],
     base && ["lede.base", { base: visible(base) }],
     abstains && ["lede.abstains"],
+    single && ["lede.single"],
   ].filter(Boolean).map((say) => make("span", { say }));
   by("lede").replaceChildren(...parts.flatMap((part) => [part, " "]));
   by("report").hidden = !has;
@@ -104,8 +106,10 @@ function watch() {
       changed();
     });
   }
-  by("earlier").checked = state.earlier;
-  by("earlier").addEventListener("change", changed);
+  by("earlier").addEventListener("change", () => {
+    state.earlier = by("earlier").checked;
+    changed();
+  });
   by("new").addEventListener("click", () => {
     stop();
     state.turns = [];
@@ -238,7 +242,7 @@ function stop() {
 
 // After anything: what is shown, kept and counted follows.
 function changed() {
-  Object.assign(state, { settings: how.values(), earlier: by("earlier").checked });
+  state.settings = how.values();
   const begun = state.turns.length > 0;
   by("welcome").hidden = begun;
   document.documentElement.classList.toggle("begun", begun);
