@@ -256,7 +256,11 @@ def before(work: Path, source: Path) -> Any:
 
 def speed(work: Path, repeats: int) -> Any:
     """Compare tokens a second of a model whose products take most of a step."""
-    model = {"d_model": 256, "n_layers": 4, "n_heads": 8, "d_k": 32, "num_local_experts": 4}
+    model = {
+        "d_model": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 8, "d_k": 32,
+        "intermediate_size_expert": 512, "intermediate_size_shared": 512,
+        "rope_layers": "[1,0,1,0]", "moe_layers": "[0,1,2,3]",
+    }  # fmt: skip
     recipe = recipe_in(work, batch_size=16, max_steps=10, eval_interval=10, save_interval=10)
     sizes = [f"model.{name}={value}" for name, value in model.items()]
     sizes += ["data.block_size=256", "train.micro_batch_size=8", "evaluate.questions=0"]

@@ -1,13 +1,15 @@
 """The server under load: nothing lost, nothing left behind, nothing broken; and how fast it is.
 
     python bench/serve.py MODEL [--parts streams leave fuzz speed] [--questions FILE]
-        [--streams 100] [--visits 2000] [--cases 5000] [--new 128] [--gguf FILE] [--repeats 3]
+        [--streams 100] [--visits 2000] [--kv-memory 32MB] [--cases 5000]
+        [--new 128] [--gguf FILE] [--repeats 3]
 
 MODEL is what `quatrain serve` takes; it runs in a process of its own, on this machine.
 
     streams   official client, all at once: each answer is compared with Answerer.answer's
     leave     clients that leave before, during and after, streaming or not: what runs a second
-              later, and how much memory the server has gained since the first hundred
+              later, and how much memory the server holds after 100 of them, after as many as
+              are asked for, which fill its cache, and after as many again
     fuzz      bodies made by hand, then schemathesis on the server's own OpenAPI: answers of 5xx
     speed     tokens a second of eight streams beside the engine's own eight rows, and the time to
               the first token of a short question; with --gguf, llama.cpp's server (xllamacpp) too
@@ -30,6 +32,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--questions", default="demo:heldout")
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--visits", type=int, default=2000)
+    parser.add_argument("--kv-memory", help="of the server of `leave`; what was read is kept in it")
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--asked", type=int, default=48, help="questions of speed")
@@ -152,22 +156,22 @@ def leave(options: argparse.Namespace) -> dict[str, Any]:
                 if b" 5" in one.recv(draw.choice([12, 1_000, 100_000]))[:12]:
                     refused.append(raw)
 
-    with server(options.model) as (address, process):
+    words = ["--kv-memory", options.kv_memory] if options.kv_memory else []
+    with server(options.model, *words) as (address, process):
+        held = []
         with ThreadPoolExecutor(24) as pool:
-            list(pool.map(visit, range(100)))
-            time.sleep(1)
-            before = memory_mb(process)
-            list(pool.map(visit, range(100, 100 + options.visits)))
-        time.sleep(1)
+            for begin, end in pairwise((0, 100, 100 + options.visits, 100 + 2 * options.visits)):
+                list(pool.map(visit, range(begin, end)))
+                time.sleep(1)
+                held.append(memory_mb(process))
         health = httpx2.get(f"{address}/health").json()
         measures = httpx2.get(f"{address}/metrics").text
-        after = memory_mb(process)
-    statuses = re.findall(r'completions",status="(\d+)"\} ([\d.]+)', measures)
+    statuses = re.findall(r'_total\{.*completions",status="(\d+)"\} (\S+)', measures)
     return {
-        "visits": options.visits,
+        "visits": 100 + 2 * options.visits,
         "a second later": health,
-        "gained_mb": round(after - before, 1),
-        "of_mb": round(after),
+        "held_mb": [round(one, 1) for one in held],
+        "gained_mb": round(held[2] - held[1], 1),
         "statuses": {status: int(float(count)) for status, count in statuses},
         "5xx": len(refused),
     }
