@@ -21,8 +21,10 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
-# As pip would, but on every core; what cannot be compiled are packages' templates.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+# As pip would, but on every core, and only the largest of what is always imported: the rest is compiled
+# when it is imported first. What cannot be compiled are packages' templates.
+PACKAGES := $(VENV)/lib/*/site-packages
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(PACKAGES)/torch $(PACKAGES)/transformers || true
 FOR_USE := $(VENV)/.installed-data-convert-serve
 FOR_DEVELOPMENT := $(VENV)/.installed-data-convert-serve-dev
 FOR_BENCH := $(VENV)/.installed-data-convert-serve-dev-bench
