@@ -68,7 +68,7 @@ def test_a_request_joins_while_others_are_answered() -> None:
 def test_a_long_prompt_is_read_in_pieces_while_another_one_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_PIECE", 10)
+    monkeypatch.setattr(module, "PIECE", 10)
     model = tiny_model()
     engine = Engine(model)
     quick = engine.submit(ids_of(4), OPTIONS)

@@ -62,7 +62,7 @@ def test_swiglu_takes_any_shape() -> None:
     grad = torch.randn(3, 4, 2).permute(2, 0, 1)
     found = torch.autograd.grad(_SwiGLU.apply(gate, up), (gate, up), grad)
     expected = torch.autograd.grad(F.silu(gate) * up, (gate, up), grad)
-    assert_close(found, expected, atol=0.0, rtol=0.0)
+    assert_close(found, expected)  # in another layout the last bit may differ
     assert _SwiGLU.apply(torch.empty(0, 8)).shape == (0, 4)
 
 

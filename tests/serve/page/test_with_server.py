@@ -85,7 +85,7 @@ def test_tokens_errors_and_the_report(page: Any, tmp_path: Path) -> None:
     page.fill("#question", "Où est l'été ?")
     page.locator("#size-text", has_text="of 512 tokens").wait_for()
     page.fill("#question", "mot " * 600)
-    page.locator("#size.bad", has_text="Too long for this model.").wait_for()
+    page.locator("#size.bad", has_text="of 512 tokens: too long.").wait_for()
     page.press("#question", "Enter")
     page.locator(".problem.bad", has_text="Too long for this model.").wait_for()
     with page.expect_popup() as opened:
