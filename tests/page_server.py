@@ -64,7 +64,7 @@ class Fake:
     pause: float = 0.0
     """Seconds before each token."""
     refuse: tuple[int, str, str | None] | None = None
-    """Status, message and code for all questions."""
+    """Status, message and code for all questions and ratings."""
     break_off: bool = False
     """Whether a stream ends in its middle, without [DONE]."""
     inspects: bool = True
@@ -172,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"prompt_tokens": used, "context": CONTEXT})
         elif self.path == "/api/inspect" and self.fake.inspects:
             self._json(200, {"prompt_tokens": 9, "tokens": inspected(body["answer"])})
+        elif self.path == "/api/feedback" and self.fake.refuse:
+            self._error(*self.fake.refuse)
         elif self.path == "/api/feedback":
             self._json(200, {})
         else:

@@ -352,6 +352,23 @@ def test_a_rating_is_written_once(page: Any, fake: Fake) -> None:
     assert pressed == ["false", "true"]
 
 
+def test_a_rating_that_was_not_kept_is_not_said_to_be_and_can_be_given_again(
+    page: Any, fake: Fake
+) -> None:
+    ask(page, "Que fait le chat ?")
+    fake.refuse = (500, "The disk is full.", None)
+    good = page.get_by_role("button", name="Good answer")
+    kept = page.locator(".actions").get_by_text("Kept for training.")
+    good.click()
+    assert soon(lambda: fake.asked("/api/feedback"), seconds=30)
+    assert soon(lambda: good.get_attribute("aria-pressed") == "false", seconds=30)
+    assert not kept.is_visible()
+    fake.refuse = None
+    good.click()
+    kept.wait_for()
+    assert [body["rating"] for body in fake.asked("/api/feedback")] == [1, 1]
+
+
 def test_ratings_are_offered_only_where_they_are_kept(open_page: Any, fake: Fake) -> None:
     fake.feedback = False
     page = open_page()

@@ -39,9 +39,9 @@ export function answerView(answer, model, many, can) {
     thumbs.forEach((thumb, place) => {
       thumb.hidden = !answer.text || answer.state === "failed";
       thumb.setAttribute("aria-pressed", answer.rating === [1, -1][place]);
-      if (answer.rating) thumb.setAttribute("aria-disabled", "true");
+      thumb.setAttribute("aria-disabled", Boolean(answer.rating));
     });
-    kept.hidden = !answer.rating;
+    kept.hidden = !answer.rating || sending.has(answer);
   }
   update();
   return { element, update, add: (piece) => { text.appendData(visible(piece)); figures(facts, answer); } };
@@ -65,9 +65,12 @@ function problems(line, answer) {
   if (sentence) put(line, ...sentence);
 }
 
+const sending = new WeakSet(); // answers whose rating the server does not have yet
+
 async function judge(answer, model, rating, update, can) {
   if (answer.rating) return;
   answer.rating = rating;
+  sending.add(answer);
   update();
   try {
     await rate(model.id, answer.messages, answer.text, rating);
@@ -75,8 +78,9 @@ async function judge(answer, model, rating, update, can) {
   } catch (error) {
     answer.rating = 0;
     can.failed(trouble(described(error)));
-    update();
   }
+  sending.delete(answer);
+  update();
   can.changed();
 }
 
