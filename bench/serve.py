@@ -306,9 +306,12 @@ class Line:
                 "stream_options": {"include_usage": True}}  # fmt: skip
         began, first, raw = time.perf_counter(), 0.0, b""
         self.writer.write(request(body))
-        while not raw.endswith(b"0\r\n\r\n"):  # the last chunk
+        while b"[DONE]" not in raw or not raw.endswith(b"0\r\n\r\n"):  # the last chunk
             more = await self.reader.read(65_536)
-            assert more, raw
+            if not more and not raw:  # the server had enough of this connection
+                self.reader, self.writer = await asyncio.open_connection(*self.place)
+                self.writer.write(request(body))
+            assert more or not raw, raw
             raw += more
             if not first and re.search(rb'"content":\s?"[^"]', raw):
                 first = time.perf_counter() - began

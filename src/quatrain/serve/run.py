@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from quatrain.serve.models import open_models
 from quatrain.serve.runner import Runner
 from quatrain.serve.wire import Server, listen
 
+_SWITCH = 0.0005
+"""Seconds after which a thread lets another one have the interpreter; Python has 0.005."""
 _CHATTY = ("uvicorn", "uvicorn.error", "asyncio")
 
 
@@ -66,6 +69,7 @@ def serve(names: Sequence[str], settings: Settings, ready: Callable[[str], None]
     port = door.getsockname()[1]
     address = f"http://{_shown(settings.host)}:{port}"
     server = Server(make_app(service, rules), runner, settings.grace, lambda: ready(address))
+    sys.setswitchinterval(_SWITCH)  # the loop need not wait long for the thread that computes
     runner.start()
     try:
         asyncio.run(server.serve([door]))

@@ -90,10 +90,11 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: Q213 for a port that another program has, or a host that is not this machine's.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind)
+        # asyncio sends small packets at once only where the protocol is said to be TCP
+        found = socket.socket(family, kind, protocol)
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
