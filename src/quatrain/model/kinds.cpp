@@ -185,25 +185,6 @@ BLOCKS(q4_k)
 BLOCKS(q5_k)
 BLOCKS(q6_k)
 
-template <class T>
-static void int8(const int8_t* codes, const float* scales, Rows rows, int64_t count, int64_t width,
-                 T* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < count; i++) {
-        const int8_t* q = codes + rows[i] * width;
-        float scale = scales[rows[i]];
-        for (int64_t j = 0; j < width; j++) put(out + i * width + j, (float)q[j] * scale);
-    }
-}
-
-extern "C" void decode_int8(const int8_t* codes, const float* scales, const int64_t* numbers,
-                            int64_t first, int64_t count, int64_t width, void* out, int narrow,
-                            int threads) {
-    Rows rows{numbers, first};
-    if (narrow) int8(codes, scales, rows, count, width, (uint16_t*)out, threads);
-    else int8(codes, scales, rows, count, width, (float*)out, threads);
-}
-
 // The value of a code of float8_e4m3fn: a sign, four bits of exponent, three of mantissa.
 static inline float of_fp8(u8 code) {
     int exponent = code >> 3 & 15, mantissa = code & 7;
@@ -221,23 +202,35 @@ struct Fp8Values {
 };
 static const Fp8Values fp8_values;
 
-template <class T>
-static void fp8(const u8* codes, const float* scales, Rows rows, int64_t count, int64_t width, T* out,
-                int threads) {
+static inline float value(int8_t code) { return (float)code; }
+static inline float value(u8 code) { return fp8_values.of[code]; }
+
+// Codes of one byte, with a scale for each row.
+template <class Code, class T>
+static void scaled(const Code* codes, const float* scales, Rows rows, int64_t count, int64_t width,
+                   T* out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < count; i++) {
-        const u8* q = codes + rows[i] * width;
+        const Code* q = codes + rows[i] * width;
         float scale = scales[rows[i]];
-        for (int64_t j = 0; j < width; j++) put(out + i * width + j, fp8_values.of[q[j]] * scale);
+        for (int64_t j = 0; j < width; j++) put(out + i * width + j, value(q[j]) * scale);
     }
+}
+
+extern "C" void decode_int8(const int8_t* codes, const float* scales, const int64_t* numbers,
+                            int64_t first, int64_t count, int64_t width, void* out, int narrow,
+                            int threads) {
+    Rows rows{numbers, first};
+    if (narrow) scaled(codes, scales, rows, count, width, (uint16_t*)out, threads);
+    else scaled(codes, scales, rows, count, width, (float*)out, threads);
 }
 
 extern "C" void decode_fp8(const u8* codes, const float* scales, const int64_t* numbers,
                            int64_t first, int64_t count, int64_t width, void* out, int narrow,
                            int threads) {
     Rows rows{numbers, first};
-    if (narrow) fp8(codes, scales, rows, count, width, (uint16_t*)out, threads);
-    else fp8(codes, scales, rows, count, width, (float*)out, threads);
+    if (narrow) scaled(codes, scales, rows, count, width, (uint16_t*)out, threads);
+    else scaled(codes, scales, rows, count, width, (float*)out, threads);
 }
 
 // A block of nf4 looks its numbers up among the 16 that its scale allows, already rounded. The upper
