@@ -1,6 +1,6 @@
 """The server under load: nothing lost, nothing left behind, nothing broken; and how fast it is.
 
-    python bench/serve.py MODEL [--parts streams leave fuzz speed] [--questions FILE]
+    python bench/serve.py MODEL [--parts streams leave fuzz speed turns] [--questions FILE]
         [--streams 100] [--visits 2000] [--kv-memory 32MB] [--cases 5000]
         [--new 128] [--gguf FILE] [--repeats 3]
 
@@ -13,6 +13,7 @@ MODEL is what `quatrain serve` takes; it runs in a process of its own, on this m
     fuzz      bodies made by hand, then schemathesis on the server's own OpenAPI: answers of 5xx
     speed     tokens a second of eight streams beside the engine's own eight rows, and the time to
               the first token of a short question; with --gguf, llama.cpp's server (xllamacpp) too
+    turns     questions answered right by themselves, and after another question and its answer
 
 Sides of `speed` are alternated. Questions are the demo's, or those of FILE.
 """
@@ -39,7 +40,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 PATH = "/v1/chat/completions"
-PARTS = ("streams", "leave", "fuzz", "speed")
+PARTS = ("streams", "leave", "fuzz", "speed", "turns")
 AT_ONCE = 8
 
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--asked", type=int, default=48, help="questions of speed")
+    parser.add_argument("--turns", type=int, default=60, help="questions of turns")
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -253,6 +255,27 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         **({"server / llama.cpp": round(ours_side["tokens_s"] / table["llama.cpp"]["tokens_s"], 3)}
            if options.gguf else {}),
     }  # fmt: skip
+
+
+def turns(options: argparse.Namespace) -> dict[str, Any]:
+    from quatrain.config import DataConfig, GenerateConfig
+    from quatrain.data.records import load_records
+    from quatrain.evaluate.score import exact_match
+    from quatrain.generate.answer import Answerer
+    from quatrain.text.conversation import Message
+
+    every = list(load_records((options.questions,), DataConfig()).conversations)
+    asked = every[:: max(1, len(every) // options.turns)][: options.turns]
+    answerer, how = Answerer(options.model), GenerateConfig(max_new_tokens=options.new)
+    alone = answerer.replies([one.messages[-2:-1] for one in asked], how)
+    before = [[asked[i - 1].messages[-2], Message("assistant", str(alone[i - 1]))]
+              for i in range(len(asked))]  # fmt: skip
+    after = answerer.replies(
+        [[*two, one.messages[-2]] for two, one in zip(before, asked, strict=True)], how
+    )
+    right = [sum(exact_match(said, one.answers) for said, one in zip(answers, asked, strict=True))
+             for answers in (alone, after)]  # fmt: skip
+    return {"questions": len(asked), "alone": right[0], "after another turn": right[1]}
 
 
 class Engine:

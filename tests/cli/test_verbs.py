@@ -308,7 +308,7 @@ def test_errors_are_short_and_have_their_exit_code(
 
 
 def test_a_shard_size_is_read_or_refused() -> None:
-    from quatrain.cli.converting import size_of
+    from quatrain.cli.usage import size_of
     from quatrain.errors import ConfigError
 
     assert [size_of(text) for text in ("5GB", "500 mb", "7")] == [5 * 10**9, 5 * 10**8, 7]

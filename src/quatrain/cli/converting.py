@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, get_args
 
 from quatrain.cli.telling import telling
 from quatrain.cli.training import asking, tuning
-from quatrain.cli.usage import refuse_unknown
+from quatrain.cli.usage import refuse_unknown, size_of
 from quatrain.errors import ConfigError
 from quatrain.progress import working
-from quatrain.rules import Broken
-from quatrain.sections import number_of_bytes
 from quatrain.words import say, tell
 
 if TYPE_CHECKING:
@@ -141,11 +139,3 @@ def _say_how_near(found: Agreement | None, dtype: str, has_gguf: bool) -> None:
                   mean=one.mean_log_probability_difference, equal=one.likeliest_equal))  # fmt: skip
     if has_gguf and not found.gguf:
         print(say("cli.convert.not_judged"), file=sys.stderr)
-
-
-def size_of(text: str, option: str = "--shard-size") -> int:
-    """Read a size such as 5GB or 500MB in decimal units, like the Hub. Raises Q208."""
-    try:
-        return number_of_bytes(text)
-    except Broken:
-        raise ConfigError("Q208.size", option=option, text=text) from None

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quatrain.cli.converting import size_of
 from quatrain.cli.telling import telling
+from quatrain.cli.usage import size_of
 from quatrain.progress import working
 from quatrain.recipe import load_config
 from quatrain.words import say, spoken, tell

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from quatrain.cli.converting import size_of
+from quatrain.cli.usage import size_of
 from quatrain.errors import ConfigError
 from quatrain.serve.keys import read_keys, refuse_open_door
 from quatrain.words import say

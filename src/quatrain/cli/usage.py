@@ -49,6 +49,17 @@ def refuse_unknown(name: str, value: str | None, values: Sequence[str]) -> None:
         raise ConfigError("Q208.option", name=name, value=value, known=", ".join(values))
 
 
+def size_of(text: str, option: str = "--shard-size") -> int:
+    """Read a size such as 5GB or 500MB in decimal units, like the Hub. Raises Q208."""
+    from quatrain.rules import Broken
+    from quatrain.sections import number_of_bytes  # what help need not wait for
+
+    try:
+        return number_of_bytes(text)
+    except Broken:
+        raise ConfigError("Q208.size", option=option, text=text) from None
+
+
 def _kind(value: str | None) -> str | None:
     refuse_unknown("--quantize", value, KINDS)
     return value

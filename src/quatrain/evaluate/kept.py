@@ -66,9 +66,10 @@ class Kept:
             with self._path.open("r+b") as file:
                 file.truncate(len(f"{whole}\n".encode()) if whole else 0)
         for row, exam in zip(rows, named, strict=True):
-            if exam == self._exam:
-                self.loss = row.get("loss", self.loss)
-                self._rows[row.get("number", -1)] = row
+            if exam == self._exam and "loss" in row:
+                self.loss = row["loss"]
+            elif exam == self._exam:
+                self._rows[row["number"]] = row
 
     def of(self, number: int, question: Conversation) -> Graded | None:
         """Give what was answered to a question, if it is known."""
