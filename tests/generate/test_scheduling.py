@@ -126,7 +126,29 @@ def test_candidates_read_their_prompt_once_and_differ_by_their_seed() -> None:
     assert len({tuple(one.ids) for one in found}) == 3
 
 
-def test_where_blocks_run_out_the_last_one_waits_and_loses_nothing() -> None:
+def test_a_request_gets_a_place_once_there_is_room_for_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, options, read = tiny_model(), GenerateConfig(max_new_tokens=40), list[int]()
+    engine = Engine(model, kv_memory=Engine(model).store.bytes_for(250))
+    forward = engine._forward
+
+    def counted(pieces: Sequence[module._Piece]) -> object:
+        read.extend(len(piece.ids) for piece in pieces)
+        return forward(pieces)
+
+    monkeypatch.setattr(engine, "_forward", counted)
+    monkeypatch.setattr(requests_module, "Lookup", NoLookup)
+    requests = [engine.submit(ids_of(30, seed=number), options) for number in range(4)]
+    finish(engine)
+    assert all(len(ids_said(request)) == 40 for request in requests)
+    assert sum(read) == 4 * (30 + 39)  # nobody reads anything twice
+
+
+def test_where_blocks_run_out_the_last_one_waits_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("quatrain.generate.engine._TO_COME", 0)
     model = tiny_model()
     options = GenerateConfig(max_new_tokens=40)
     engine = Engine(model, kv_memory=Engine(model).store.bytes_for(150))

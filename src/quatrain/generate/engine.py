@@ -24,7 +24,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from quatrain.config import GenerateConfig
+from quatrain.config import GenerateConfig, ModelConfig
 from quatrain.errors import DataError, ResourceError
 from quatrain.generate.likelihood import Likelihood, likelihoods
 from quatrain.generate.request import Completion, Request, Watch
@@ -34,9 +34,14 @@ from quatrain.model.store import Store
 from quatrain.progress import working
 
 PIECE = 1_024
-"""Tokens of prompts that are read in a step."""
+"""Tokens of prompts that are read in a step, where others wait for their next token."""
+_MOST_READ, _MOST_NUMBERS = 4_096, 1 << 23
+"""The most tokens and, about, states of a layer that are read in a step where nobody waits."""
 _MOST_AT_ONCE = 16
 """Tokens of answers, with those of their drafts, that are read in a step."""
+_TO_COME = 128
+"""Tokens of an answer, at most, for which there has to be room before its prompt is read: a request
+that gives up its place reads everything again, and most answers are short."""
 KEYS = 512 << 20
 """Bytes for keys and values where nothing else is said."""
 
@@ -45,7 +50,12 @@ class Engine:
     """Answers requests side by side. One thread at a time may call `step`."""
 
     def __init__(
-        self, model: LlamaModel, *, most_rows: int = 32, kv_memory: int | None = None
+        self,
+        model: LlamaModel,
+        *,
+        most_rows: int = 64,
+        kv_memory: int | None = None,
+        piece: int | None = None,
     ) -> None:
         """Make an engine without requests.
 
@@ -54,8 +64,9 @@ class Engine:
             most_rows: how many requests are answered side by side.
             kv_memory: bytes for the keys and values of what was read. None is 512 MB, or what one
                 request needs where that is more.
+            piece: tokens of prompts that are read in a step; None is 1,024.
         """
-        self.model, self.most_rows = model, most_rows
+        self.model, self.most_rows, self.piece = model, most_rows, piece or PIECE
         self.context = model.config.max_position_embeddings
         self.cache = model.new_cache()
         self.store: Store = self.cache.store
@@ -171,6 +182,7 @@ class Engine:
         over.
         """
         reading = [row for row in self._rows if row.num_unread > 1]
+        room = self.store.room - sum(map(self._to_come, self._rows))
         with self._entry:
             for _ in range(min(len(self._waiting), self.most_rows)):
                 if len(self._rows) >= self.most_rows:
@@ -189,8 +201,19 @@ class Engine:
                     self.store.release(held)
                     held = self.store.begin()
                 row.held = held
+                room -= self._to_come(row)
+                if room < 0 and self._rows:
+                    self._give_up(row)
+                    self._waiting.appendleft(row)
+                    break
                 self._rows.append(row)
                 reading.append(row)
+
+    def _to_come(self, row: Request) -> int:
+        """Guess the bytes that a row's keys and values will take besides those that it holds."""
+        assert row.held is not None
+        most = min(row.most, len(row.history) + _TO_COME)
+        return max(0, self.store.bytes_for(most) - self.store.bytes_of(row.held))
 
     def _read(self, rows: Sequence[Request]) -> None:
         """Read a piece of the prompts of some rows; those that finish get their first token."""
@@ -200,9 +223,11 @@ class Engine:
             for row in rows
             if row.held and first and bool(row.held.length) == bool(first.length)
         ]
-        room, pieces = PIECE, list[_Piece]()
+        room, pieces = self.piece, list[_Piece]()
         for row in alike:
-            if room > 0 and self._reserve(row, min(room, len(row.unread))):
+            if pieces and row.num_unread > room:
+                break  # a prompt that is read whole sees only itself, which is faster
+            if self._reserve(row, min(room, row.num_unread)):
                 pieces.append(_Piece(row, row.unread[:room]))
                 room -= len(pieces[-1].ids)
         pieces = [piece for piece in pieces if piece.row.held]
@@ -321,6 +346,11 @@ def _chosen(
     return zip(places, chosen_B.tolist(), likely, strict=True)
 
 
+def largest_piece(config: ModelConfig) -> int:
+    """Say how many tokens are read in a step where nobody waits: many, unless states are wide."""
+    return max(PIECE, min(_MOST_READ, _MOST_NUMBERS // config.d_model))
+
+
 def complete(
     model: LlamaModel,
     prompts: Sequence[Sequence[int]],
@@ -343,7 +373,8 @@ def complete(
         options.candidates completions for the first prompt, then for the second, and so on.
     """
     each = options.candidates
-    engine = Engine(model, most_rows=options.batch_size, kv_memory=options.kv_bytes)
+    piece = largest_piece(model.config)
+    engine = Engine(model, most_rows=options.batch_size, kv_memory=options.kv_bytes, piece=piece)
     completions = [Completion() for _ in prompts for _ in range(each)]
     drawn = [options] + [
         options.replace(seed=(options.seed + number) % 2**63) for number in range(1, each)

@@ -130,7 +130,31 @@ static void normalise(const float* x, const float* weight, int64_t n, int64_t wi
     }
 }
 
-static inline float silu(float v) { return v / (1.0f + __builtin_expf(-v)); }
+// silu(gate) times up, of `count` numbers.
+static void gated(const float* gate, const float* up, int64_t count, float* out) {
+    int64_t i = 0;
+    for (; i + W <= count; i += W) {
+        lanes v = load(gate + i);
+        store(out + i, v / (exp_of(-v) + 1.0f) * load(up + i));
+    }
+    for (; i < count; i++) out[i] = gate[i] / (1.0f + __builtin_expf(-gate[i])) * up[i];
+}
+
+// Numbers to weights that sum to 1.
+static void softmax(float* own, int64_t count) {
+    float most = -__builtin_inff(), sum = 0;
+    for (int64_t i = 0; i < count; i++) most = own[i] > most ? own[i] : most;
+    int64_t i = 0;
+    lanes sums = {};
+    for (; i + W <= count; i += W) {
+        lanes weight = exp_of(load(own + i) - most);
+        store(own + i, weight);
+        sums += weight;
+    }
+    for (; i < count; i++) sum += own[i] = __builtin_expf(own[i] - most);
+    sum += sum_of(sums);
+    for (i = 0; i < count; i++) own[i] /= sum;
+}
 
 template <class T>
 static void layer_step(const Layer& layer, float* x, int64_t B, const float* turns, const int64_t* at,
@@ -155,10 +179,9 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
         product(layer.k, 0, first, last, h.data(), B, k.data(), K * D, t);
         product(layer.v, 0, first, last, h.data(), B, v.data(), K * D, t);
         meeting.wait(t.all);
-        // Where token b's keys of position s begin, for a head.
-        auto place = [&](int64_t b, int64_t kh, int64_t s) {
-            int64_t block = tables[b][s / size - begins[b]];
-            return ((block * K + kh) * size + s % size) * D;
+        // Where a head's keys of token b's block begin, of the block that holds position s.
+        auto block_of = [&](int64_t b, int64_t kh, int64_t s) {
+            return (tables[b][s / size - begins[b]] * K + kh) * size * D;
         };
         auto turned = [&](float* in, const float* turn) {
             if (layer.rope)
@@ -170,7 +193,7 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
             if (layer.qk_norm) normalise(in, nullptr, 1, D, layer.eps, in);
         };
         for (int64_t pair = t.number; pair < B * K; pair += t.all) {
-            int64_t b = pair / K, kh = pair % K, to = place(b, kh, at[b]);
+            int64_t b = pair / K, kh = pair % K, to = block_of(b, kh, at[b]) + at[b] % size * D;
             float *key = k.data() + pair * D, *value = v.data() + pair * D;
             turned(key, turns + b * D);
             for (int64_t d = 0; d < D; d++) put(keys + to + d, key[d]), put(values + to + d, value[d]);
@@ -189,24 +212,28 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
                 turned(mine + g * D, turns + b * D);
                 for (int64_t d = 0; d < D; d++) mine[g * D + d] *= scale;
             }
-            for (int64_t s = 0; s < S; s++) {
-                const float* other = widened(keys + place(b, kh, start + s), D, one.data());
+            auto seen = [&](const T* numbers, auto&& visit) {  // those of each position
+                for (int64_t s = start; s <= at[b];) {
+                    int64_t in = s % size, last = size < in + at[b] + 1 - s ? size : in + at[b] + 1 - s;
+                    const T* here = numbers + block_of(b, kh, s);
+                    const T* next = s - in + size <= at[b] ? numbers + block_of(b, kh, s - in + size) : here;
+                    for (; in < last; in++, s++) {
+                        for (int64_t d = 0; d < D; d += 64 / sizeof(T)) __builtin_prefetch(next + in * D + d);
+                        visit(s - start, widened(here + in * D, D, one.data()));
+                    }
+                }
+            };
+            seen(keys, [&](int64_t s, const float* other) {
                 for (int64_t g = 0; g < G; g++) scores[g * S + s] = dot(mine + g * D, other, D);
-            }
+            });
             float* out = mean.data() + (b * N + kh * G) * D;
-            for (int64_t g = 0; g < G; g++) {
-                float most = -__builtin_inff(), sum = 0, *own = scores.data() + g * S;
-                for (int64_t s = 0; s < S; s++) most = own[s] > most ? own[s] : most;
-                for (int64_t s = 0; s < S; s++) sum += own[s] = __builtin_expf(own[s] - most);
-                for (int64_t s = 0; s < S; s++) own[s] /= sum;
-            }
-            for (int64_t s = 0; s < S; s++) {
-                const float* other = widened(values + place(b, kh, start + s), D, one.data());
+            for (int64_t g = 0; g < G; g++) softmax(scores.data() + g * S, S);
+            seen(values, [&](int64_t s, const float* other) {
                 for (int64_t g = 0; g < G; g++) {
                     float weight = scores[g * S + s];
                     for (int64_t d = 0; d < D; d++) out[g * D + d] += weight * other[d];
                 }
-            }
+            });
         }
         meeting.wait(t.all);
         t.part(H, &first, &last);
@@ -251,16 +278,17 @@ static void layer_step(const Layer& layer, float* x, int64_t B, const float* tur
                 product(layer.gate_up, e, first, last, in, counts[e], own, 2 * F, t);
                 product(layer.gate_up, e, F + first, F + last, in, counts[e], own, 2 * F, t);
                 for (int64_t r = 0; r < counts[e]; r++)
-                    for (int64_t i = first; i < last; i++)
-                        routed[(place + r) * F + i] = silu(own[r * 2 * F + i]) * own[r * 2 * F + F + i];
+                    gated(own + r * 2 * F + first, own + r * 2 * F + F + first, last - first,
+                          routed.data() + (place + r) * F + first);
             }
         }
         t.part(M, &first, &last);
         product(layer.gate, 0, first, last, h.data(), B, shared.data(), M, t);
         product(layer.up, 0, first, last, h.data(), B, up.data(), M, t);
-        for (int64_t r = 0; r < B; r++)
-            for (int64_t i = first; i < last; i++)
-                shared[r * M + i] = silu(shared[r * M + i]) * up[r * M + i];
+        for (int64_t r = 0; r < B; r++) {
+            float* own = shared.data() + r * M + first;
+            gated(own, up.data() + r * M + first, last - first, own);
+        }
         meeting.wait(t.all);
         t.part(H, &first, &last);
         product(layer.down, 0, first, last, shared.data(), B, y.data(), H, t);

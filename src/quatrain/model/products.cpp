@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include <type_traits>
 #include <vector>
 
 // As many numbers as a register has: what is wider is divided among registers, and spills.
@@ -44,9 +45,32 @@ template <class T> static inline whole wider(const T* in) {
 #endif
 
 static inline float sum_of(lanes v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float total = 0;
     for (int l = 0; l < W; l++) total += v[l];
     return total;
+#endif
+}
+
+// e^x to some 1e-7 of it, between e^-87 and e^88: a power of two times a polynomial (Cody and Waite).
+static inline lanes exp_of(lanes x) {
+    const lanes zero = {}, least = zero - 87.0f, most = zero + 88.0f;
+    x = x < least ? least : x > most ? most : x;
+    lanes near = x * 1.44269504f;
+    whole power = __builtin_convertvector(near + (near < zero ? zero - 0.5f : zero + 0.5f), whole);
+    lanes n = floats_of(power), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    lanes sum = r * (1.0f / 5040) + 1.0f / 720;
+    sum = sum * r + 1.0f / 120;
+    sum = sum * r + 1.0f / 24;
+    sum = sum * r + 1.0f / 6;
+    sum = sum * r + 0.5f;
+    return (sum * r * r + r + 1.0f) * (lanes)((power + 127) << 23);
 }
 
 static inline float wide(float v) { return v; }
@@ -146,6 +170,20 @@ template <class T> struct FromPlain {  // float32, or bfloat16 as uint16_t
     inline float scale(int64_t) const { return 1.0f; }
 };
 
+// Rows of a source, decoded.
+template <class Source> struct FromRoom {
+    enum { numbers = 64, direct = 1 };
+    const float* data;
+    int64_t stride;
+    const Source& source;
+    int64_t first;
+    inline void read(int64_t row, int64_t at, int64_t count, float* out) const {
+        std::memcpy(out, data + row * stride + at, count * sizeof(float));
+    }
+    inline lanes get(int64_t row, int64_t at) const { return load(data + row * stride + at); }
+    inline float scale(int64_t row) const { return source.scale(first + row); }
+};
+
 // M rows times N vectors: each number that was read serves several products.
 template <int M, int N, class Source>
 static inline void tile(const Source& source, int64_t row, int64_t width, const float* x, float* out,
@@ -199,9 +237,10 @@ constexpr int MOST_ROWS_OF_A_TILE = 4;
 template <int M, class Source>
 static inline int64_t by_tiles(const Source& source, int64_t row, int64_t count, int64_t width,
                                const float* x, int64_t n, float* out, int64_t stride, float* room) {
+    constexpr bool wide_as_stored = std::is_same_v<Source, FromPlain<float>>;
     int64_t i = 0;
     for (; i + M <= count; i += M) {
-        if (Source::direct || n <= 4) {
+        if (wide_as_stored || n <= 4) {
             rows_times<M>(source, row + i, width, x, n, out + i, stride);
             continue;
         }
@@ -209,7 +248,7 @@ static inline int64_t by_tiles(const Source& source, int64_t row, int64_t count,
             for (int64_t at = 0; at < width; at += Source::numbers)
                 source.read(row + i + m, at, width - at < Source::numbers ? width - at : Source::numbers,
                             room + m * width + at);
-        rows_times<M>(FromPlain<float>{room, width}, 0, width, x, n, out + i, stride);
+        rows_times<M>(FromRoom<Source>{room, width, source, row + i}, 0, width, x, n, out + i, stride);
     }
     return i;
 }

@@ -17,6 +17,8 @@ Shapes: N heads of keys, D width of a head.
 from __future__ import annotations
 
 import math
+import mmap
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,6 +90,11 @@ class Blocks:
         return len(self.holders) - len(self.empty)
 
     @property
+    def held(self) -> int:
+        """Count the blocks that sequences hold."""
+        return len(self.holders) - len(self.empty) - len(self.kept)
+
+    @property
     def most(self) -> int | None:
         """Count the blocks that the bound has room for."""
         return None if self.most_bytes is None else self.most_bytes // self.block_bytes
@@ -104,26 +111,44 @@ class Blocks:
         """
         keys, values = self.keys[layer], self.values[layer]
         if keys is None or values is None or len(keys) < len(self.holders):
-            capacity = capacity_for(len(self.holders), self.most)
             like = torch.empty(0, dtype=dtype, device=device) if keys is None else keys
+            self.number_bytes = like.element_size()
+            capacity = capacity_for(len(self.holders), self.most, like.device.type == "cpu")
             shape = capacity, self.heads, self.size, self.width
             keys, values = _grown(keys, like, shape), _grown(values, like, shape)
             self.keys[layer], self.values[layer] = keys, values
-            self.number_bytes = keys.element_size()
         return keys, values
 
 
-def capacity_for(blocks: int, most: int | None) -> int:
-    """Choose for how many blocks buffers are made: for more than there are, up to `most`."""
+def capacity_for(blocks: int, most: int | None, on_cpu: bool) -> int:
+    """Choose for how many blocks buffers are made: for more than there are, up to `most`.
+
+    On a CPU for `most` at once, since memory is taken only where something is written: buffers that
+    grow leave holes behind that others do not fill.
+    """
+    if most is not None and on_cpu:
+        return max(blocks, most)
     capacity = max(16, blocks * 3 // 2)
     return capacity if most is None else max(blocks, min(capacity, most))
 
 
 def _grown(old: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    grown = like.new_zeros(shape)  # what was never written is masked, and must be finite
+    """Make larger buffers; what was never written is masked, and must be finite."""
+    on_cpu = like.device.type == "cpu"
+    grown = _zeros_once_touched(shape, like.dtype) if on_cpu else like.new_zeros(shape)
     if old is not None:
         grown[: len(old)] = old
     return grown
+
+
+def _zeros_once_touched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Make zeros on the CPU whose pages take memory once they are touched."""
+    private = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    try:
+        pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize), **private)
+    except OSError as error:
+        raise MemoryError(f"{math.prod(shape) * dtype.itemsize} bytes for keys: {error}") from None
+    return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
 @dataclass(eq=False)
@@ -187,6 +212,11 @@ class Store:
             total += -(-seen // self.size) * group.block_bytes
         return total
 
+    def bytes_of(self, held: Held) -> int:
+        """Say how many bytes a sequence's blocks take, shared ones included."""
+        pairs = zip(self.groups, held.tables, strict=True)
+        return sum(group.block_bytes * len(table) for group, table in pairs)
+
     @property
     def used_bytes(self) -> int:
         """Count the bytes of blocks that hold something, for a sequence or in case one comes."""
@@ -195,7 +225,14 @@ class Store:
     @property
     def held(self) -> int:
         """Count the blocks that sequences hold."""
-        return sum(1 for group in self.groups for number in group.holders if number)
+        return sum(group.held for group in self.groups)
+
+    @property
+    def room(self) -> float:
+        """Count the bytes of the bound that no sequence holds; infinite where there is no bound."""
+        if self.most_bytes is None:
+            return math.inf
+        return self.most_bytes - sum(group.block_bytes * group.held for group in self.groups)
 
     def begin(self, ids: Sequence[int] = ()) -> Held:
         """Begin a sequence; take over what is known of its tokens, all but the last."""

@@ -21,7 +21,8 @@ _FLOAT = 4
 _GREEDY, _DRAWN = 1, 3
 """Copies of the logits of one token of each answer: of the likeliest token, or of one drawn."""
 _SPARE = 1.25
-"""Blocks that buffers have room for, of those that are used: between 1 and 1.5 (model/store.py)."""
+"""Blocks that a GPU's buffers have room for, of those that are used: between 1 and 1.5
+(model/store.py)."""
 _BLOCK, _SCORES = 64, 1 << 20
 """Queries whose scores exist at one time, and the most scores, about (model/blocks.py)."""
 
@@ -65,46 +66,50 @@ class Exam:
         wanted = self.options.kv_bytes
         return max(KEYS, self.needed(config)) if wanted is None else wanted
 
-    def parts(self, config: ModelConfig) -> dict[str, int]:
+    def parts(self, config: ModelConfig, on_gpu: bool = False) -> dict[str, int]:
         """Count what is held at the worst of three moments, in bytes by part.
 
         When the last prompts are read, when their first tokens are chosen, and when prompts with
         the sentence for no answer are read, which keeps nothing.
         """
         from quatrain.generate.abstain import TOKENS_AT_ONCE
-        from quatrain.generate.engine import PIECE
+        from quatrain.generate.engine import largest_piece
 
-        cache, copies = self._cache(config), _DRAWN if self.options.temperature else _GREEDY
+        cache, copies = self._cache(config, on_gpu), _DRAWN if self.options.temperature else _GREEDY
         moments = [
-            {"cache": cache, **self._reading(config, PIECE)},
+            {"cache": cache, **self._reading(config, min(largest_piece(config), self.tokens))},
             {"cache": cache, "logits": copies * self.rows * config.vocab_size * _FLOAT},
         ]
         if self.abstains:
-            moments.append(self._reading(config, max(TOKENS_AT_ONCE, self.longest)))
+            read = min(max(TOKENS_AT_ONCE, self.longest), sum(self.sizes))
+            moments.append(self._reading(config, read))
         return max(moments, key=lambda parts: sum(parts.values()))
 
-    def _cache(self, config: ModelConfig) -> int:
+    def _cache(self, config: ModelConfig, on_gpu: bool) -> int:
         """Bytes of keys and values, of all prompts and of the longest answers, within the bound."""
-        from quatrain.generate.engine import PIECE
+        from quatrain.generate.engine import largest_piece
         from quatrain.model.store import Store, capacity_for
 
         store = Store(config, self.bound(config))
         share = self.bound(config) / sum(group.block_bytes for group in store.groups)
-        begun = -(-min(self.tokens, PIECE) // store.size)
+        begun = -(-min(self.tokens, largest_piece(config)) // store.size)
         answers = len(self.sizes) * self.options.candidates * self.options.max_new_tokens
         total = 0
         for group in store.groups:
             read = sum(size if group.chunk is None else size % group.chunk for size in self.sizes)
-            blocks = min(-(-(read + answers) // store.size), int(share))
-            room = capacity_for(begun if group.chunk is None else min(begun, blocks), group.most)
-            if room < blocks:
-                room = min(round(_SPARE * blocks), group.most or blocks)
+            begun_only = self.rows // 2  # each of those side by side has half a block more
+            blocks = min(-(-(read + answers) // store.size) + begun_only, int(share))
+            room = blocks
+            if on_gpu:
+                first = begun if group.chunk is None else min(begun, blocks)
+                room = capacity_for(first, group.most, on_cpu=False)
+                if room < blocks:
+                    room = min(round(_SPARE * blocks), group.most or blocks)
             total += room * group.block_bytes
         return total
 
-    def _reading(self, config: ModelConfig, most: int) -> dict[str, int]:
-        """Bytes besides the cache while at most so many tokens are read together."""
-        tokens = min(most, self.tokens)
+    def _reading(self, config: ModelConfig, tokens: int) -> dict[str, int]:
+        """Bytes besides the cache while so many tokens are read together."""
         feed = tokens * _feed_forward(config) * _FLOAT
         return {
             "activations": tokens * (3 * config.d_model + config.d_k) * _FLOAT,
@@ -112,8 +117,15 @@ class Exam:
         }
 
     def _attention(self, config: ModelConfig, tokens: int) -> int:
-        """Bytes of queries, results, keys and values twice, and the scores of a block twice."""
+        """Bytes of queries, results, keys and values twice, and the scores of a block twice.
+
+        Long prompts are attended one by one, by a kernel that keeps no scores.
+        """
+        from quatrain.model.attention import LEAST_APART
+
         queries, keys = config.n_heads * config.d_k, config.n_kv_heads * config.d_k
+        if sum(self.sizes) >= LEAST_APART * len(self.sizes):
+            return tokens * (2 * queries + 4 * keys) * _FLOAT
         rows = -(-tokens // self.longest)
         each = rows * config.n_heads * min(self.longest, tokens) * min(self.longest, _BLOCK)
         return (tokens * (2 * queries + 4 * keys) + 2 * min(each, _SCORES)) * _FLOAT

@@ -117,6 +117,7 @@ class _Step:
         self.counts: Parameters = parameters(config)
         self.frozen = learning is not None
         self.base = base
+        self.on_gpu = on_gpu
         self.tile = _TILE_ON_GPU if on_gpu else _TILE
         self.learning = self.counts.total if learning is None else learning
         self.weight = bytes_of_weight(train)
@@ -190,8 +191,9 @@ class _Step:
     def answers(self, exam: Exam) -> Moment:
         """An evaluation reads prompts, between two steps and without rounding products."""
         return self._moment(
-            Sentence.of("plan.moment.answers"), accumulated=0, half=False, **exam.parts(self.config)
-        )
+            Sentence.of("plan.moment.answers"), accumulated=0, half=False,
+            **exam.parts(self.config, self.on_gpu),
+        )  # fmt: skip
 
     def _moment(
         self,
