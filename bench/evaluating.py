@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--of-peer", type=int, default=24)
     parser.add_argument("--new", type=int, default=48)
     parser.add_argument("--shortest", type=int, default=0, help="words of the gold answer")
-    parser.add_argument("--batch", type=int, default=64, help="answers side by side, ours")
+    parser.add_argument("--batch", type=int, default=128, help="answers side by side, ours")
     parser.add_argument("--older", type=Path)
     parser.add_argument("--sides", nargs="*", default=["ours", "peer"])
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="bf16")

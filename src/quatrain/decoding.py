@@ -37,7 +37,7 @@ class GenerateConfig(Section):
     """Answers to sample for each question. The one that agrees best with the others is given
     (generate/consensus.py). More than one needs a temperature above 0."""
     seed: int = Field(0, ge=0, lt=2**63)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(128, ge=1)
     """Prompts per batch."""
     kv_memory: str | None = None
     """Memory for the keys and values of all that is answered side by side, such as 2GB. By default

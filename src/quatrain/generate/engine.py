@@ -53,7 +53,7 @@ class Engine:
         self,
         model: LlamaModel,
         *,
-        most_rows: int = 64,
+        most_rows: int = 128,
         kv_memory: int | None = None,
         piece: int | None = None,
     ) -> None:

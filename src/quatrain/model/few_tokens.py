@@ -25,7 +25,7 @@ from quatrain.model.kinds_native import library
 from quatrain.model.moe import MoE, SharedMLP
 from quatrain.model.weights import Linear, LowRank
 
-MOST_ROWS = 64
+MOST_ROWS = 128
 _KINDS = ("f32", "bf16", "f32 columns", "bf16 columns", "int8", "nf4", "q8_0", "q4_0", "q4_1",
           "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")  # fmt: skip
 """In the order of few_tokens.cpp."""

@@ -343,7 +343,10 @@ static void few_columns(const T* data, int64_t stride, int64_t first, int64_t co
                 for (int k = 0; k < inputs; k++) factors[r][k] = lanes{} + x[r * width + i + k];
             for (int64_t j = 0; j < full; j += W) {
                 lanes w[inputs];
-                for (int k = 0; k < inputs; k++) w[k] = widened_at(in + k * stride + j);
+                for (int k = 0; k < inputs; k++) {
+                    __builtin_prefetch(in + (inputs + k) * stride + j);  // of the next inputs
+                    w[k] = widened_at(in + k * stride + j);
+                }
                 for (int r = 0; r < N; r++) {
                     lanes sum = load(sums[r] + j);
                     for (int k = 0; k < inputs; k++) sum += w[k] * factors[r][k];
