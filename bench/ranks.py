@@ -261,7 +261,7 @@ def speed(work: Path, repeats: int) -> Any:
         "intermediate_size_expert": 512, "intermediate_size_shared": 512,
         "rope_layers": "[1,0,1,0]", "moe_layers": "[0,1,2,3]",
     }  # fmt: skip
-    recipe = recipe_in(work, batch_size=16, max_steps=10, eval_interval=10, save_interval=10)
+    recipe = recipe_in(work, batch_size=16, max_steps=24, eval_interval=24, save_interval=24)
     sizes = [f"model.{name}={value}" for name, value in model.items()]
     sizes += ["data.block_size=256", "train.micro_batch_size=8", "evaluate.questions=0"]
     ways = {"one": ["train.threads=2"], "two": ["train.threads=1", "--processes", "2"]}
