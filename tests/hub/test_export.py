@@ -28,6 +28,12 @@ def tensors_of(directory: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def text_logits(model: Llama4ForConditionalGeneration) -> torch.Tensor:
+    """Ask its language model: with text alone, transformers 5.24 fails in the whole one."""
+    logits: torch.Tensor = model.language_model(input_ids=IDS, use_cache=False).logits
+    return logits
+
+
 @pytest.mark.parametrize("old_spelling", [False, True], ids=["new", "old"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_multimodal_directory_is_read_and_written_back(
@@ -36,7 +42,7 @@ def test_a_multimodal_directory_is_read_and_written_back(
     base, result = tmp_path / "base", tmp_path / "result"
     oracle = multimodal(base, shape, old_spelling)
     with torch.no_grad():
-        expected = oracle(input_ids=IDS, use_cache=False).logits
+        expected = text_logits(oracle)
         ours = LlamaModel.from_pretrained(base)(IDS)
     assert float((ours - expected).abs().max()) < 1e-4
 
@@ -52,7 +58,7 @@ def test_a_multimodal_directory_is_read_and_written_back(
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     with torch.no_grad():
-        again = back(input_ids=IDS, use_cache=False).logits
+        again = text_logits(back)
     assert float((again - expected).abs().max()) < 1e-5
 
 
@@ -66,7 +72,7 @@ def test_the_text_part_alone_is_a_model_of_its_own(shape: str, tmp_path: Path) -
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     with torch.no_grad():
-        expected = oracle(input_ids=IDS, use_cache=False).logits
+        expected = text_logits(oracle)
         assert float((back(input_ids=IDS, use_cache=False).logits - expected).abs().max()) < 1e-4
 
 
