@@ -53,6 +53,22 @@ def test_instruction_entry_and_output(
         assert said == "Née à Lyon."
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("Questions", "Réponses"), ("Question :", "Réponse :"), ("Question\u00a0:", "Réponse\u202f:"),
+     ("Q", "R"), ("Q.", "R."), ("Q", "A"), ("Demande", "Réponse"), ("Questions", "Answers")],
+)  # fmt: skip
+def test_headings_as_people_write_them(tmp_path: Path, question: str, answer: str) -> None:
+    assert users(tmp_path, {question: "Où ?", answer: "à Lyon"}) == ["Où ?", "à Lyon"]
+    user, _ = users(tmp_path, {question: "Où ?", "Texte": CONTEXT, answer: "à Lyon"})
+    assert CONTEXT in user
+
+
+def test_headings_that_differ_in_their_punctuation_alone_are_not_guessed_at(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Question"):
+        users(tmp_path, {"Question": "Où ?", "Question :": "Quand ?", "Réponse": "à Lyon"})
+
+
 def test_entry_and_output_alone_are_a_question_and_an_answer(tmp_path: Path) -> None:
     assert users(tmp_path, {"Entrée": "Où ?", "Sortie": "à Lyon"}) == ["Où ?", "à Lyon"]
 

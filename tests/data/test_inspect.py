@@ -179,6 +179,17 @@ def test_text_decoded_wrongly_and_lost_characters_are_found(tmp_path: Path) -> N
     assert found(inspection, "lost_characters").places == ("q.jsonl:4",)
 
 
+def test_html_is_found(tmp_path: Path) -> None:
+    rows = questions(30)
+    rows[4]["output"] = "<p>Le 3&nbsp;mai</p>"
+    few = found(inspect(config_for(tmp_path, rows)), "markup")
+    assert (few.level, few.places) == ("note", ("q.jsonl:5",))
+    assert "<p>" in few.message
+    for row in rows[:3]:
+        row["output"] = "à 9&nbsp;h"
+    assert found(inspect(config_for(tmp_path, rows)), "markup").level == "warning"
+
+
 def test_english_data_is_a_warning(tmp_path: Path) -> None:
     rows = [{"instruction": f"What is the capital of country number {i}?",
              "output": f"I do not know the answer to question {i}"} for i in range(30)]  # fmt: skip

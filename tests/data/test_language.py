@@ -8,7 +8,7 @@ import pytest
 
 from quatrain.data import language
 from quatrain.data.embedded import embedded_rows
-from quatrain.data.language import TOO_SHORT, is_lossy, languages, mojibake
+from quatrain.data.language import TOO_SHORT, is_lossy, languages, markup, mojibake
 
 SOUND = "À l'œuvre, « l'élève naïf » fêta Noël à Évry… « voilà » — ça coûte 5 € À ÂGE ÉGAL Ünü"
 
@@ -66,3 +66,15 @@ def test_no_language_is_told_without_the_library(monkeypatch: pytest.MonkeyPatch
     language._identifier.cache_clear()
     assert languages(["Combien de jours a une semaine ?"]) is None
     language._identifier.cache_clear()
+
+
+def test_markup_is_tags_and_named_characters_and_no_other_use_of_their_signs() -> None:
+    held = {
+        "<P class='x'>Oui</P>": "<P class='x'>", "l'&eacute;t&eacute;": "&eacute;",
+        "un<br/>deux": "<br/>", "5&#8239;%": "&#8239;", "fin</strong>": "</strong>",
+    }  # fmt: skip
+    assert {text: markup(text) for text in held} == held
+    plain = (
+        "si a < b et c > d", "R&D; ou AT&T", "<image>", "List<int> x", "<|eot|>", "a&b;", SOUND,
+    )  # fmt: skip
+    assert [text for text in plain if markup(text)] == []

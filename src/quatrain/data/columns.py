@@ -63,6 +63,15 @@ _TOGETHER = {
     ("instruction", "sortie"), ("entrée", "sortie"), ("entree", "sortie"),
 }  # fmt: skip
 """Column names that programs write together."""
+_BY_HAND = tuple(
+    (question, answer)
+    for question, answers in {
+        "questions": ("réponses", "reponses", "answers"), "q": ("r", "a", "rép", "rep"),
+        "demande": ("réponse", "reponse"), "demandes": ("réponses", "reponses"),
+    }.items()
+    for answer in answers
+)  # fmt: skip
+"""Headings that people write together; read where nothing else is known."""
 _PREFERENCES = (("chosen", "rejected"), ("rejected_response",), ("rejected_messages",),
                 ("kto_tag",))  # fmt: skip
 _MARKED = ("prompt", "completion", "label")
@@ -266,6 +275,10 @@ def _readings(names: tuple[str, ...], columns: Mapping[str, str]) -> list[Readin
         pairs = [Reading("squad")]
     if ways := ways + pairs:
         return ways
+    if not columns and (pair := next((two for two in _BY_HAND if set(two) <= set(folded)), ())):
+        texts = [name for name in ("context", "contexte", *_TEXTS) if name in folded][:1]
+        by_hand = [("question", pair[0]), *(("context", one) for one in texts), ("answer", pair[1])]
+        return [Reading("alpaca", tuple((kind, folded[name]) for kind, name in by_hand))]
     return [Reading("text", (("text", folded["text"]),))] if "text" in folded else []
 
 
@@ -330,4 +343,10 @@ def _free(names: Iterable[str], chosen: Iterable[str]) -> dict[str, str]:
 
 
 def _folded(names: Iterable[str]) -> dict[str, str]:
-    return {unicodedata.normalize("NFC", str(name)).strip().casefold(): name for name in names}
+    return {_bare(str(name)): name for name in names}
+
+
+def _bare(name: str) -> str:
+    """Leave out case, and what ends a heading written by hand: "Question :" is question."""
+    folded = unicodedata.normalize("NFC", name).strip().casefold()
+    return folded.rstrip(" \u00a0\u202f:.?*") or folded

@@ -26,6 +26,8 @@ _ROUNDING = 64
 _MANY_REPEATS, _MANY_NEAR = 0.01, 0.05
 _FRENCH, _FEWEST_TOLD = 0.8, 20
 _DOMINANT, _FEWEST_ANSWERS = 0.2, 20
+_MUCH_MARKUP = 0.05
+"""Of the records; questions about code hold some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +207,16 @@ class _Side:
             )  # fmt: skip
 
     def text(self) -> Iterator[Finding]:
-        """Judge texts that were decoded wrongly, and text that looks like control tokens."""
+        """Judge wrongly decoded text, text that looks like control tokens, and HTML."""
         survey = self.survey
+        if survey.markup.count:
+            names = tuple(name for name, _ in survey.markup.names.most_common(4))
+            yield self._found(
+                "warning" if survey.markup.count > _MUCH_MARKUP * self.total else "note", "markup",
+                survey.markup.count,
+                Sentence.of("findings.markup", count=survey.markup.count, names=names),
+                Sentence.of("findings.remedy.markup"), survey.markup.places,
+            )  # fmt: skip
         if survey.garbled.count:
             shown = next(iter(survey.garbled.names))
             yield self._found(

@@ -58,6 +58,15 @@ def name_of(language: str) -> str:
     return Sentence.of(f"languages.{language}") if known else language
 
 
+_MARKUP = re.compile(
+    r"</?(?:p|br|div|span|a|b|i|u|em|strong|ul|ol|li|h[1-6]|table|t[rdh]|font)(?:\s[^<>]*)?/?>"
+    r"|&(?:nbsp|amp|lt|gt|quot|apos|[lr]aquo|[lr][sd]quo|hellip|euro|oelig|[mn]dash"
+    r"|[a-z](?:acute|grave|circ|uml|cedil|tilde)|#\d{2,5}|#x[0-9a-f]{2,5});",
+    re.IGNORECASE,
+)
+"""What editors of websites write; code that is asked about may hold it rightly."""
+
+
 def mojibake(text: str) -> str | None:
     """Find text that was read in another encoding: the first such place, with what is around it.
 
@@ -67,6 +76,17 @@ def mojibake(text: str) -> str | None:
         return None
     found = _MOJIBAKE.search(text)
     return None if found is None else text[max(0, found.start() - 20) : found.end() + 20]
+
+
+def markup(text: str) -> str | None:
+    """Find a tag or a character as HTML writes it: the first one.
+
+    "<p>Le 3&nbsp;mai</p>"  ->  "<p>"      "si a < b et c > d"  ->  None
+    """
+    if "<" not in text and "&" not in text:
+        return None
+    found = _MARKUP.search(text)
+    return None if found is None else found[0]
 
 
 def is_lossy(text: str) -> bool:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from quatrain.config import DataConfig
 from quatrain.data.aside import CONTROL_LIKE
 from quatrain.data.encode import characters
-from quatrain.data.language import is_lossy, mojibake
+from quatrain.data.language import is_lossy, markup, mojibake
 from quatrain.data.parse import Rejection
 from quatrain.data.question import Marks, marks, taught
 from quatrain.data.records import Source, outcomes
@@ -126,6 +126,7 @@ class Survey:
         self.reasons: Counter[str] = Counter()
         self.places, self.sample, self.sketches = Places(), Sample(), Sketches()
         self.control, self.garbled, self.lost = Sighting(), Sighting(), Sighting()
+        self.markup = Sighting()
         self.outside, self.asked, self.shared = Sighting(), Sighting(), Sighting()
         self.with_context = 0
         """Records of the shape whose answers stand in the context."""
@@ -197,11 +198,13 @@ class Survey:
                 self.outside.see(record.source)
 
     def _look_at(self, place: str, texts: Sequence[str]) -> None:
-        """Look for control tokens, text decoded wrongly, and characters that were lost."""
+        """Look for control tokens, HTML, text decoded wrongly, and characters that were lost."""
         if names := [name for text in texts for name in CONTROL_LIKE.findall(text)]:
             self.control.see(place, names)
         if found := next(filter(None, map(mojibake, texts)), None):
             self.garbled.see(place, [found])
+        if tag := next(filter(None, map(markup, texts)), None):
+            self.markup.see(place, [tag])
         if any(map(is_lossy, texts)):
             self.lost.see(place)
 
