@@ -192,13 +192,12 @@ def _time(plan: Any, timed: Any, data: Any, tried: list[float] | None) -> dict[s
 
 
 def _evaluation(plan: Any, timed: Any, data: Any) -> float:
-    """Estimate the time of an evaluation from one batch of answers and the time of a step."""
+    """Estimate the time of an evaluation from those of an answer and of a step."""
     train = plan.config.train
     questions = min(plan.config.evaluate.questions, len(data.questions))
-    batches = -(-questions // plan.config.generate.batch_size)
     rows = len(data.eval) if data.eval is not None else 0
     learning = rows / (train.batch_size or 1) * timed.step_seconds
-    return float(batches * (timed.answer_seconds or 0.0) + learning * _FORWARD)
+    return float(questions * (timed.answer_seconds or 0.0) + learning * _FORWARD)
 
 
 def _show(described: dict[str, Any]) -> None:

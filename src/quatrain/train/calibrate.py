@@ -26,6 +26,8 @@ from quatrain.train.settle import MOST_QUESTIONS
 
 SECONDS = 10.0
 _FEWEST, _MOST = 1, 20
+_ANSWERED = 32
+"""Questions, at most: an evaluation answers more side by side, at about the same rate."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -37,13 +39,13 @@ class Calibration:
     step_seconds: float
     """Of the median step; the first one is left out where there was time for another."""
     answer_seconds: float | None
-    """For one batch of questions; None without questions or without time for them."""
+    """For a question among others; None without questions or without time for them."""
     peak_bytes: int | None
     """The peak above what was held before; None where the system does not report it."""
 
 
 def calibrate(config: Config, data: PreparedData, model: LlamaModel) -> Calibration:
-    """Take steps for ten seconds, and answer one batch of questions, as a run would.
+    """Take steps for ten seconds, and answer some questions, as a run would.
 
     Args:
         config: settled.
@@ -84,15 +86,15 @@ def _left(begun: float) -> float:
 
 
 def _answers(config: Config, data: PreparedData, model: LlamaModel) -> float | None:
-    """Answer one batch of questions."""
+    """Answer some questions; give the seconds of one."""
     asked = config.evaluate.questions
-    count = min(config.generate.batch_size, MOST_QUESTIONS if asked is None else asked)
+    count = min(config.generate.batch_size, MOST_QUESTIONS if asked is None else asked, _ANSWERED)
     questions = data.questions[:count]
     if not questions:
         return None
     started = time.perf_counter()
     grade(Answerer.of(model, data.tokenizer, data.chat), questions, config.generate)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / len(questions)
 
 
 class Watch:
