@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from quatrain.model import attention, blocks
-from quatrain.model.attention import Attention, attend, attend_cached, attend_variable_length
+from quatrain.model.attention import (
+    Attention,
+    attend,
+    attend_cached,
+    attend_run_by_run,
+    attend_variable_length,
+)
 from quatrain.model.blocks import Sizes, attend_by_blocks, weights_kept
 from quatrain.model.cache import Step
 from quatrain.model.layout import Layout, Runs
@@ -182,6 +188,27 @@ def test_long_rows_of_one_run_are_for_the_kernel_of_pytorch(
     monkeypatch.setattr(attention, "attend_by_blocks", lambda *_: "blocks")
     runs = Runs([lengths], torch.device("cpu"))
     assert attend(*heads(1, sum(lengths)), runs) == way
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_read_one_by_one_agree_with_the_formula(seed: int) -> None:
+    runs, given = random_runs(seed, rows=1), heads(1, 50, seed)
+    assert_close(attend_run_by_run(*given, runs), by_hand(*given, runs), **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "learns", "way"),
+    [([[128, 300]], False, "apart"), ([[128, 300]], True, "blocks"),
+     ([[127, 128]], False, "blocks"), ([[200, 200]] * 2, False, "blocks")],
+)  # fmt: skip
+def test_long_runs_of_a_row_are_read_one_by_one_where_no_gradient_is_wanted(
+    lengths: list[list[int]], learns: bool, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "attend_run_by_run", lambda *_: "apart")
+    monkeypatch.setattr(attention, "attend_by_blocks", lambda *_: "blocks")
+    given = heads(len(lengths), sum(lengths[0]))
+    with torch.set_grad_enabled(learns):
+        assert attend(*given, Runs(lengths, torch.device("cpu"))) == way
 
 
 def test_rows_of_one_run_are_plain_causal_attention(device: str) -> None:

@@ -143,12 +143,13 @@ def _grown(old: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _zeros_once_touched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Make zeros on the CPU whose pages take memory once they are touched."""
+    count = math.prod(shape)
     private = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
     try:
-        pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize), **private)
+        pages = mmap.mmap(-1, max(1, count * dtype.itemsize), **private)
     except OSError as error:
-        raise MemoryError(f"{math.prod(shape) * dtype.itemsize} bytes for keys: {error}") from None
-    return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
+        raise MemoryError(f"{count * dtype.itemsize} bytes for keys: {error}") from None
+    return torch.frombuffer(pages, dtype=dtype, count=count).view(shape)
 
 
 @dataclass(eq=False)
