@@ -44,7 +44,7 @@ def said(page: Any, place: int = 0) -> str:
     return str(page.locator(".answer .said").nth(place).inner_text())
 
 
-def soon(holds: Callable[[], Any], seconds: float = 1.0) -> bool:
+def soon(holds: Callable[[], Any], seconds: float = 10.0) -> bool:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
