@@ -12,7 +12,8 @@ MODEL is what `quatrain serve` takes; it runs in a process of its own, on this m
               are asked for, which fill its cache, and after as many again
     fuzz      bodies made by hand, then schemathesis on the server's own OpenAPI: answers of 5xx
     speed     tokens a second of eight streams beside the engine's own eight rows, and the time to
-              the first token of a short question; with --gguf, llama.cpp's server (xllamacpp) too
+              the first token of a short question, a new one and one that was read before; with
+              --gguf, llama.cpp's server (xllamacpp) too
     turns     questions answered right by themselves, and after another question and its answer
 
 Sides of `speed` are alternated. Questions are the demo's, or those of FILE.
@@ -42,6 +43,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 PATH = "/v1/chat/completions"
 PARTS = ("streams", "leave", "fuzz", "speed", "turns")
 AT_ONCE = 8
+TIMED = 12
+IDLE = 0.05
+"""Seconds in which nothing happens before a first token is timed, on every side."""
 
 
 def main() -> None:
@@ -231,7 +235,10 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Alternate the sides; the engine works in this process, while the servers do nothing."""
-    asked = questions(options, options.asked)
+    rounds = options.repeats + 1  # the first one warms up
+    every = questions(options, options.asked + rounds * TIMED)
+    random.Random(0).shuffle(every)  # or all new ones would be of one kind
+    asked, new = every[rounds * TIMED :], every[: rounds * TIMED]
     found: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as stack:
         ours, _ = stack.enter_context(server(options.model, "--max-active", str(AT_ONCE)))
@@ -239,19 +246,22 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         if options.gguf:
             sides["llama.cpp"] = stack.enter_context(llama_cpp(options.gguf))
         engine = Engine(options.model)
-        for _ in range(options.repeats + 1):
-            found.setdefault("engine", []).append(engine.measured(asked, options.new))
+        for number in range(rounds):
+            timed = new[number * TIMED :][:TIMED]
+            found.setdefault("engine", []).append(engine.measured(asked, timed, options.new))
             for name, address in sides.items():
-                found.setdefault(name, []).append(asyncio.run(served(address, asked, options.new)))
+                measured = asyncio.run(served(address, asked, timed, options.new))
+                found.setdefault(name, []).append(measured)
     table = {
         name: {key: round(statistics.median(run[key] for run in runs[1:]), 4) for key in runs[0]}
         for name, runs in found.items()
-    }  # the first round warms up
+    }
     engine_side, ours_side = table["engine"], table["server"]
     return {
         **table,
         "server / engine": round(ours_side["tokens_s"] / engine_side["tokens_s"], 3),
-        "first token, server / engine": round(ours_side["first_s"] / engine_side["first_s"], 3),
+        **{f"{key}, server / engine": round(ours_side[key] / engine_side[key], 3)
+           for key in ("first_s", "first_again_s")},
         **({"server / llama.cpp": round(ours_side["tokens_s"] / table["llama.cpp"]["tokens_s"], 3)}
            if options.gguf else {}),
     }  # fmt: skip
@@ -286,30 +296,37 @@ class Engine:
 
         self.answerer = Answerer(model)
 
-    def measured(self, asked: list[str], new: int) -> dict[str, float]:
-        """Answer questions eight at a time, then the first token of some, one by one."""
+    def measured(self, asked: list[str], timed: list[str], new: int) -> dict[str, float]:
+        """Answer questions eight at a time, then the first token of others, one by one, twice."""
         from quatrain.config import GenerateConfig
         from quatrain.generate.engine import Engine as OurEngine
         from quatrain.text.conversation import Message
 
         voice, options = self.answerer.voice, GenerateConfig(max_new_tokens=new)
         engine = OurEngine(self.answerer.model, most_rows=AT_ONCE)
-        prompts = [voice.prompt([Message("user", question)]) for question in asked]
+
+        def submit(question: str) -> Any:
+            prompt = voice.prompt([Message("user", question)])
+            return engine.submit(prompt, options, voice.stop_ids)
+
         began = time.perf_counter()
-        for prompt in prompts:
-            engine.submit(prompt, options, voice.stop_ids)
+        for question in asked:
+            submit(question)
         tokens = 0
         while not engine.is_idle:
             tokens += sum(len(one.take()) for one in engine.step())
         seconds = time.perf_counter() - began
-        firsts = []
-        for prompt in prompts[:12]:
+
+        def first(question: str) -> float:
+            time.sleep(IDLE)
             began = time.perf_counter()
-            one = engine.submit(prompt, options, voice.stop_ids)
+            one = submit(question)
             next(one)
             one.cancel()
-            firsts.append(time.perf_counter() - began)
-        return {"tokens_s": tokens / seconds, "first_s": statistics.median(firsts)}
+            return time.perf_counter() - began
+
+        firsts = [statistics.median(map(first, timed)) for _ in range(2)]
+        return {"tokens_s": tokens / seconds, "first_s": firsts[0], "first_again_s": firsts[1]}
 
 
 class Line:
@@ -347,7 +364,7 @@ class Line:
             self.writer.close()
 
 
-async def served(address: str, asked: list[str], new: int) -> dict[str, float]:
+async def served(address: str, asked: list[str], timed: list[str], new: int) -> dict[str, float]:
     """Ask eight at a time, as many clients as that, each of which keeps its connection."""
     waiting, lines = list(reversed(asked)), [Line(address) for _ in range(AT_ONCE)]
 
@@ -360,10 +377,15 @@ async def served(address: str, asked: list[str], new: int) -> dict[str, float]:
     began = time.perf_counter()
     tokens = sum(await asyncio.gather(*map(one_after_the_other, lines)))
     seconds = time.perf_counter() - began
-    firsts = [(await lines[0].ask(question, 2))[1] for question in asked[:12]]
+
+    async def first(question: str) -> float:
+        await asyncio.sleep(IDLE)
+        return (await lines[0].ask(question, new))[1]
+
+    firsts = [statistics.median([await first(question) for question in timed]) for _ in range(2)]
     for line in lines:
         line.close()
-    return {"tokens_s": tokens / seconds, "first_s": statistics.median(firsts)}
+    return {"tokens_s": tokens / seconds, "first_s": firsts[0], "first_again_s": firsts[1]}
 
 
 @contextlib.contextmanager

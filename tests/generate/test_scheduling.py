@@ -245,6 +245,17 @@ def test_what_cannot_be_answered_is_refused(ids: list[int]) -> None:
     assert engine.is_idle
 
 
+def test_a_first_token_waits_for_nothing_but_its_prompt() -> None:
+    model = tiny_model()
+    engine = Engine(model)
+    first = engine.submit(ids_of(20), OPTIONS)
+    engine.step()
+    assert len(first.take()) == 1  # though the next one could be said in the same step
+    second = engine.submit(ids_of(30), OPTIONS)
+    engine.step()
+    assert (len(first.take()), len(second.take())) == (1, 2)  # here the first one goes on anyway
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_a_draft_that_is_right_saves_steps_and_a_wrong_one_changes_nothing(
     right: bool, monkeypatch: pytest.MonkeyPatch
@@ -268,7 +279,7 @@ def test_a_draft_that_is_right_saves_steps_and_a_wrong_one_changes_nothing(
         engine.step()
         steps += 1
     assert ids_said(request) == expected
-    assert steps == (10 if right else 39)  # the first step reads the prompt and says two
+    assert steps == (11 if right else 40)  # the first step reads the prompt and says one
 
 
 @pytest.mark.parametrize("options", [

@@ -153,7 +153,7 @@ class Engine:
         if reading:
             self._read(reading)
         going_on = [row for row in rows if row.held and row.num_unread == 1 and not row.is_finished]
-        if going_on:
+        if going_on and len(reading) < len(rows):  # else first tokens are given at once
             self._go_on(going_on)
         changed = [row for row in rows if row.has_news]
         self._leave()
