@@ -152,7 +152,7 @@ def raw_lines(path: Path, name: str) -> Iterator[bytes | None]:
             for line in lines:
                 yield None if too_long or len(line) > LINE_CAP else line
                 too_long = False
-            if len(held) > LINE_CAP:
+            if too_long or len(held) > LINE_CAP:
                 held, too_long = (turn if held.endswith(turn) else b""), True
     if held or too_long:
         yield None if too_long else held.removesuffix(turn)
