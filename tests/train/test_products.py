@@ -136,7 +136,7 @@ import torch
 from quatrain.train import products
 
 with products.allocated_by_malloc() as given:
-    held = [torch.empty(1 << 14) for _ in range(1024)]  # 64 kB each: every hole of imports is filled
+    held = [torch.empty(1 << 14) for _ in range(1024)]  # 64 kB each: every hole is filled
     freed = held.pop(512).data_ptr()
     again = torch.empty(1 << 14)
 assert given
