@@ -60,7 +60,7 @@ def test_a_refusal_takes_no_time(client: httpx2.Client) -> None:
         answer = client.post("/v1/chat/completions", content=raw, headers=JSON)
         check(answer)
         assert answer.status_code == 400
-        assert time.monotonic() - began < 5.0  # one that is not refused at once takes far longer
+        assert time.monotonic() - began < 1.0
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

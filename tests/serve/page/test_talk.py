@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from live import soon
 from page_server import EXPERTS, LAYERS, Fake, expert, logprob, pieces
 from quatrain.text.chat import user_content
 
@@ -42,14 +41,6 @@ def wait(page: Any, expression: str) -> None:
 
 def said(page: Any, place: int = 0) -> str:
     return str(page.locator(".answer .said").nth(place).inner_text())
-
-
-def soon(holds: Callable[[], Any], seconds: float = 10.0) -> bool:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.01)
-    return bool(holds())
 
 
 def test_an_answer_appears_while_it_is_written(page: Any, fake: Fake) -> None:
