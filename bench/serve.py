@@ -238,7 +238,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     rounds = options.repeats + 1  # the first one warms up
     every = questions(options, options.asked + rounds * TIMED)
     random.Random(0).shuffle(every)  # or all new ones would be of one kind
-    asked, new = every[rounds * TIMED :], every[: rounds * TIMED]
+    asked, others = every[rounds * TIMED :], every[: rounds * TIMED]
     found: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as stack:
         ours, _ = stack.enter_context(server(options.model, "--max-active", str(AT_ONCE)))
@@ -247,7 +247,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
             sides["llama.cpp"] = stack.enter_context(llama_cpp(options.gguf))
         engine = Engine(options.model)
         for number in range(rounds):
-            timed = new[number * TIMED :][:TIMED]
+            timed = others[number * TIMED :][:TIMED]
             found.setdefault("engine", []).append(engine.measured(asked, timed, options.new))
             for name, address in sides.items():
                 measured = asyncio.run(served(address, asked, timed, options.new))
@@ -289,21 +289,21 @@ def turns(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Engine:
-    """The engine by itself."""
+    """The engine by itself; as the server's, it keeps what it read from round to round."""
 
     def __init__(self, model: str) -> None:
         from quatrain.generate.answer import Answerer
+        from quatrain.generate.engine import Engine as OurEngine
 
-        self.answerer = Answerer(model)
+        answerer = Answerer(model)
+        self.voice, self.engine = answerer.voice, OurEngine(answerer.model, most_rows=AT_ONCE)
 
     def measured(self, asked: list[str], timed: list[str], new: int) -> dict[str, float]:
         """Answer questions eight at a time, then the first token of others, one by one, twice."""
         from quatrain.config import GenerateConfig
-        from quatrain.generate.engine import Engine as OurEngine
         from quatrain.text.conversation import Message
 
-        voice, options = self.answerer.voice, GenerateConfig(max_new_tokens=new)
-        engine = OurEngine(self.answerer.model, most_rows=AT_ONCE)
+        voice, engine, options = self.voice, self.engine, GenerateConfig(max_new_tokens=new)
 
         def submit(question: str) -> Any:
             prompt = voice.prompt([Message("user", question)])

@@ -2,15 +2,19 @@
 
 import gzip
 import json
+import re
 import resource
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quatrain.config import DataConfig
-from quatrain.data import tables, workbook
+from quatrain.data import lines, tables, workbook
 from quatrain.data.lines import LINE_CAP, RawRow
 from quatrain.data.read import read_rows
 from quatrain.errors import DataError
@@ -339,6 +343,30 @@ def test_a_line_above_the_cap_is_a_bad_row_and_is_never_held(tmp_path: Path, bom
     assert [row.value for row in rows] == [{"a": 1}, None, {"a": 2}]
     assert rows[1].error == f"the line is longer than {LINE_CAP >> 20} MiB"
     assert grown < 200 * 1024  # KiB: the cap, a few times over
+
+
+@given(
+    text=st.text("aé\r\n", max_size=60),
+    name=st.sampled_from(["utf-8", "utf-16-le", "utf-32-be"]),
+    cap=st.integers(0, 24),
+)
+def test_lines_are_those_of_the_whole_text_whatever_is_read_at_a_time(
+    text: str, name: str, cap: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK", 8)
+        patch.setattr(lines, "LINE_CAP", cap)
+        path = Path(folder, "a.jsonl")
+        path.write_bytes(text.encode(name))
+        found = list(lines.raw_lines(path, name))
+    whole = [line.encode(name) for line in re.split("\r\n|\r|\n", text)]
+    whole = whole if whole[-1] else whole[:-1]
+    assert len(found) == len(whole)
+    for one, line in zip(found, whole, strict=True):
+        end = len("\r".encode(name))  # it may count, so that lines of about the cap may be either
+        assert one in ([line] if len(line) <= cap else []) + (
+            [None] if len(line) > cap - end else []
+        )
 
 
 @pytest.mark.parametrize(
