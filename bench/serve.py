@@ -235,10 +235,9 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Alternate the sides; the engine works in this process, while the servers do nothing."""
-    rounds = options.repeats + 1  # the first one warms up
-    every = questions(options, options.asked + rounds * TIMED)
-    random.Random(0).shuffle(every)  # or all new ones would be of one kind
-    asked, others = every[rounds * TIMED :], every[: rounds * TIMED]
+    rounds, each = options.repeats + 1, options.asked + TIMED  # the first round warms up
+    every = questions(options, rounds * each)
+    random.Random(0).shuffle(every)  # or the questions of a round would be of one kind
     found: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as stack:
         ours, _ = stack.enter_context(server(options.model, "--max-active", str(AT_ONCE)))
@@ -247,7 +246,8 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
             sides["llama.cpp"] = stack.enter_context(llama_cpp(options.gguf))
         engine = Engine(options.model)
         for number in range(rounds):
-            timed = others[number * TIMED :][:TIMED]
+            asked = every[number * each :][:each]  # new ones for all sides: all keep what they read
+            timed = [asked.pop() for _ in range(TIMED)]
             found.setdefault("engine", []).append(engine.measured(asked, timed, options.new))
             for name, address in sides.items():
                 measured = asyncio.run(served(address, asked, timed, options.new))
