@@ -1,7 +1,8 @@
 """The engine: prompt ids to answer ids, for requests that come and go between steps.
 
 Knows ids only; answer.py handles text. In each step some prompts are read, a piece at a time, and
-each request whose prompt is read gets its next token:
+each request whose prompt is read gets its next token. A step in which all requests read gives first
+tokens alone, so that they do not wait for second ones:
 
     step    1       2       3       4       5
     A       reads   says    says    ends
@@ -153,7 +154,7 @@ class Engine:
         if reading:
             self._read(reading)
         going_on = [row for row in rows if row.held and row.num_unread == 1 and not row.is_finished]
-        if going_on and len(reading) < len(rows):  # else first tokens are given at once
+        if going_on and len(reading) < len(rows):
             self._go_on(going_on)
         changed = [row for row in rows if row.has_news]
         self._leave()
