@@ -21,7 +21,7 @@ from starlette.responses import Response
 from quatrain.config import GenerateConfig
 from quatrain.errors import QuatrainError
 from quatrain.generate.voice import Answer, Piece
-from quatrain.serve.exchange import Exchange, GoneError, Part, unless_gone
+from quatrain.serve.exchange import Exchange, GoneError, Part
 from quatrain.serve.forms import Form
 from quatrain.serve.guard import to_json
 from quatrain.serve.journal import failed
@@ -163,23 +163,25 @@ async def answer(
         for question, options in zip(asked.questions, asked.options, strict=True)
         for reply in question.replies(options, asked.choices)
     ]
-    exchange = Exchange(service.runner)
+    exchange = Exchange(service.runner, request.receive)
     try:
         exchange.ask(works, asked.served.engine)
         parts = exchange.parts()
-        first = await unless_gone(request.receive, anext(parts))
+        first = await anext(parts)
         service.measures.first(asked.served.id, time.monotonic() - asked.began)
-        said = _Said(service.measures, asked, told)
+        said = _Said(service.measures, asked, told, len(works))
         if streams:
-            events = _events(form, said, _with(first, parts))
-            return EventStream(events, exchange.cancel)
-        await unless_gone(request.receive, said.all(_with(first, parts)))
+            return EventStream(_events(form, said, first, parts), exchange)
+        said.add(first)
+        async for some in parts:
+            said.add(some)
+        exchange.close()
         return Json(form.whole(said.answers()))
     except GoneError:
-        exchange.cancel()
+        exchange.close()
         return Response(status_code=499)
     except Exception as error:
-        exchange.cancel()
+        exchange.close()
         raise refused(error) from None
 
 
@@ -188,18 +190,19 @@ async def computed(service: Service, request: Request, work: Any, engine: Steps 
 
     Raises:
         Refusal: whatever prevents it.
+        GoneError: nobody waits any more.
     """
-    exchange = Exchange(service.runner)
+    exchange = Exchange(service.runner, request.receive)
     try:
         exchange.ask([work], engine)
-        part = await unless_gone(request.receive, anext(exchange.parts()))
+        [part] = await anext(exchange.parts())
         return part.said
     except GoneError:
-        exchange.cancel()
         raise
     except Exception as error:
-        exchange.cancel()
         raise refused(error) from None
+    finally:
+        exchange.close()
 
 
 def refused(error: Exception) -> Refusal:
@@ -217,17 +220,18 @@ def refused(error: Exception) -> Refusal:
 class _Said:
     """What was said so far."""
 
-    def __init__(self, measures: Measures, asked: Asked, told: dict[str, Any]) -> None:
-        self._measures, self._asked, self._told = measures, asked, told
+    def __init__(
+        self, measures: Measures, asked: Asked, told: dict[str, Any], expected: int
+    ) -> None:
+        self._measures, self._asked, self._told, self._expected = measures, asked, told, expected
         self._answers: dict[int, Answer] = {}
 
-    def add(self, part: Part) -> None:
-        if isinstance(part.said, Answer):
-            self._answers[part.choice] = part.said
+    def add(self, parts: Sequence[Part]) -> None:
+        self._answers |= {part.choice: part.said for part in parts if isinstance(part.said, Answer)}
 
-    async def all(self, parts: AsyncIterator[Part]) -> None:
-        async for part in parts:
-            self.add(part)
+    @property
+    def is_whole(self) -> bool:
+        return len(self._answers) == self._expected
 
     def answers(self) -> list[Answer]:
         """Give all answers, in the order in which they were asked for."""
@@ -238,25 +242,35 @@ class _Said:
         return answers
 
 
-async def _with(first: Part, others: AsyncIterator[Part]) -> AsyncIterator[Part]:
-    yield first
-    async for part in others:
-        yield part
-
-
-async def _events(form: Form, said: _Said, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
-    """Write what is said as server-sent events; an error is one too."""
-    yield b"".join(map(_event, form.opening()))
+async def _events(
+    form: Form, said: _Said, first: list[Part], parts: AsyncIterator[list[Part]]
+) -> AsyncIterator[bytes]:
+    """Write what is said as server-sent events, all that are there at once; an error is one too."""
+    last = _DONE if form.ends_with_done else b""
+    events = [*form.opening(), *_of(form, first)]
+    said.add(first)
     try:
-        async for part in parts:
-            said.add(part)
-            of_part = form.piece if isinstance(part.said, Piece) else form.end
-            yield b"".join(map(_event, of_part(part.choice, part.said)))
-        yield b"".join(map(_event, form.closing(said.answers())))
+        while not said.is_whole:
+            yield b"".join(map(_event, events))
+            some = await anext(parts)
+            events = _of(form, some)
+            said.add(some)
+        events += form.closing(said.answers())
+        yield b"".join(map(_event, events)) + last
+    except GoneError:
+        raise
     except Exception as error:
-        yield _event(form.broken(refused(error)))
-    if form.ends_with_done:
-        yield _DONE
+        yield _event(form.broken(refused(error))) + last
+
+
+def _of(form: Form, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    return [
+        event
+        for part in parts
+        for event in (form.piece if isinstance(part.said, Piece) else form.end)(
+            part.choice, part.said
+        )
+    ]
 
 
 def _event(event: dict[str, Any]) -> bytes:
@@ -269,22 +283,19 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], cancel: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], exchange: Exchange) -> None:
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._cancel = events, cancel
+        self._events, self._exchange = events, exchange
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send the events, see Response."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await unless_gone(receive, self._send(send))
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except GoneError:
             pass
         finally:
-            self._cancel()
-
-    async def _send(self, send: Any) -> None:
-        async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._exchange.close()

@@ -31,13 +31,21 @@ class Part(NamedTuple):
 
 
 class Exchange:
-    """Several answers, computed side by side."""
+    """Several answers, computed side by side, as long as somebody waits for them."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, receive: Callable[[], Awaitable[Any]]) -> None:
+        """Begin an exchange, which has to be closed.
+
+        Args:
+            runner: what computes.
+            receive: of the request, whose body has been read.
+        """
         self._runner, self._loop = runner, asyncio.get_running_loop()
         self._said, self._more = deque[Part](), asyncio.Event()
         self._tasks, self._ended = list[Task](), list[Exception | None]()
-        self._is_woken = False
+        self._is_woken = self._is_left = False
+        self._gone = asyncio.ensure_future(_disconnected(receive))
+        self._gone.add_done_callback(self._leave)
 
     def ask(self, works: Sequence[Iterator[Any]], engine: Steps | None) -> None:
         """Have answers computed.
@@ -66,20 +74,22 @@ class Exchange:
                 429, message, "rate_limit_exceeded", headers={"retry-after": after}
             ) from None
 
-    def cancel(self) -> None:
-        """End what nobody waits for."""
+    def close(self) -> None:
+        """End it, and what is still computed for it."""
         self._runner.cancel(self._tasks)
+        self._gone.cancel()
 
-    async def parts(self) -> AsyncIterator[Part]:
-        """Give what is said as it comes, neighbouring pieces of one answer as one.
+    async def parts(self) -> AsyncIterator[list[Part]]:
+        """Give what is said as it comes: all that is there, neighbouring pieces as one.
 
         Raises:
-            Exception: whatever ended a task; the others are cancelled.
+            GoneError: nobody waits any more.
+            Exception: whatever ended a task.
         """
-        while True:
+        while not self._is_left:
             ended = list(self._ended)  # before what was said, or the last part could be missed
-            while self._said:
-                yield self._next()
+            if self._said:
+                yield [self._next() for _ in iter(self._said.__len__, 0)]
             if (error := next(filter(None, ended), None)) is not None:
                 raise error
             if len(ended) == len(self._tasks):
@@ -87,6 +97,7 @@ class Exchange:
             await self._more.wait()
             self._more.clear()
             self._is_woken = False
+        raise GoneError
 
     def _next(self) -> Part:
         part = self._said.popleft()
@@ -108,6 +119,13 @@ class Exchange:
         self._ended.append(error)
         self._wake()
 
+    def _leave(self, gone: asyncio.Future[None]) -> None:
+        """End what nobody waits for."""
+        if not gone.cancelled():
+            self._is_left = True
+            self._runner.cancel(self._tasks)
+            self._more.set()
+
     def _wake(self) -> None:
         if self._is_woken:
             return
@@ -115,30 +133,7 @@ class Exchange:
         try:
             self._loop.call_soon_threadsafe(self._more.set)
         except RuntimeError:  # the loop is closed: nobody reads
-            self.cancel()
-
-
-async def unless_gone(receive: Callable[[], Awaitable[Any]], awaited: Awaitable[Any]) -> Any:
-    """Wait for something as long as somebody waits for the answer.
-
-    Args:
-        receive: of the request, whose body has been read.
-        awaited: what to wait for.
-
-    Raises:
-        GoneError: the connection was closed.
-    """
-    work = asyncio.ensure_future(awaited)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise GoneError
-        return work.result()
-    finally:
-        for one in (work, gone):
-            one.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+            self._runner.cancel(self._tasks)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:

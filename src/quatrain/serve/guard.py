@@ -40,6 +40,7 @@ _STATIC = "/static/"
 _OURS = ("localhost", socket.gethostname().lower())
 _DRAINED = 16
 """How many times the largest body is read and dropped, so that its sender hears why."""
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _CLOSE = {"connection": "close"}
 """The rest of the body is not waited for."""
 HEADERS = {
@@ -254,5 +255,4 @@ class _Answer:
 
 def to_json(value: Any) -> bytes:
     """Write JSON; half a surrogate pair, which UTF-8 does not have, stays an escape."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _JSON.encode(value).encode("utf-8", "backslashreplace")

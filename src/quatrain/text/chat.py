@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
@@ -229,7 +230,7 @@ CHATML = ChatFormat(
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """The fixed parts of a format as ids, encoded once for many conversations."""
+    """The fixed parts of a format as ids, encoded once for each tokenizer."""
 
     begin: array[int]
     headers: dict[str, array[int]]
@@ -237,6 +238,14 @@ class _Pieces:
 
     @classmethod
     def of(cls, chat: ChatFormat, tokenizer: Tokenizer) -> _Pieces:
+        """Give those of a format, which are made once."""
+        known = _known.setdefault(tokenizer, {})
+        if chat not in known:
+            known[chat] = cls._made(chat, tokenizer)
+        return known[chat]
+
+    @classmethod
+    def _made(cls, chat: ChatFormat, tokenizer: Tokenizer) -> _Pieces:
         """Look up the control tokens; encode the text between any two of them as one piece."""
         control = tokenizer.require(chat.control_tokens(), needed_by="the chat format")
 
@@ -267,3 +276,6 @@ class _Pieces:
             ids += self.after_content
         mask += bytes(len(ids) - len(mask))
         block.lengths.append(len(ids) - before)
+
+
+_known: WeakKeyDictionary[Tokenizer, dict[ChatFormat, _Pieces]] = WeakKeyDictionary()
