@@ -191,13 +191,14 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
     from bodies import ROUTES, hand_made
 
     counted: dict[int, int] = {}
-    slowest = 0.0
+    slowest, slowest_body = 0.0, ""
     with server(options.model, "--feedback", "/dev/null") as (address, _):
 
-        def note(status: int, seconds: float) -> None:
-            nonlocal slowest
+        def note(status: int, seconds: float, body: str) -> None:
+            nonlocal slowest, slowest_body
             counted[status] = counted.get(status, 0) + 1
-            slowest = max(slowest, seconds)
+            if seconds > slowest:
+                slowest, slowest_body = seconds, body[:400]
 
         with httpx2.Client(base_url=address, timeout=300) as client:
             for route in ROUTES:
@@ -205,7 +206,7 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
                     began = time.perf_counter()
                     headers = {"content-type": "application/json"}
                     answer = client.post(route, content=raw, headers=headers)
-                    note(answer.status_code, time.perf_counter() - began)
+                    note(answer.status_code, time.perf_counter() - began, f"{route} {raw[:400]!r}")
             by_hand = sum(counted.values())
             operations = list(
                 schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations()
@@ -219,7 +220,8 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
                 @given(case=operation.ok().as_strategy())
                 def one(case: Any) -> None:
                     began = time.perf_counter()
-                    note(case.call(timeout=300).status_code, time.perf_counter() - began)
+                    status = case.call(timeout=300).status_code
+                    note(status, time.perf_counter() - began, f"{case.path} {case.body}")
 
                 one()
             health = client.get("/health").json()
@@ -228,6 +230,7 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
         "by schema": sum(counted.values()) - by_hand,
         "statuses": dict(sorted(counted.items())),
         "slowest_seconds": round(slowest, 2),
+        "slowest": slowest_body,
         "5xx": sum(count for status, count in counted.items() if status >= 500),
         "afterwards": health,
     }
