@@ -124,6 +124,19 @@ def test_a_given_interval_is_kept_and_its_evaluations_are_counted() -> None:
     assert (train.max_steps, train.eval_interval) == (50, 10)
 
 
+def test_steps_that_are_done_count_among_all() -> None:
+    config = recipe(budget="6m", batch_size=2)
+    train = fit_steps(config, LAPTOP, evaluations=2, each=30.0, left=200.0, done=25).train
+    assert train.max_steps == 25 + int((200 - 60) / 2.8)
+    assert train.eval_interval == -(-train.max_steps // 2)
+
+
+def test_a_step_follows_even_where_no_time_is_left_for_it() -> None:
+    config = recipe(budget="6m", batch_size=2)
+    train = fit_steps(config, LAPTOP, evaluations=1, each=30.0, left=20.0, done=25).train
+    assert train.max_steps == 26
+
+
 def test_a_time_without_room_for_a_step_is_refused() -> None:
     config = recipe(budget="30s", batch_size=2)
     with pytest.raises(ConfigError, match=r"Q206.*30s is too short.*A step takes 2\.8 s"):

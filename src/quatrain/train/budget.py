@@ -143,18 +143,21 @@ def fit_evaluations(
     return number, questions, rows
 
 
-def fit_steps(config: Config, costs: Costs, evaluations: int, each: float, left: float) -> Config:
+def fit_steps(
+    config: Config, costs: Costs, evaluations: int, each: float, left: float, done: int = 0
+) -> Config:
     """Set max_steps and eval_interval, so that the remaining time is used but not exceeded.
 
     Args:
         config: settled except for these.
-        costs: from the trial.
+        costs: from the trial, or of the steps that are done.
         evaluations: those still to come.
         each: seconds of an evaluation with its checkpoint.
         left: remaining seconds.
+        done: steps that are done, which count among max_steps.
 
     Raises:
-        ConfigError: Q206 when there is no time for one step and its evaluation.
+        ConfigError: Q206 when there is no time for one step and its evaluation, and none is done.
     """
     train = config.train
     step = costs.step(train.batch_size or 1)
@@ -165,7 +168,8 @@ def fit_steps(config: Config, costs: Costs, evaluations: int, each: float, left:
         every = train.eval_interval
     else:
         steps = int((left - evaluations * each) / step)
-        every = max(1, math.ceil(steps / evaluations))
+        every = max(1, math.ceil((done + steps) / evaluations))
+    steps = done + max(steps, 1 if done else 0)
     if steps < 1:
         raise ConfigError(
             "Q206.short", budget=train.budget or "2h", step_time=step, check_time=each,

@@ -106,6 +106,11 @@ class Display:
         self._bar = self._stack.enter_context(working("train.bar", total=num_steps))
         self._bar.reach(first_step)
 
+    def settled_again(self, step: int, num_steps: int) -> None:
+        """Show that after so many steps there will be another number of them."""
+        self.num_steps = self._bar.total = num_steps
+        self.say(say("train.again", step=step, steps=num_steps))
+
     def trained(self, row: dict[str, Any]) -> None:
         """Show a training row."""
         now = say("train.now", loss=row["loss"], rate=row["lr"], speed=row["tokens_per_second"])

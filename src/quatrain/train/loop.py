@@ -65,6 +65,8 @@ class Around:
     display: Display
     stop_requested: Callable[[], bool] = lambda: False
     """Asked before each step; True saves and returns."""
+    settle_again: Callable[[int], TrainConfig | None] = lambda step: None
+    """Called after a step, before what is due; gives the settings if their steps change."""
     report: Callable[[], None] = lambda: None
     """Called after an evaluation and its checkpoint; writes the report, and never fails."""
 
@@ -127,6 +129,8 @@ def train(
         if step % config.log_interval == 0 or step == num_steps:
             around.journal.metrics(row)
         around.display.trained(row)
+        if (again := around.settle_again(step)) is not None:
+            config, num_steps = again, again.max_steps or 0
         state = _evaluate_and_save(model, optimizer, config, state, around)
     if state.step and not team.told(around.keeper.path(state.step).exists()):  # asked to stop
         _save(model, optimizer, state, around)

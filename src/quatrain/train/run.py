@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from quatrain import __version__
-from quatrain.config import Config
+from quatrain.config import Config, TrainConfig
 from quatrain.data.batches import Batches
 from quatrain.data.fingerprint import fingerprint
 from quatrain.data.prepare import PreparedData, load_and_prepare_french_data
@@ -40,7 +40,7 @@ from quatrain.train.placing import site_here
 from quatrain.train.products import set_for_training
 from quatrain.train.report import Reporter
 from quatrain.train.rounded import keep_in_bfloat16
-from quatrain.train.settling import settle_run, settle_together
+from quatrain.train.settling import Again, settle_run, settle_together
 from quatrain.train.signals import StopSignal
 from quatrain.train.start import (
     MAY_CHANGE,
@@ -93,6 +93,7 @@ def run(
         with team.after_leader():
             config, data = load_and_prepare_french_data(start.config, start.tokenizer, start.chat)
         evaluations: list[Evaluation] = []
+        again: Again | None = None
         base = _base(config, start) if team.leads else None
         keeper = _keeper(config, config.run_dir, data, evaluations, base, team)
         newest = keeper.newest()
@@ -108,13 +109,23 @@ def run(
             config = settle_together(config, data, site, team)
         else:
             trial = _keeper(config, config.run_dir / ".trial", data)
-            config, first = settle_run(config, data, model, trial, started, site)
+            config, first, again = settle_run(config, data, model, trial, started, site)
             evaluations += [first] if first is not None else []
         if settled is None and team.leads:
             write_json(config.run_dir / ENVIRONMENT, _environment())
             write_settled(request, config, key)
         judge = Judge(config, data, model, team)
-        return _train(config, data, model, judge, keeper, newest, stop, quiet, evaluations, team)
+
+        def settle_again(step: int) -> TrainConfig | None:
+            found = again(step) if again is not None else None
+            if found is None:
+                return None
+            write_settled(request, found, key)
+            return found.train
+
+        return _train(
+            config, data, model, judge, keeper, newest, stop, quiet, evaluations, settle_again, team
+        )
 
 
 def build_model(
@@ -233,6 +244,7 @@ def _train(
     stop: StopSignal,
     quiet: bool,
     evaluations: list[Evaluation],
+    settle_again: Callable[[int], TrainConfig | None],
     team: Alone,
 ) -> Result:
     optimizer = team.optimizer(model, config.train)
@@ -247,10 +259,17 @@ def _train(
         evaluations.append(judge.evaluate(step))
         return evaluations[-1]
 
+    def settled_again(step: int) -> TrainConfig | None:
+        if (found := settle_again(step)) is not None:
+            display.settled_again(step, found.max_steps or 0)
+        return found
+
     display = Display(config.train.max_steps or 0, state.step, quiet)
     try:
         _introduce(config, data, model, state, display, team)
-        around = Around(evaluate, keeper, journal, display, lambda: stop.asked, reporter.refresh)
+        around = Around(
+            evaluate, keeper, journal, display, lambda: stop.asked, settled_again, reporter.refresh
+        )
         if newest is None:
             around.tell(evaluations[-1] if evaluations else evaluate(0))
             reporter.refresh()

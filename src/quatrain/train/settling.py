@@ -5,7 +5,8 @@
     fit_batch         fewer rows a step, so that there are some hundred steps
     rows_at_once      a micro-batch that leaves most of the memory free
     fit_evaluations   how often, and how many questions
-    fit_steps         after the first evaluation, which shows how long the others will take
+    fit_steps         after the first evaluation, which shows how long the others will take; and
+                      once more after a quarter of the run, by what its steps took
 
 `quatrain plan` does the same from the trial alone (`expect`).
 """
@@ -51,6 +52,8 @@ MUCH = 1 << 62
 """Bytes of disk, in place of a check: a run checks the disk only when it saves."""
 _OF_THE_FIRST = 0.7
 """The time of a later evaluation relative to the first: a trained model answers more briefly."""
+_FEWEST_TIMED = 3
+"""Steps, the first of which does not count, before they say more than the trial did."""
 _TRIED = 1024
 """Tokens of the rows in a trial step."""
 
@@ -66,6 +69,43 @@ class Tried:
     """Including the one before the first step."""
 
 
+class Again:
+    """Settles the steps of a timed run once more, after its first quarter.
+
+    A trial takes seconds, and the speed of a machine wanders.
+    """
+
+    def __init__(self, tried: Tried, settled: Config, each: float, end: float) -> None:
+        """Begin.
+
+        Args:
+            tried: what the trial settled.
+            settled: the run's.
+            each: seconds of an evaluation with its checkpoint.
+            end: when the run has to end, by time.monotonic().
+        """
+        self._tried, self._settled, self._each, self._end = tried, settled, each, end
+        train = settled.train
+        due = min(train.eval_interval or 1, train.save_interval or 1)
+        self._at = min((train.max_steps or 0) // 4, due - 1)  # before anything of the run is kept
+        self._begun = 0.0
+
+    def __call__(self, step: int) -> Config | None:
+        """Take note that a step has ended; give the Config, once, if its steps change."""
+        now = time.monotonic()
+        if step == 1:
+            self._begun = now  # the first step allocates
+        if step != self._at or step < _FEWEST_TIMED:
+            return None
+        config, costs = self._tried.config, self._tried.costs
+        row = (now - self._begun) / (step - 1) / (config.train.batch_size or 1)
+        costs = replace(costs, row=row, update=0.0)
+        evaluations = self._tried.evaluations - 1
+        fitted = fit_steps(config, costs, evaluations, self._each, self._end - now, step)
+        found = settle_intervals(_spread(fitted, self._tried))
+        return found if found.train.max_steps != self._settled.train.max_steps else None
+
+
 def settle_run(
     config: Config,
     data: PreparedData,
@@ -73,7 +113,7 @@ def settle_run(
     trial: Keeper,
     started: float,
     site: Site,
-) -> tuple[Config, Evaluation | None]:
+) -> tuple[Config, Evaluation | None, Again | None]:
     """Settle everything that a recipe leaves open.
 
     Args:
@@ -85,7 +125,8 @@ def settle_run(
         site: as it was before the model was loaded.
 
     Returns:
-        The settled Config, and the evaluation before the first step if it was made already.
+        The settled Config, the evaluation before the first step if it was made already, and what
+        settles the steps again if the clock ends the run.
 
     Raises:
         ResourceError: Q603 for a base that would not fit; it names the smallest change that does.
@@ -96,18 +137,20 @@ def settle_run(
         if (error := refusal(plan)) is not None:
             raise error
     if not is_timed(config):
-        return settle_intervals(by_size(config, config, data, site)), None
+        return settle_intervals(by_size(config, config, data, site)), None, None
     request, longest = config, time_of(config)
     tried = try_out(request, data, model, trial, site)
     config = tried.config
     judge, begun = Judge(config, data, model), time.monotonic()
     first = judge.evaluate(0)
     each = _OF_THE_FIRST * (time.monotonic() - begun) + tried.costs.save
-    if longest is not None:
-        left = MARGIN * longest - (time.monotonic() - started)
-        config = fit_steps(config, tried.costs, tried.evaluations - 1, each, left)
+    if longest is None:
+        return settle_intervals(_spread(config, tried)), first, None
+    end = started + MARGIN * longest
+    config = fit_steps(config, tried.costs, tried.evaluations - 1, each, end - time.monotonic())
     _warn_of_passes(request, config, data, longest)
-    return settle_intervals(_spread(config, tried)), first
+    config = settle_intervals(_spread(config, tried))
+    return config, first, Again(tried, config, each, end)
 
 
 def settle_together(config: Config, data: PreparedData, site: Site, team: Alone) -> Config:
