@@ -271,7 +271,7 @@ def _exchanges(frame: FrameType | None) -> bool:
 
 def _where(frame: FrameType | None) -> str:
     """Name the innermost function of this package that a thread is in."""
-    own = os.path.join("quatrain", "")
+    own = os.path.join(Path(__file__).parents[1], "")  # a clone's folder may have our name, too
     for one in _stack(frame):
         if own in one.f_code.co_filename:
             return f"{Path(one.f_code.co_filename).stem}.{one.f_code.co_name}"
