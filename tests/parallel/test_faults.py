@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from quatrain.parallel.watch import _where
 from ranks import forks, reported
 
 FAULTS = ("none", "killed", "raised", "hung", "recipe", "not finite", "disk", "missing")
@@ -83,3 +84,10 @@ def test_a_process_that_does_not_come_is_named(faults: dict[str, Any]) -> None:
 def test_a_trace_is_kept_beside_the_run(faults: dict[str, Any]) -> None:
     (trace,) = faults["raised"]["traces"]
     assert "une panne" in trace
+
+
+def test_a_function_of_a_folder_with_our_name_is_not_ours() -> None:
+    program = "import sys\ndef theirs(then): return then(sys._getframe())\n"
+    space: dict[str, Any] = {}
+    exec(compile(program, "/home/me/quatrain/theirs.py", "exec"), space)
+    assert space["theirs"](_where) == "?"

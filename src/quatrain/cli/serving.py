@@ -39,8 +39,8 @@ def run_serving(
     for name in _NEEDED:
         if importlib.util.find_spec(name) is None:
             raise ConfigError("Q214.serve", name=name)
-    # Threads that wait for each other spin: for long, they take cores from whoever asks; not at
-    # all, and every product of a small model wakes them.
+    # Threads that wait for each other spin this long: longer takes cores from other processes, and
+    # without it every product of a small model has to wake them.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read when torch is imported
     from quatrain.serve.run import Settings, serve

@@ -247,9 +247,9 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     """Write what is said as server-sent events, all that are there at once; an error is one too."""
     last = _DONE if form.ends_with_done else b""
-    events = [*form.opening(), *_of(form, first)]
-    said.add(first)
     try:
+        events = [*form.opening(), *_of(form, first)]
+        said.add(first)
         while not said.is_whole:
             yield b"".join(map(_event, events))
             some = await anext(parts)

@@ -46,8 +46,6 @@ _HEADER_WORDS = ("system", "user", "assistant", "\n\n")
 _HEADER_WEIGHT = 10_000
 _ENOUGH = 64
 """Characters per id after which the rank encoder is made: encoding them took longer than that."""
-_SHORT = 2_000
-"""Characters of a single text that is encoded on this thread: waking another one takes longer."""
 _NUM_BYTES = 256
 _NUM_NAMED = 5  # how many unknown characters, or missing names, an error lists
 
@@ -105,10 +103,7 @@ class Tokenizer:
 
     def _by_backend(self, texts: Sequence[str]) -> list[array[int]]:
         try:
-            if len(texts) == 1 and len(texts[0]) < _SHORT:
-                encodings = [self.backend.encode(texts[0], add_special_tokens=False)]
-            else:
-                encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError as error:
             raise _unreadable(texts, error) from error
         all_ids = [array("i", encoding.ids) for encoding in encodings]

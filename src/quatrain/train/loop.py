@@ -131,6 +131,7 @@ def train(
         around.display.trained(row)
         if (again := around.settle_again(step)) is not None:
             config, num_steps = again, again.max_steps or 0
+            around.display.settled_again(step, num_steps)
         state = _evaluate_and_save(model, optimizer, config, state, around)
     if state.step and not team.told(around.keeper.path(state.step).exists()):  # asked to stop
         _save(model, optimizer, state, around)

@@ -259,16 +259,11 @@ def _train(
         evaluations.append(judge.evaluate(step))
         return evaluations[-1]
 
-    def settled_again(step: int) -> TrainConfig | None:
-        if (found := settle_again(step)) is not None:
-            display.settled_again(step, found.max_steps or 0)
-        return found
-
     display = Display(config.train.max_steps or 0, state.step, quiet)
     try:
         _introduce(config, data, model, state, display, team)
         around = Around(
-            evaluate, keeper, journal, display, lambda: stop.asked, settled_again, reporter.refresh
+            evaluate, keeper, journal, display, lambda: stop.asked, settle_again, reporter.refresh
         )
         if newest is None:
             around.tell(evaluations[-1] if evaluations else evaluate(0))
